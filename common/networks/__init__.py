@@ -1,0 +1,102 @@
+"""Networks by name: `build_network("ConvNetD3", channels, num_classes, im_size)`, and what every network has in common.
+
+Every network maps normalised images [B, ch, *im_size] to logits [B, C] and has `embed(x)`, the flattened features
+[B, F] that its classifier sees. Weights start from PyTorch's default initialisation.
+A new family is one module with a `build` function (see `Family`) and one line in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from common.errors import InputError
+from common.networks import convnet
+from common.networks.network import Network
+
+__all__ = ["FAMILIES", "Family", "Network", "build_network", "has_batchnorm", "reinitialise"]
+
+
+class Family(NamedTuple):
+    """Architectures that share one builder."""
+
+    build: Callable[[str, int, int, Sequence[int]], Network | None]  # None: the name is not of this family
+    names: tuple[str, ...]  # names it knows, at least the common ones: what a misspelt name is compared with
+    accepts: str  # the names it takes, in words
+
+
+FAMILIES = (Family(convnet.build, convnet.NAMES, convnet.ACCEPTS),)
+
+
+def build_network(name: str, channels: int, num_classes: int, im_size: Sequence[int]) -> Network:
+    """A freshly initialised network for images [B, channels, *im_size], in training mode, on the CPU.
+
+    It draws its weights from torch's global generator, as every PyTorch layer does; `reinitialise` gives it weights
+    that are a function of a seed. The names are those of the authors' networks.py and its get_network.
+    Raises InputError for an unknown name and for images that the network cannot take.
+    """
+    if channels < 1 or num_classes < 1 or not im_size or min(im_size) < 1:
+        given = f"{channels} channels, {num_classes} classes, image size {tuple(im_size)}"
+        raise InputError(f"A network needs at least one channel, one class and one pixel; it was given {given}.")
+    for family in FAMILIES:
+        network = family.build(name, channels, num_classes, im_size)
+        if network is not None:
+            return network
+    spelling = {known.lower(): known for family in FAMILIES for known in family.names}
+    close = [spelling[match] for match in difflib.get_close_matches(name.lower(), spelling, n=3)]
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    accepted = "; ".join(family.accepts for family in FAMILIES)
+    raise InputError(f"There is no network '{name}'.{hint} Accepted: {accepted}.")
+
+
+def reinitialise(network: nn.Module, seed: int) -> None:
+    """Give every layer new initial weights in place, BatchNorm its initial statistics too.
+
+    The weights are those that a network built right after `torch.manual_seed(seed)` has, on every device: the numbers
+    are drawn on the CPU. The global random state is left as it was. Gradients stay where they are.
+    Raises TypeError if a module owns parameters and has no `reset_parameters`, for they would silently stay trained.
+    """
+    for module in network.modules():
+        if not hasattr(module, "reset_parameters") and next(module.parameters(recurse=False), None) is not None:
+            raise TypeError(f"{type(module).__name__} owns parameters: it needs a reset_parameters method.")
+    twin = network if _drawable_in_place(network) else _plain_twin(network)
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would reseed the GPUs' generators as well, and those are not forked here.
+        torch.default_generator.manual_seed(seed)
+        for module in twin.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
+    if twin is not network:
+        with torch.no_grad():
+            for target, source in zip(_tensors(network), _tensors(twin), strict=True):
+                target.copy_(source)
+
+
+def has_batchnorm(network: nn.Module) -> bool:
+    """Whether any layer normalises over the batch, so that images of one batch influence each other's features."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def _tensors(network: nn.Module) -> list[torch.Tensor]:
+    return [*network.parameters(), *network.buffers()]
+
+
+def _drawable_in_place(network: nn.Module) -> bool:
+    """Random numbers fill memory in its own order, so a channels-last weight would get them in another order."""
+    return all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in _tensors(network))
+
+
+def _plain_twin(network: nn.Module) -> nn.Module:
+    """The same modules around contiguous CPU tensors; parameters are not copied, for they are about to be drawn."""
+    placed: dict[int, object] = {id(buffer): buffer.detach().cpu().contiguous() for buffer in network.buffers()}
+    for p in network.parameters():
+        empty = torch.empty_like(p, device="cpu", memory_format=torch.contiguous_format)
+        placed[id(p)] = nn.Parameter(empty, requires_grad=p.requires_grad)
+    return copy.deepcopy(network, placed)
