@@ -1,7 +1,8 @@
-"""The one exception for what a user can put right, and how a command line shows it."""
+"""The exceptions that end a command, and how a command line shows them."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -10,12 +11,27 @@ class InputError(ValueError):
     """Something the user gave is wrong: one sentence that says what, and what to do about it."""
 
 
-def run_command(main: Callable[[], int | None]) -> None:
-    """Run a script's `main` and exit: an `InputError` becomes its sentence on stderr and exit code 2."""
+class Stopped(Exception):
+    """SIGINT or SIGTERM arrived, and what was done so far has been saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a script's `main` and exit: 0, 2 with the sentence of an `InputError`, or 130/143 after a signal."""
+    code = 0
     try:
-        code = main()
+        main()
     except InputError as error:
-        sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(code or 0)
+        code = 2
+    except Stopped as stop:
+        print(f"{stop}: run the same command again to continue", file=sys.stderr)
+        code = stop.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.stdout.flush()
+    sys.exit(code)

@@ -1,0 +1,49 @@
+"""Writing files so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write(temporary)`, flush to disk, rename to `path`: afterwards `path` is the old file or the whole new one.
+
+    Raises InputError where the folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; choose another folder or free space"
+        ) from error
+    finally:
+        with suppress(OSError):  # nothing was left behind, or the folder itself is unusable: the error above says so
+            temporary.unlink()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically; a NaN or infinity raises ValueError, since JSON has none."""
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _fsync_folder(folder: Path) -> None:
+    # The rename itself is only durable once the folder's entry is.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,72 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from common.errors import InputError
+from common.synset import SynSet
+from common.synset_file import export_pair, load_synset, save_synset
+from tests.test_synset import args, real_images, started
+
+METADATA = {"dataset": "digits", "mean": [0.5], "std": [0.25], "class_names": list("abcd"), "objective": "DM"}
+
+
+@pytest.mark.parametrize("changes", [{}, {"im_size": (4, 4, 4)}, {"transform": "identity", "msz_per_channel": 64}])
+def test_round_trip(tmp_path, changes):
+    synset = started(**changes)
+    path = save_synset(synset, tmp_path / "set.safetensors", METADATA, step_size=torch.tensor(0.03))
+    loaded, metadata = load_synset(path)
+    assert torch.equal(loaded.decode(), synset.decode())
+    assert torch.equal(loaded.positions, synset.positions)
+    assert torch.equal(loaded.labels, synset.labels)
+    assert metadata["dataset"] == "digits"
+    assert metadata["step_size"] == pytest.approx(0.03)
+    assert list(tmp_path.iterdir()) == [path]  # no temporary file is left
+
+
+def test_cifar10_at_one_image_per_class_stays_under_150_kb(tmp_path):
+    a = args(num_classes=10, im_size=(32, 32), msz_per_channel=64)
+    synset = SynSet(a)
+    synset.init(*real_images(a, per_class=16))
+    path = save_synset(synset, tmp_path / "set.safetensors", METADATA)
+    assert synset.coefficients.numel() == 160 * 3 * 64
+    assert path.stat().st_size < 150_000
+
+
+def test_export_is_the_authors_pair(tmp_path):
+    synset = started()
+    images_path, labels_path = export_pair(synset, tmp_path)
+    images, labels = (torch.load(path, weights_only=True) for path in (images_path, labels_path))
+    assert (images_path.name, labels_path.name) == ("images_best.pt", "labels_best.pt")
+    assert torch.equal(images, synset.decode())
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert torch.equal(labels, synset.labels)
+
+
+def test_damaged_files_are_refused_in_a_sentence(tmp_path):
+    path = save_synset(started(), tmp_path / "set.safetensors", METADATA)
+    whole = path.read_bytes()
+    cases = {
+        "missing": (None, "no synthetic set at"),
+        "truncated": (whole[: len(whole) // 2], "not a readable synthetic set"),
+        "text": (b"not a tensor file", "not a readable synthetic set"),
+        "newer": (whole.replace(b'\\"version\\": 1', b'\\"version\\": 9'), "format version 9"),
+        "lacking": (whole.replace(b'\\"ipc\\"', b'\\"cpi\\"'), "lacks 'ipc'"),
+    }
+    for name, (content, message) in cases.items():
+        damaged = tmp_path / f"{name}.safetensors"
+        if content is not None:
+            damaged.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            load_synset(damaged)
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors", metadata={"fred": json.dumps({"a": 1})})
+    with pytest.raises(InputError, match="not a synthetic set of this project"):
+        load_synset(tmp_path / "other.safetensors")
+
+
+def test_an_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        save_synset(started(), tmp_path / "file" / "set.safetensors", METADATA)
