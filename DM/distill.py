@@ -1,0 +1,63 @@
+"""Distribution matching with FreD: `python DM/distill.py --help`.
+
+python DM/distill.py                                    the built-in digits, a minute on a CPU
+sh DM/scripts/run_DM_FreD.sh                            CIFAR-10, ipc 2, as published
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common import augment
+from common.datasets import ClassSampler
+from common.devices import precision
+from common.distill import distill, prepare
+from common.errors import run_command
+from common.matching.distribution import match
+from common.networks import has_batchnorm, reinitialise
+from common.options import DistillOptions, parse
+from common.seeds import derive, generator
+
+
+@dataclass
+class Options(DistillOptions):
+    """Distil a dataset by distribution matching (DM) of FreD coefficients."""
+
+
+def main() -> None:
+    options, sources = parse(Options, "DM")
+    setting = prepare(options, sources, "DM")
+    train, synset, device = setting.train, setting.synset, setting.device
+    classes, seed = train.num_classes, options.seed
+    network = setting.network().requires_grad_(False)
+    embed = setting.compiled(network.embed)
+    real_sampler = ClassSampler(train)
+    # Batch statistics run over all classes at once: such a network cannot be fed in pieces.
+    chunk = None if has_batchnorm(network) else options.chunk or (4096 if device.type == "cuda" else options.batch_real)
+
+    def step(iteration: int) -> Tensor:
+        reinitialise(network, derive(seed, "network", iteration))
+        real = train.batch(real_sampler.draw(options.batch_real, generator(seed, "real", iteration)).flatten())
+        images = synset.decode() if options.batch_syn == 0 else synset.get(subset(iteration))[0]
+        drawn = augment.sample(
+            options.strategy, classes, generator(seed, "augmentation", iteration), train.im_size, device=device
+        )
+        with precision(options.precision, device):
+            loss, gradient = match(embed, real, images, classes, drawn, chunk)
+        images.backward(gradient)
+        return loss
+
+    def subset(iteration: int) -> Tensor:
+        """batch_syn synthetic images a class, [C * batch_syn] flat indices."""
+        keys = torch.rand(classes, synset.num_per_class, generator=generator(seed, "synthetic", iteration))
+        chosen = keys.argsort(dim=1)[:, : options.batch_syn]
+        return (chosen + torch.arange(classes)[:, None] * synset.num_per_class).flatten().to(device)
+
+    distill(setting, step)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,352 @@
+"""The loop that every objective shares: evaluate, update, keep.
+
+A run makes exactly `Iteration` updates. It is evaluated before the first, every `eval_it`, and after the last one, and
+what is saved at a point is what was evaluated there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common import report
+from common.datasets import ImageData, load_dataset, statistics
+from common.devices import compile_or_not, precision, resolve_device
+from common.errors import InputError
+from common.evaluate import Batches, EvaluationProtocol, evaluate, mean_and_std
+from common.networks import Network, build_network
+from common.options import DistillOptions, Sources
+from common.run import Run, code_version
+from common.synset import SynSet, SynSetArgs
+from common.synset_file import export_pair, save_synset
+
+Step = Callable[[int], Tensor]
+
+# Losses stay on the device between two looks at them; looking waits for the device.
+_LOOK_EVERY = 10
+_CHECKPOINT_SHARE = 0.01
+
+
+@dataclasses.dataclass
+class Setting:
+    """What a distillation is made of, built from the options alone.
+
+    evaluated: the network that evaluations train anew; forward: its compiled form, or itself.
+    """
+
+    options: DistillOptions
+    objective: str
+    run: Run
+    device: torch.device
+    train: ImageData
+    test: ImageData
+    synset: SynSet
+    evaluated: nn.Module
+    forward: Callable[[Tensor], Tensor]
+    protocol: EvaluationProtocol
+
+    def network(self) -> Network:
+        """A network of the kind that is matched, in training mode, on the run's device."""
+        data = self.train
+        network = build_network(self.options.model, data.channels, data.num_classes, data.im_size)
+        return network.to(self.device).train()
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function compiled, if --compile asks for it and this machine can."""
+        return compile_or_not(function, self.options.compile, self.run.log)
+
+
+def prepare(options: DistillOptions, sources: Sources, objective: str) -> Setting:
+    """Read the data, draw the initial synthetic set, open the run folder. Raises InputError for what cannot work."""
+    device = resolve_device(options.device)
+    train, test = load_data(options)
+    if options.transform == "identity" and options.msz_per_channel == 0:
+        options = dataclasses.replace(options, msz_per_channel=train.images[0, 0].numel())
+    network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
+    train, test = train.to(device), test.to(device)
+    synset = SynSet(
+        SynSetArgs(
+            channel=train.channels,
+            num_classes=train.num_classes,
+            im_size=train.im_size,
+            device=device,
+            ipc=options.ipc,
+            msz_per_channel=options.msz_per_channel,
+            lr_freq=options.lr_freq,
+            mom_freq=options.mom_freq,
+            transform=options.transform,
+            selection=options.selection,
+            selection_images=options.selection_images,
+            seed=options.seed,
+        )
+    )
+    synset.init(train, train.labels, train.class_indices)
+    run = Run(options, sources, objective, device)
+    return Setting(
+        options=options,
+        objective=objective,
+        run=run,
+        device=device,
+        train=train,
+        test=test,
+        synset=synset,
+        evaluated=network,
+        forward=compile_or_not(network, options.compile, run.log),
+        protocol=EvaluationProtocol(options.epoch_eval_train, options.lr_net, options.batch_train, options.strategy),
+    )
+
+
+def load_data(options: DistillOptions) -> tuple[ImageData, ImageData]:
+    """(train, test) on the CPU; a folder borrows the statistics of the recipe that it borrows."""
+    borrowed = statistics(options.recipe) if options.recipe and options.dataset.startswith("folder:") else None
+    mean, std = borrowed or (None, None)
+    return load_dataset(
+        options.dataset, options.data_path, download=not options.no_download, image_size=options.image_size,
+        mean=mean, std=std, workers=options.workers,
+    )  # fmt: skip
+
+
+def distill(setting: Setting, step: Step) -> dict[str, Any]:
+    """Run to the end, from wherever the run folder left off; returns the summary (also in summary.json).
+
+    step: iteration -> loss (a scalar without graph), having left the gradient in the coefficients.
+    Raises Stopped after SIGINT or SIGTERM, with everything saved; InputError for a loss that is not finite.
+    """
+    run = setting.run
+    if run.summary is not None:
+        run.log(f"{run.folder} is finished; --resume never would start it over")
+        return run.summary
+    loop = _Loop(setting)
+    loop.restore()
+    with run.catching_signals():
+        loop.run_through(step)
+    return loop.finish()
+
+
+class _Loop:
+    """The state of a distillation between two updates, all of which a checkpoint holds."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting, self.options, self.run, self.synset = setting, setting.options, setting.run, setting.synset
+        self.iteration = 0
+        self.evaluations: list[dict[str, Any]] = []
+        self.unfinished: list[float] = []  # accuracies of the evaluation under way
+        self.seconds = 0.0
+        self.last_loss: float | None = None
+        self._losses: list[Tensor] = []
+        self._started = self._saved = time.monotonic()
+        self._saving = 0.0
+
+    # -- checkpoints -------------------------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        state = self.run.load_checkpoint()
+        if state is None:
+            self.run.log(self.synset.describe_budget())
+            self.run.log(f"run folder {self.run.folder}")
+            self._draw_masks()
+            return
+        self.synset.load_state_dict(state["synset"])
+        self.iteration, self.seconds = state["iteration"], state["seconds"]
+        self.evaluations, self.unfinished = state["evaluations"], state["unfinished"]
+        self.run.log(f"resumed from iteration {self.iteration} ({self.run.folder})")
+
+    def save(self) -> None:
+        self.look_at_losses()
+        begun = time.monotonic()
+        self.run.save_checkpoint({
+            "synset": self.synset.state_dict(),
+            "iteration": self.iteration,
+            "seconds": self.seconds + begun - self._started,
+            "evaluations": self.evaluations,
+            "unfinished": self.unfinished,
+        })  # fmt: skip
+        self._saved = time.monotonic()
+        self._saving = self._saved - begun
+
+    def save_if_due(self) -> None:
+        if self.options.checkpoint_every:
+            due = self.iteration % self.options.checkpoint_every == 0
+        else:
+            due = time.monotonic() - self._saved > self._saving / _CHECKPOINT_SHARE
+        if due:
+            self.save()
+
+    def look_at_losses(self) -> None:
+        """Fetch the losses of the last updates, record them, and refuse to go on from one that is not finite."""
+        if not self._losses:
+            return
+        first = self.iteration - len(self._losses)
+        for index, loss in enumerate(torch.stack(self._losses).tolist(), start=first):
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"the loss of iteration {index} is {loss}: lower --lr_freq ({self.options.lr_freq:g}); "
+                    f"the last good checkpoint is kept in {self.run.folder}"
+                )
+            self.run.record(iteration=index, loss=loss)
+            self.last_loss = loss
+        self._losses.clear()
+
+    # -- the loop ----------------------------------------------------------------------------------------------
+
+    def run_through(self, step: Step) -> None:
+        bar = tqdm(
+            total=self.options.Iteration,
+            initial=self.iteration,
+            desc=self.setting.objective,
+            unit="it",
+            dynamic_ncols=True,
+        )
+        with bar:
+            while True:
+                if self._evaluation_is_due():
+                    self._evaluate()
+                    bar.set_postfix(self._postfix())
+                if self.iteration == self.options.Iteration:
+                    return
+                self.synset.optim_zero_grad()
+                self._losses.append(step(self.iteration))
+                self.synset.optim_step()
+                self.iteration += 1
+                bar.update()
+                if len(self._losses) == _LOOK_EVERY:
+                    self.look_at_losses()
+                    bar.set_postfix(self._postfix())
+                if self.run.received is not None:
+                    self.save()
+                    self.run.raise_if_stopped()
+                self.save_if_due()
+
+    def _postfix(self) -> dict[str, str]:
+        shown = {} if self.last_loss is None else {"loss": f"{self.last_loss:.4g}"}
+        return shown | ({"acc": f"{100 * self.evaluations[-1]['mean']:.1f}%"} if self.evaluations else {})
+
+    def _evaluation_is_due(self) -> bool:
+        every = self.options.eval_it
+        ends = self.iteration in (0, self.options.Iteration)
+        seen = bool(self.evaluations) and self.evaluations[-1]["iteration"] == self.iteration
+        return (ends or (every > 0 and self.iteration % every == 0)) and not seen
+
+    def _evaluate(self) -> None:
+        """Train and test `num_eval` networks on the set as it is now; keep the set, the figure and a picture."""
+        self.save()
+        begun, options = time.monotonic(), self.options
+        images, labels = self.synset.get(need_copy=True)
+        numbers = range(len(self.unfinished), options.num_eval)
+        epochs = tqdm(
+            total=len(numbers) * (options.epoch_eval_train + 1),
+            desc="  evaluation",
+            unit="epoch",
+            leave=False,
+            dynamic_ncols=True,
+        )
+        accuracies = evaluate(
+            self.setting.evaluated,
+            lambda number: Batches(images, labels),
+            self.setting.test,
+            self.setting.protocol,
+            numbers,
+            options.seed,
+            point=self.iteration,
+            forward=self.setting.forward,
+            check_stop=self.run.raise_if_stopped,
+            on_epoch=epochs.update,
+        )
+        with epochs, precision(options.precision, self.setting.device):
+            for accuracy in accuracies:
+                self.unfinished.append(accuracy)
+                self.save()
+        point = {"iteration": self.iteration, **mean_and_std(self.unfinished), "accuracies": self.unfinished}
+        self.unfinished = []
+        self._keep(point, images)
+        self.run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
+        self.save()
+
+    def _keep(self, point: dict[str, Any], images: Tensor) -> None:
+        data = self.setting.train
+        self.evaluations.append(point)
+        text = f"accuracy {100 * point['mean']:.2f} +- {100 * point['std']:.2f} % ({point['n']} networks)"
+        before = " (before optimisation)" if self.iteration == 0 else ""
+        self.run.log(f"iteration {self.iteration}: {text}{before}")
+        metadata = self._metadata(point)
+        save_synset(self.synset, self.run.folder / "synset.safetensors", metadata)
+        if point is self.best:
+            save_synset(self.synset, self.run.folder / "synset_best.safetensors", metadata)
+            if self.options.export:
+                export_pair(self.synset, self.run.folder)
+        if len(data.im_size) == 2:
+            title = f"{data.name}, ipc {self.options.ipc}, {self.setting.objective}, {self.iteration} updates: {text}"
+            path = self.run.folder / f"images_{self.iteration:06d}.png"
+            report.draw_images(path, data.denormalise(images), data.class_names, title)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The evaluation with the highest mean, the first of equals."""
+        return max(self.evaluations, key=lambda point: point["mean"])
+
+    def _metadata(self, point: dict[str, Any]) -> dict[str, Any]:
+        data, options = self.setting.train, self.options
+        return {
+            "dataset": options.dataset,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "class_names": list(data.class_names),
+            "image_size": options.image_size,
+            "objective": self.setting.objective,
+            "network": options.model,
+            "evaluation": self.setting.protocol.as_metadata(),
+            "accuracy": point,
+            "seed": options.seed,
+            "version": code_version(),
+        }
+
+    def _draw_masks(self) -> None:
+        if len(self.synset.im_size) == 2:
+            kept = f"{self.options.msz_per_channel} of {self.synset.d} {self.synset.transform} coefficients"
+            title = f"{kept} kept, by {self.synset.selection}"
+            report.draw_masks(self.run.folder / "masks.png", self.synset.mask, self.setting.train.class_names, title)
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def finish(self) -> dict[str, Any]:
+        losses = []
+        with (self.run.folder / "metrics.jsonl").open(encoding="utf-8") as file:
+            for line in file:
+                entry = json.loads(line)
+                if "loss" in entry:
+                    losses.append((entry["iteration"], entry["loss"]))
+        report.draw_curves(self.run.folder / "curves.png", losses, self.evaluations)
+        summary: dict[str, Any] = {
+            "objective": self.setting.objective,
+            "dataset": self.options.dataset,
+            "start": self.evaluations[0],
+            "last": self.evaluations[-1],
+            "best_on_test": self.best,
+            "evaluation": self.setting.protocol.as_metadata(),
+            "budget": self.synset.budget(),
+            "file": str(self.run.folder / "synset.safetensors"),
+            "file_bytes": (self.run.folder / "synset.safetensors").stat().st_size,
+            "picture": str(self.run.folder / f"images_{self.iteration:06d}.png"),
+            "seconds": round(self.seconds + time.monotonic() - self._started, 1),
+            "version": code_version(),
+        }
+        self.run.finish(summary)
+        for label, point in (
+            ("before optimisation", summary["start"]),
+            ("last", summary["last"]),
+            ("best on test", summary["best_on_test"]),
+        ):
+            self.run.log(
+                f"{label:>20}: {100 * point['mean']:.2f} +- {100 * point['std']:.2f} % "
+                f"({point['n']} networks, {point['iteration']} updates)"
+            )
+        self.run.log(f"{'synthetic set':>20}: {summary['file']} ({summary['file_bytes']:,} bytes)")
+        return summary

@@ -1,0 +1,141 @@
+"""How good is a synthetic set: train fresh networks on it, test them on real images (the authors' evaluate_synset)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common import augment
+from common.datasets import ImageData, draw_per_class
+from common.networks import reinitialise
+from common.seeds import derive, generator
+
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
+_TEST_BATCH = 500
+
+
+class TrainingSet(Protocol):
+    """Labelled images that hand out normalised batches: an `ImageData`, or `Batches` over a synthetic set."""
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    def batch(self, indices: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Images already normalised, [N, ch, ...], and their labels [N]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """images[indices]."""
+        return self.images[indices]
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """The evaluation of DC, DM, TM and 3D-MNIST in the authors' code.
+
+    SGD with momentum 0.9 and weight decay 5e-4 for epochs + 1 epochs; after epoch epochs // 2 + 1 the step size falls
+    to a tenth and the momentum starts again from zero. strategy: DSA per image, '' for none.
+    """
+
+    epochs: int
+    lr: float
+    batch: int
+    strategy: str
+
+    def as_metadata(self) -> dict[str, Any]:
+        """The JSON form that a synthetic-set file carries."""
+        return asdict(self)
+
+
+def train(
+    network: nn.Module,
+    data: TrainingSet,
+    protocol: EvaluationProtocol,
+    draws: torch.Generator,
+    forward: Callable[[Tensor], Tensor] | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[], object] = lambda: None,
+) -> None:
+    """Train `network` in place. draws: a CPU generator for the order of images and the augmentation.
+
+    forward: the network or its compiled form. check_stop may raise between steps. Nothing waits for the device in here.
+    """
+    forward = forward or network
+    device = data.labels.device
+    network.train()
+    for epoch in range(protocol.epochs + 1):
+        if epoch == 0 or epoch == protocol.epochs // 2 + 2:
+            lr = protocol.lr if epoch == 0 else 0.1 * protocol.lr
+            optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        for indices in torch.randperm(len(data.labels), generator=draws).to(device).split(protocol.batch):
+            check_stop()
+            images, labels = data.batch(indices), data.labels[indices]
+            if protocol.strategy:
+                drawn = augment.sample(
+                    protocol.strategy, len(indices), draws, images.shape[2:],
+                    one_strategy=True, device=device,
+                )  # fmt: skip
+                images = augment.apply(images, drawn)
+            loss = F.cross_entropy(forward(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        on_epoch()
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, data: ImageData, forward: Callable[[Tensor], Tensor] | None = None) -> float:
+    """Top-1 accuracy as a fraction; the device is waited for once, at the end."""
+    network.eval()
+    correct = torch.zeros((), dtype=torch.long, device=data.labels.device)
+    for indices in torch.arange(len(data.labels), device=data.labels.device).split(_TEST_BATCH):
+        correct += ((forward or network)(data.batch(indices)).argmax(dim=1) == data.labels[indices]).sum()
+    return correct.item() / len(data.labels)
+
+
+def evaluate(
+    network: nn.Module,
+    training_sets: Callable[[int], TrainingSet],
+    test_data: ImageData,
+    protocol: EvaluationProtocol,
+    numbers: Sequence[int],
+    seed: int,
+    point: int = 0,
+    forward: Callable[[Tensor], Tensor] | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[], object] = lambda: None,
+) -> Iterator[float]:
+    """Accuracies of fresh networks, one for each of `numbers`, as each is finished.
+
+    training_sets: network number -> what it is trained on. point: tells evaluations of one run apart (its iteration).
+    Network `number` depends on (seed, point, number) alone, so an evaluation may stop and go on, in any order.
+    """
+    for number in numbers:
+        reinitialise(network, derive(seed, "evaluation network", point, number))
+        draws = generator(seed, "evaluation draws", point, number)
+        train(network, training_sets(number), protocol, draws, forward, check_stop, on_epoch)
+        yield accuracy(network, test_data, forward)
+
+
+def random_real(data: ImageData, ipc: int, draws: torch.Generator) -> Batches:
+    """The simplest rival at the same budget: ipc real images a class, drawn without replacement."""
+    indices = draw_per_class(data, ipc, draws).flatten().to(data.labels.device)
+    return Batches(data.batch(indices), data.labels[indices])
+
+
+def mean_and_std(accuracies: Sequence[float]) -> dict[str, Any]:
+    """{"mean", "std", "n"}: fractions; the population standard deviation over networks, as the authors report it."""
+    return {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)), "n": len(accuracies)}

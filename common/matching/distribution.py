@@ -1,0 +1,94 @@
+"""Distribution matching (Zhao and Bilen, WACV 2023): equal mean embeddings of real and synthetic images.
+
+    loss = sum over classes c of || mean_i embed(A_c(real_ci)) - mean_j embed(A_c(syn_cj)) ||^2
+
+A_c is a differentiable augmentation whose parameters both sides of a class share; the network is random and frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from common.augment import DSAParams, apply
+
+Embed = Callable[[Tensor], Tensor]
+
+
+def match(
+    embed: Embed,
+    real: Tensor,
+    synthetic: Tensor,
+    num_classes: int,
+    augmentation: DSAParams | None = None,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The loss (a scalar without graph) and its gradient with respect to the synthetic images.
+
+    embed: [B, ch, ...] -> features [B, F]. real [C * m, ch, ...] and synthetic [C * n, ch, ...], grouped by class.
+    augmentation: one parameter set a class. chunk: images a forward pass takes at most; None for all at once, which a
+    network with batch statistics needs. Each cut gives the same result: whole classes share a pass where they fit,
+    and a class larger than a chunk is embedded twice, once for its mean and once for its gradient.
+    """
+    per_class = len(synthetic) // num_classes
+    synthetic = synthetic.detach()
+    target = _class_means(embed, real, num_classes, augmentation, chunk)
+    gradient = torch.empty_like(synthetic)
+    loss = target.new_zeros(())
+    for first, last in _class_ranges(num_classes, per_class, chunk):
+        rows = slice(first * per_class, last * per_class)
+        some = None if augmentation is None else augmentation[first:last]
+        if chunk is None or (last - first) * per_class <= chunk:
+            images = synthetic[rows].requires_grad_()
+            means = _embed(embed, images, some).unflatten(0, (last - first, per_class)).mean(dim=1)
+            part = (means - target[first:last]).square().sum()
+            (gradient[rows],) = torch.autograd.grad(part, images)
+            loss += part.detach()
+        else:
+            part, gradient[rows] = _match_large_class(embed, synthetic[rows], target[first], some, chunk)
+            loss += part
+    return loss, gradient
+
+
+def _match_large_class(
+    embed: Embed, images: Tensor, target: Tensor, augmentation: DSAParams | None, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """One class in pieces: by the chain rule each feature row has the cotangent 2 (mean - target) / n."""
+    difference = _class_means(embed, images, 1, augmentation, chunk)[0] - target
+    cotangent = 2 * difference / len(images)
+    pieces = []
+    for piece in images.split(chunk):
+        piece = piece.detach().requires_grad_()
+        features = _embed(embed, piece, augmentation)
+        pieces.append(torch.autograd.grad(features, piece, cotangent.expand_as(features))[0])
+    return difference.square().sum(), torch.cat(pieces)
+
+
+@torch.no_grad()
+def _class_means(
+    embed: Embed, images: Tensor, num_classes: int, augmentation: DSAParams | None, chunk: int | None
+) -> Tensor:
+    """Mean features [C, F] of images [C * m, ch, ...], without gradient."""
+    per_class = len(images) // num_classes
+    means = []
+    for first, last in _class_ranges(num_classes, per_class, chunk):
+        some = None if augmentation is None else augmentation[first:last]
+        rows = images[first * per_class : last * per_class]
+        if chunk is None or len(rows) <= chunk:
+            means.append(_embed(embed, rows, some).unflatten(0, (last - first, per_class)).mean(dim=1))
+        else:
+            sums = [_embed(embed, piece, some).sum(dim=0) for piece in rows.split(chunk)]
+            means.append(torch.stack(sums).sum(dim=0, keepdim=True) / per_class)
+    return torch.cat(means)
+
+
+def _embed(embed: Embed, images: Tensor, augmentation: DSAParams | None) -> Tensor:
+    return embed(images if augmentation is None else apply(images, augmentation))
+
+
+def _class_ranges(num_classes: int, per_class: int, chunk: int | None) -> list[tuple[int, int]]:
+    """[first, last) class ranges: as many whole classes as fit a chunk, at least one."""
+    step = num_classes if chunk is None else max(1, chunk // per_class)
+    return [(c, min(c + step, num_classes)) for c in range(0, num_classes, step)]

@@ -1,0 +1,259 @@
+"""The options behind every command line, and how they are resolved: flag, then recipe, then default."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+from common import recipes
+from common.augment import parse_strategy
+from common.devices import Precision
+from common.errors import InputError
+from common.frequency import TransformName
+
+DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
+
+# Where a run computes and where it writes: two runs that differ in these alone are the same run.
+NOT_PART_OF_A_RUN = frozenset({
+    "data_path", "no_download", "workers", "save_path", "name", "device", "resume", "checkpoint_every", "export",
+})  # fmt: skip
+
+
+@dataclass
+class DataOptions:
+    """Which images."""
+
+    dataset: str = "digits"
+    """digits (built in), MNIST, FashionMNIST, CIFAR10, or folder:PATH: a tree with train/ and test/ (or val/), and in
+    each one folder a class"""
+    data_path: str = "data"
+    """folder that holds the datasets, or into which they are downloaded"""
+    no_download: bool = False
+    """never download a missing dataset"""
+    image_size: int | None = None
+    """side in pixels that the images of a folder are resized and cropped to"""
+    recipe: str | None = None
+    """take hyper-parameters (for a folder also mean and std) from this dataset's recipe"""
+    workers: int | None = None
+    """processes that decode a folder (default: one a CPU core)"""
+
+
+@dataclass
+class EvaluationOptions:
+    """How a synthetic set is tested: networks trained from scratch on it."""
+
+    num_eval: int = 5
+    """networks trained per evaluation"""
+    epoch_eval_train: int = 1000
+    """epochs of training; one more is run, as in the authors' code, and the step size falls to a tenth halfway"""
+    batch_train: int = 256
+    """images per training step"""
+    lr_net: float = 0.01
+    """step size of the evaluation networks (SGD, momentum 0.9, weight decay 5e-4)"""
+
+
+@dataclass
+class DistillOptions(DataOptions, EvaluationOptions):
+    """What every objective's distillation takes."""
+
+    model: str = "ConvNetD3"
+    """network that is matched and evaluated; ConvNet with depth D1..D8, width W32.., norm NN|BN|LN|IN|GN, ..."""
+    ipc: int = 1
+    """budget: what is stored per class, in images of the dataset"""
+    msz_per_channel: int = 0
+    """k, coefficients kept per channel of a synthetic image; n = ipc * pixels / k images a class
+    (0: from the recipe; with --transform identity: every pixel)"""
+    lr_freq: float = 0.0
+    """step size on the coefficients, in units of the unnormalised DCT (0: from the recipe)"""
+    mom_freq: float = 0.5
+    """momentum on the coefficients"""
+    transform: TransformName = "dct"
+    """dct, or identity for plain pixels; lr_freq is then a step in normalised pixel values"""
+    selection: Literal["variance", "energy", "low", "random"] = "variance"
+    """rule that chooses the k positions of a class; variance is the paper's"""
+    selection_images: Literal["init", "class"] = "init"
+    """images the rule looks at: the n initial ones (as the authors do) or all of the class"""
+    Iteration: int = 20000
+    """updates of the synthetic set"""
+    batch_real: int = 256
+    """real images per class and update"""
+    batch_syn: int = 0
+    """synthetic images per class and update, drawn anew each time (0: all)"""
+    dsa: bool = True
+    """differentiable Siamese augmentation while matching and evaluating"""
+    dsa_strategy: str = DSA_STRATEGY
+    """augmentations, joined by underscores; one is drawn per class and update"""
+    eval_it: int = 2000
+    """updates between two evaluations (0: only before the first and after the last update)"""
+    seed: int = 0
+    """every random draw is a function of it"""
+    device: str = "auto"
+    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
+    precision: Precision = "fp32"
+    """networks in fp32, tf32 or bf16; the coefficients and their transform are always float32"""
+    compile: bool = False
+    """compile the networks: about half a minute before the first update, then faster ones"""
+    chunk: int | None = None
+    """images per forward pass (default: one class on a CPU, 4096 on a GPU); memory and speed, not the result"""
+    save_path: str = "runs"
+    """run folders lie below it: <objective>/<dataset>/ipc<ipc>/<name>"""
+    name: str | None = None
+    """name of the run folder (default: made from the options, so the same command finds its run again)"""
+    resume: Literal["auto", "never"] = "auto"
+    """auto continues what the run folder holds, never starts over"""
+    checkpoint_every: int = 0
+    """updates between two checkpoints (0: as often as costs 1 %% of the time)"""
+    export: bool = False
+    """write the best set also as images_best.pt and labels_best.pt, the authors' format"""
+
+    @property
+    def strategy(self) -> str:
+        """The augmentation in force: '' for none."""
+        return self.dsa_strategy if self.dsa else ""
+
+
+@dataclass
+class EvaluateOptions:
+    """Train networks on a synthetic set and test them. What is not given comes from the file."""
+
+    synset: str
+    """the synthetic set, a .safetensors file"""
+    model: str | None = None
+    """another network than the one it was made with"""
+    dataset: str | None = None
+    """where the test images are, e.g. folder:PATH, if not where they were"""
+    data_path: str = DataOptions.data_path
+    """folder that holds the datasets, or into which they are downloaded"""
+    no_download: bool = False
+    """never download a missing dataset"""
+    workers: int | None = None
+    """processes that decode a folder (default: one a CPU core)"""
+    num_eval: int = 5
+    """networks trained"""
+    epoch_eval_train: int | None = None
+    """epochs of training (one more is run)"""
+    batch_train: int | None = None
+    """images per training step"""
+    lr_net: float | None = None
+    """step size of the networks; a learned one in the file goes before the protocol's"""
+    dsa_strategy: str | None = None
+    """augmentations joined by underscores, or none"""
+    seed: int = 0
+    """every random draw is a function of it"""
+    device: str = "auto"
+    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
+    precision: Precision = "fp32"
+    """networks in fp32, tf32 or bf16"""
+    compile: bool = False
+    """compile the network: half a minute once, then faster epochs"""
+    output: str | None = None
+    """write the accuracies to this JSON file too"""
+
+
+Options = TypeVar("Options", bound=DistillOptions)
+Plain = TypeVar("Plain")
+Sources = dict[str, str]
+
+# Underscores in flags and help, as the authors write them; booleans take a value (see _spell_out_booleans).
+_STYLE: dict[str, Any] = {"use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
+
+
+@dataclass
+class _Cell:
+    """What decides the recipe."""
+
+    dataset: str = DataOptions.dataset
+    ipc: int = DistillOptions.ipc
+    recipe: str | None = None
+    transform: str = DistillOptions.transform
+
+
+def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None) -> tuple[Options, Sources]:
+    """The options of a command line, and for each where it came from: 'flag', 'default' or the recipe's source.
+
+    Raises InputError for values that cannot work; a flag that does not exist or does not parse exits with code 2.
+    """
+    argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
+    wanted = [word for word in argv if word not in ("-h", "--help")]
+    quiet = {"add_help": False, "console_outputs": False, "use_underscores": True}
+    cell, _ = tyro.cli(_Cell, args=wanted, return_unknown_args=True, **quiet)  # type: ignore[call-overload]
+    recipe = find_recipe(objective, cell.dataset, cell.ipc, cell.recipe, cell.transform)
+    known = {field.name for field in dataclasses.fields(kind)}
+    defaults = kind(**{key: value for key, value in recipe.values.items() if key in known})
+    options = tyro.cli(kind, args=argv, default=defaults, **_STYLE)
+    flags = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    sources = {key: "flag" if key in flags else recipe.sources.get(key, "default") for key in known}
+    check(options, objective)
+    return options, sources
+
+
+def parse_plain(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
+    """The options of a command line that takes no recipe."""
+    return tyro.cli(kind, args=_spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv)), **_STYLE)
+
+
+def find_recipe(
+    objective: str, dataset: str, ipc: int, borrowed: str | None = None, transform: str = "dct"
+) -> recipes.Recipe:
+    """The recipe of a cell, an empty one where there is none. Raises InputError for a borrowed name without recipes."""
+    if borrowed is not None:
+        recipes.check_dataset(objective, borrowed)
+    return recipes.find(objective, borrowed or dataset, ipc, pixels=transform == "identity")
+
+
+def check(options: DistillOptions, objective: str) -> None:
+    """Raises InputError for the first option that cannot work, before any data is read."""
+    least = {
+        "ipc": 1, "batch_real": 1, "batch_train": 1, "num_eval": 1, "Iteration": 0, "batch_syn": 0, "eval_it": 0,
+        "epoch_eval_train": 0, "checkpoint_every": 0, "mom_freq": 0, "seed": 0,
+    }  # fmt: skip
+    for key, bound in least.items():
+        if getattr(options, key) < bound:
+            raise InputError(f"--{key} {getattr(options, key)} is too small: give at least {bound}")
+    for key in ("image_size", "chunk", "workers"):
+        if getattr(options, key) is not None and getattr(options, key) < 1:
+            raise InputError(f"--{key} {getattr(options, key)} is too small: give at least 1")
+    all_pixels = options.transform == "identity" and options.msz_per_channel == 0
+    if options.lr_freq == 0 or (options.msz_per_channel == 0 and not all_pixels):
+        ipcs = recipes.available(objective).get(options.recipe or options.dataset, [])
+        have = f"recipes exist for ipc {', '.join(map(str, ipcs))}" if ipcs else "there is none for this dataset"
+        raise InputError(
+            f"no recipe for {objective} on {options.recipe or options.dataset} at ipc {options.ipc} ({have}): "
+            f"give --msz_per_channel and --lr_freq, or --recipe NAME to borrow another dataset's"
+        )
+    for key in ("msz_per_channel", "lr_freq", "lr_net"):
+        if not getattr(options, key) > 0 and not (all_pixels and key == "msz_per_channel"):
+            raise InputError(f"--{key} {getattr(options, key)} must be positive")
+    parse_strategy(options.strategy)
+
+
+def _spell_out_booleans(kind: type, argv: list[str]) -> list[str]:
+    """`--dsa`, `--no_dsa` and `--dsa true` become `--dsa True` or `--dsa False`: the usual form and the authors'."""
+    booleans = {field.name for field in dataclasses.fields(kind) if "bool" in str(field.type)}
+    words: list[str] = []
+    rest = iter([*argv, ""])
+    word: Any = next(rest)
+    for following in rest:
+        name, equals, value = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_") if word.startswith("--") else ""
+        if name in booleans and equals:
+            words += [f"--{name}", _capital(value)]
+        elif name in booleans:
+            words.append(f"--{name}")
+            if _capital(following) not in ("True", "False"):
+                words.append("True")
+        elif name.startswith("no_") and name[3:] in booleans and not equals:
+            words += [f"--{name[3:]}", "False"]
+        else:
+            words.append(_capital(word) if words and words[-1].removeprefix("--") in booleans else word)
+        word = following
+    return words
+
+
+def _capital(word: str) -> str:
+    return {"true": "True", "false": "False", "1": "True", "0": "False"}.get(word.lower(), word)

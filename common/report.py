@@ -1,0 +1,85 @@
+"""Pictures of a synthetic set and of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from common.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MAX_CLASSES, _MAX_IMAGES, _MAX_MASKS = 20, 16, 40
+_DPI = 150
+
+
+def draw_images(path: Path, images: Tensor, class_names: Sequence[str], title: str) -> None:
+    """A row a class of images [C * n, ch, H, W] in [0, 1], grouped by class; at most 20 classes and 16 images each."""
+    rows = images.unflatten(0, (len(class_names), -1))[:_MAX_CLASSES, :_MAX_IMAGES].cpu().numpy()
+    count, columns = rows.shape[:2]
+    figure = _figure(max(4.0, 0.75 * columns + 1.6), 0.75 * count + 0.5)
+    axes = figure.subplots(count, columns, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05})
+    for row, name, line in zip(rows, class_names, axes, strict=False):
+        for image, axis in zip(row, line, strict=True):
+            axis.imshow(np.moveaxis(image, 0, -1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    _save(figure, path)
+
+
+def draw_masks(path: Path, masks: Tensor, class_names: Sequence[str], title: str) -> None:
+    """The kept positions [C, H, W] (boolean) of up to 40 classes; low frequencies are at the top left."""
+    shown = masks[:_MAX_MASKS].cpu().numpy()
+    columns = min(10, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = _figure(max(4.0, 1.1 * columns), 1.25 * rows + 0.5)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    for mask, name, axis in zip(shown, class_names, axes, strict=False):
+        axis.imshow(mask, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_title(name, fontsize=7)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.suptitle(title, fontsize=9)
+    _save(figure, path)
+
+
+def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Sequence[dict[str, Any]]) -> None:
+    """Matching loss (log scale) and accuracy in % (mean and standard deviation over networks) against the updates."""
+    figure = _figure(9.0, 3.4)
+    left, right = figure.subplots(1, 2)
+    if losses:
+        left.plot(*zip(*losses, strict=True), linewidth=0.8)
+        left.set_yscale("log")
+    left.set(xlabel="updates", ylabel="matching loss")
+    right.errorbar(
+        [point["iteration"] for point in evaluations],
+        [100 * point["mean"] for point in evaluations],
+        yerr=[100 * point["std"] for point in evaluations],
+        marker="o",
+        capsize=3,
+    )
+    right.set(xlabel="updates", ylabel="test accuracy, %")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    # A Figure of its own: pyplot would keep every one alive and may look for a display.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, format="png", bbox_inches="tight"))

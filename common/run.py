@@ -1,0 +1,228 @@
+"""The run folder: configuration, log, metrics, checkpoints. A run that was stopped, or killed, continues from here."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from common.devices import describe_hardware
+from common.errors import InputError, Stopped
+from common.files import write_atomically, write_json
+from common.options import NOT_PART_OF_A_RUN, DistillOptions, Sources
+
+_CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
+_OWN_FILES = ("config.json", "metrics.jsonl", "log.txt", "summary.json", *_CHECKPOINTS)
+
+
+def code_version() -> str:
+    """Package version and, in a git checkout, the commit (with `+changes` where files differ from it)."""
+    version = importlib.metadata.version("fred-distillation")
+    root = Path(__file__).parent.parent
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return version
+    return f"{version}-{commit}" + ("+changes" if changed else "")
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+class Run:
+    """One run folder, held by one process at a time.
+
+    `config` is every resolved option; `folder` lies at <save_path>/<objective>/<dataset>/ipc<ipc>/<name>. Opening it
+    raises InputError where the folder cannot be written, is in use, or belongs to another configuration.
+    """
+
+    def __init__(self, options: DistillOptions, sources: Sources, objective: str, device: torch.device) -> None:
+        values = dataclasses.asdict(options)
+        identity = {key: value for key, value in values.items() if key not in NOT_PART_OF_A_RUN}
+        name = options.name or hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=5).hexdigest()
+        dataset = options.dataset.replace(":", "-").replace("/", "-").strip("-")
+        self.folder = Path(options.save_path) / objective / dataset / f"ipc{options.ipc}" / name
+        self.received: int | None = None
+        self._entries: list[dict[str, Any]] = []
+        self._lock = self._take_folder()
+        if options.resume == "never":
+            self._clear()
+        self._check_identity(identity)
+        self.config = {
+            "objective": objective,
+            "options": {key: {"value": value, "source": sources[key]} for key, value in values.items()},
+            "identity": identity,
+            "version": code_version(),
+            "hardware": describe_hardware(device),
+        }
+        write_json(self.folder / "config.json", self.config)
+
+    # -- what is written as the run goes on --------------------------------------------------------------------
+
+    def log(self, text: str) -> None:
+        """A line for the screen (above any progress bar) and for log.txt."""
+        tqdm.write(text)
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    def record(self, **entry: Any) -> None:
+        """A line for metrics.jsonl; written with the next checkpoint, so that the two never disagree."""
+        self._entries.append(entry)
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Write the metrics so far, then the state; the checkpoint before this one is kept beside it."""
+        metrics = self.folder / "metrics.jsonl"
+        try:
+            with metrics.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in self._entries)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"cannot write {metrics}: {error.strerror}; free space and run again to continue"
+            ) from error
+        self._entries.clear()
+        newest, previous = (self.folder / name for name in _CHECKPOINTS)
+        content = {"metrics_bytes": metrics.stat().st_size, "state": state}
+
+        def write(temporary: Path) -> None:
+            torch.save(content, temporary)
+            if newest.exists():
+                newest.replace(previous)
+
+        write_atomically(newest, write)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint's state, with metrics.jsonl cut back to it; None for a new run.
+
+        Raises InputError where there are checkpoints and none of them can be read.
+        """
+        found = [self.folder / name for name in _CHECKPOINTS if (self.folder / name).exists()]
+        for path in found:
+            try:
+                content = _read_checkpoint(path)
+            except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+                self.log(f"{path} is damaged ({error}): trying the one before it")
+                continue
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.truncate(content["metrics_bytes"])
+            return content["state"]
+        if found:
+            raise InputError(
+                f"no readable checkpoint in {self.folder}: give --resume never to start over, or another --name"
+            )
+        # A run killed before its first checkpoint may have left metrics that it will write again.
+        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+        return None
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What a finished run found; None while it is not finished."""
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write summary.json: from now on the run is finished."""
+        write_json(self.folder / "summary.json", summary)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._lock.close()
+
+    # -- signals -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def catching_signals(self) -> Iterator[None]:
+        """Inside, the first SIGINT or SIGTERM is noted in `received`; a second one acts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.received = number
+            for each, handler in before.items():
+                signal.signal(each, handler)
+            tqdm.write(f"{signal.Signals(number).name}: saving, then stopping (once more stops at once)")
+
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def raise_if_stopped(self) -> None:
+        """Raises Stopped once a signal has been noted."""
+        if self.received is not None:
+            raise Stopped(self.received)
+
+    # -- opening -----------------------------------------------------------------------------------------------
+
+    def _take_folder(self) -> Any:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise InputError(
+                f"cannot write to the run folder {self.folder}: {error.strerror}; choose another --save_path"
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise InputError(
+                f"another process is at work in {self.folder}: wait for it, or give another --name"
+            ) from error
+        return lock
+
+    def _clear(self) -> None:
+        for pattern in (*_OWN_FILES, "*.safetensors", "*.png", "images_best.pt", "labels_best.pt"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+
+    def _check_identity(self, identity: dict[str, Any]) -> None:
+        path = self.folder / "config.json"
+        if not path.exists():
+            return
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))["identity"]
+        except (json.JSONDecodeError, KeyError) as error:
+            raise InputError(f"{path} is not the configuration of a run: give another --name") from error
+        # JSON has no tuples: compare what would be written with what was.
+        asked = json.loads(json.dumps(identity))
+        differ = [key for key in sorted({*stored, *asked}) if stored.get(key) != asked.get(key)]
+        if differ:
+            told = ", ".join(f"--{key} {stored.get(key)} there, {asked.get(key)} now" for key in differ)
+            raise InputError(
+                f"{self.folder} belongs to a run with another configuration ({told}): "
+                f"give another --name, or --resume never to replace it"
+            )
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        # torch.load does not verify the checksums that torch.save writes.
+        bad = archive.testzip()
+    if bad is not None:
+        raise ValueError(f"wrong checksum of {bad}")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return {"metrics_bytes": content["metrics_bytes"], "state": content["state"]}
