@@ -24,7 +24,7 @@ from common.errors import InputError
 from common.evaluate import Batches, EvaluationProtocol, evaluate, mean_and_std
 from common.networks import Network, build_network
 from common.options import DistillOptions, Sources
-from common.run import Run, code_version
+from common.run import Run
 from common.synset import SynSet, SynSetArgs
 from common.synset_file import export_pair, save_synset
 
@@ -305,7 +305,7 @@ class _Loop:
             "evaluation": self.setting.protocol.as_metadata(),
             "accuracy": point,
             "seed": options.seed,
-            "version": code_version(),
+            "version": self.run.config["version"],
         }
 
     def _draw_masks(self) -> None:
@@ -336,7 +336,7 @@ class _Loop:
             "file_bytes": (self.run.folder / "synset.safetensors").stat().st_size,
             "picture": str(self.run.folder / f"images_{self.iteration:06d}.png"),
             "seconds": round(self.seconds + time.monotonic() - self._started, 1),
-            "version": code_version(),
+            "version": self.run.config["version"],
         }
         self.run.finish(summary)
         for label, point in (

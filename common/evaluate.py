@@ -73,7 +73,7 @@ def train(
 
     forward: the network or its compiled form. check_stop may raise between steps. Nothing waits for the device in here.
     """
-    forward = forward or network
+    forward = network if forward is None else forward
     device = data.labels.device
     network.train()
     for epoch in range(protocol.epochs + 1):
@@ -100,9 +100,10 @@ def train(
 def accuracy(network: nn.Module, data: ImageData, forward: Callable[[Tensor], Tensor] | None = None) -> float:
     """Top-1 accuracy as a fraction; the device is waited for once, at the end."""
     network.eval()
+    forward = network if forward is None else forward
     correct = torch.zeros((), dtype=torch.long, device=data.labels.device)
     for indices in torch.arange(len(data.labels), device=data.labels.device).split(_TEST_BATCH):
-        correct += ((forward or network)(data.batch(indices)).argmax(dim=1) == data.labels[indices]).sum()
+        correct += (forward(data.batch(indices)).argmax(dim=1) == data.labels[indices]).sum()
     return correct.item() / len(data.labels)
 
 

@@ -22,15 +22,16 @@ def draw_images(path: Path, images: Tensor, class_names: Sequence[str], title: s
     """A row a class of images [C * n, ch, H, W] in [0, 1], grouped by class; at most 20 classes and 16 images each."""
     rows = images.unflatten(0, (len(class_names), -1))[:_MAX_CLASSES, :_MAX_IMAGES].cpu().numpy()
     count, columns = rows.shape[:2]
-    figure = _figure(max(4.0, 0.75 * columns + 1.6), 0.75 * count + 0.5)
-    axes = figure.subplots(count, columns, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05})
+    side = max(0.7, 3.2 / columns)
+    figure = _figure(side * columns + 1.2, side * count + 0.6)
+    axes = figure.subplots(count, columns, squeeze=False)
     for row, name, line in zip(rows, class_names, axes, strict=False):
         for image, axis in zip(row, line, strict=True):
             axis.imshow(np.moveaxis(image, 0, -1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=8, wrap=True)
     _save(figure, path)
 
 
@@ -48,7 +49,7 @@ def draw_masks(path: Path, masks: Tensor, class_names: Sequence[str], title: str
         axis.set_title(name, fontsize=7)
         axis.set_xticks([])
         axis.set_yticks([])
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=8, wrap=True)
     _save(figure, path)
 
 
@@ -70,7 +71,6 @@ def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Se
     right.set(xlabel="updates", ylabel="test accuracy, %")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    figure.tight_layout()
     _save(figure, path)
 
 
@@ -78,7 +78,9 @@ def _figure(width: float, height: float) -> Figure:
     # A Figure of its own: pyplot would keep every one alive and may look for a display.
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height))
+    figure = Figure(figsize=(width, height), layout="compressed")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)  # type: ignore[union-attr, call-arg]
+    return figure
 
 
 def _save(figure: Figure, path: Path) -> None:
