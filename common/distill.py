@@ -6,6 +6,7 @@ what is saved at a point is what was evaluated there.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -120,15 +121,15 @@ def distill(setting: Setting, step: Step) -> dict[str, Any]:
     step: iteration -> loss (a scalar without graph), having left the gradient in the coefficients.
     Raises Stopped after SIGINT or SIGTERM, with everything saved; InputError for a loss that is not finite.
     """
-    run = setting.run
-    if run.summary is not None:
-        run.log(f"{run.folder} is finished; --resume never would start it over")
-        return run.summary
-    loop = _Loop(setting)
-    loop.restore()
-    with run.catching_signals():
-        loop.run_through(step)
-    return loop.finish()
+    with contextlib.closing(setting.run) as run:
+        if run.summary is not None:
+            run.log(f"{run.folder} is finished; --resume never would start it over")
+            return run.summary
+        loop = _Loop(setting)
+        loop.restore()
+        with run.catching_signals():
+            loop.run_through(step)
+        return loop.finish()
 
 
 class _Loop:
@@ -161,6 +162,8 @@ class _Loop:
 
     def save(self) -> None:
         self.look_at_losses()
+        if not self.synset.coefficients.isfinite().all():
+            raise self._diverged(f"the coefficients after {self.iteration} updates are not finite")
         begun = time.monotonic()
         self.run.save_checkpoint({
             "synset": self.synset.state_dict(),
@@ -187,13 +190,14 @@ class _Loop:
         first = self.iteration - len(self._losses)
         for index, loss in enumerate(torch.stack(self._losses).tolist(), start=first):
             if not math.isfinite(loss):
-                raise InputError(
-                    f"the loss of iteration {index} is {loss}: lower --lr_freq ({self.options.lr_freq:g}); "
-                    f"the last good checkpoint is kept in {self.run.folder}"
-                )
+                raise self._diverged(f"the loss of iteration {index} is {loss}")
             self.run.record(iteration=index, loss=loss)
             self.last_loss = loss
         self._losses.clear()
+
+    def _diverged(self, what: str) -> InputError:
+        kept = f"the last good checkpoint is kept in {self.run.folder}"
+        return InputError(f"{what}: lower --lr_freq ({self.options.lr_freq:g}); {kept}")
 
     # -- the loop ----------------------------------------------------------------------------------------------
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import math
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -107,7 +110,7 @@ class DistillOptions(DataOptions, EvaluationOptions):
     resume: Literal["auto", "never"] = "auto"
     """auto continues what the run folder holds, never starts over"""
     checkpoint_every: int = 0
-    """updates between two checkpoints (0: as often as costs 1 %% of the time)"""
+    """updates between two checkpoints (0: as often as costs 1 % of the time)"""
     export: bool = False
     """write the best set also as images_best.pt and labels_best.pt, the authors' format"""
 
@@ -181,7 +184,11 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
     wanted = [word for word in argv if word not in ("-h", "--help")]
     quiet = {"add_help": False, "console_outputs": False, "use_underscores": True}
-    cell, _ = tyro.cli(_Cell, args=wanted, return_unknown_args=True, **quiet)  # type: ignore[call-overload]
+    try:
+        with redirect_stderr(io.StringIO()):
+            cell, _ = tyro.cli(_Cell, args=wanted, return_unknown_args=True, **quiet)  # type: ignore[call-overload]
+    except SystemExit:  # a value is missing or wrong: the second reading meets it too, and says so
+        cell = _Cell()
     recipe = find_recipe(objective, cell.dataset, cell.ipc, cell.recipe, cell.transform)
     known = {field.name for field in dataclasses.fields(kind)}
     defaults = kind(**{key: value for key, value in recipe.values.items() if key in known})
@@ -218,6 +225,11 @@ def check(options: DistillOptions, objective: str) -> None:
     for key in ("image_size", "chunk", "workers"):
         if getattr(options, key) is not None and getattr(options, key) < 1:
             raise InputError(f"--{key} {getattr(options, key)} is too small: give at least 1")
+    for key in ("lr_freq", "mom_freq", "lr_net"):
+        if not math.isfinite(getattr(options, key)):
+            raise InputError(f"--{key} {getattr(options, key)} is not a number to compute with: give a finite one")
+    if options.name is not None and (options.name in ("", ".", "..") or "/" in options.name):
+        raise InputError(f"--name '{options.name}' is not the name of a folder: --save_path says where it lies")
     all_pixels = options.transform == "identity" and options.msz_per_channel == 0
     if options.lr_freq == 0 or (options.msz_per_channel == 0 and not all_pixels):
         ipcs = recipes.available(objective).get(options.recipe or options.dataset, [])

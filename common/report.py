@@ -22,7 +22,7 @@ def draw_images(path: Path, images: Tensor, class_names: Sequence[str], title: s
     """A row a class of images [C * n, ch, H, W] in [0, 1], grouped by class; at most 20 classes and 16 images each."""
     rows = images.unflatten(0, (len(class_names), -1))[:_MAX_CLASSES, :_MAX_IMAGES].cpu().numpy()
     count, columns = rows.shape[:2]
-    side = max(0.7, 3.2 / columns)
+    side = max(0.7, 2.6 / columns)
     figure = _figure(side * columns + 1.2, side * count + 0.6)
     axes = figure.subplots(count, columns, squeeze=False)
     for row, name, line in zip(rows, class_names, axes, strict=False):
@@ -30,8 +30,8 @@ def draw_images(path: Path, images: Tensor, class_names: Sequence[str], title: s
             axis.imshow(np.moveaxis(image, 0, -1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    figure.suptitle(title, fontsize=8, wrap=True)
+        line[0].set_ylabel(_plain(name), rotation=0, ha="right", va="center", fontsize=8)
+    figure.suptitle(_plain(title), fontsize=8, wrap=True)
     _save(figure, path)
 
 
@@ -46,10 +46,10 @@ def draw_masks(path: Path, masks: Tensor, class_names: Sequence[str], title: str
         axis.set_axis_off()
     for mask, name, axis in zip(shown, class_names, axes, strict=False):
         axis.imshow(mask, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_title(name, fontsize=7)
+        axis.set_title(_plain(name), fontsize=7)
         axis.set_xticks([])
         axis.set_yticks([])
-    figure.suptitle(title, fontsize=8, wrap=True)
+    figure.suptitle(_plain(title), fontsize=8, wrap=True)
     _save(figure, path)
 
 
@@ -72,6 +72,11 @@ def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Se
     for axis in (left, right):
         axis.grid(alpha=0.3)
     _save(figure, path)
+
+
+def _plain(text: str) -> str:
+    # Between two dollar signs matplotlib would read mathematics, and refuse what is none.
+    return text.replace("$", r"\$")
 
 
 def _figure(width: float, height: float) -> Figure:

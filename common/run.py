@@ -8,10 +8,13 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import pickle
 import signal
+import struct
 import subprocess
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +30,11 @@ from common.files import write_atomically, write_json
 from common.options import NOT_PART_OF_A_RUN, DistillOptions, Sources
 
 _CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
+# What zipfile and torch.load raise for files that are not whole, or that hold more than tensors and plain values.
+_UNREADABLE = (
+    OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError,
+    AttributeError, pickle.UnpicklingError,
+)  # fmt: skip
 _OWN_FILES = ("config.json", "metrics.jsonl", "log.txt", "summary.json", *_CHECKPOINTS)
 
 
@@ -62,9 +70,13 @@ class Run:
         self.received: int | None = None
         self._entries: list[dict[str, Any]] = []
         self._lock = self._take_folder()
-        if options.resume == "never":
-            self._clear()
-        self._check_identity(identity)
+        try:
+            if options.resume == "never":
+                self._clear()
+            self._check_identity(identity)
+        except BaseException:
+            self.close()
+            raise
         self.config = {
             "objective": objective,
             "options": {key: {"value": value, "source": sources[key]} for key, value in values.items()},
@@ -72,7 +84,8 @@ class Run:
             "version": code_version(),
             "hardware": describe_hardware(device),
         }
-        write_json(self.folder / "config.json", self.config)
+        if self.summary is None:  # a finished run stays as it is
+            write_json(self.folder / "config.json", self.config)
 
     # -- what is written as the run goes on --------------------------------------------------------------------
 
@@ -117,12 +130,14 @@ class Run:
         found = [self.folder / name for name in _CHECKPOINTS if (self.folder / name).exists()]
         for path in found:
             try:
-                content = _read_checkpoint(path)
-            except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+                content = _read_checkpoint(path, self.folder / "metrics.jsonl")
+            except _UNREADABLE as error:
                 self.log(f"{path} is damaged ({error}): trying the one before it")
                 continue
             with (self.folder / "metrics.jsonl").open("a") as file:
                 file.truncate(content["metrics_bytes"])
+            for damaged in found[: found.index(path)]:  # else it would take the place of the good one at the next save
+                damaged.unlink()
             return content["state"]
         if found:
             raise InputError(
@@ -205,7 +220,7 @@ class Run:
             return
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))["identity"]
-        except (json.JSONDecodeError, KeyError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise InputError(f"{path} is not the configuration of a run: give another --name") from error
         # JSON has no tuples: compare what would be written with what was.
         asked = json.loads(json.dumps(identity))
@@ -218,11 +233,13 @@ class Run:
             )
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
+def _read_checkpoint(path: Path, metrics: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         # torch.load does not verify the checksums that torch.save writes.
         bad = archive.testzip()
     if bad is not None:
         raise ValueError(f"wrong checksum of {bad}")
     content = torch.load(path, map_location="cpu", weights_only=True)
+    if metrics.stat().st_size < content["metrics_bytes"]:
+        raise ValueError(f"{metrics.name} is shorter than it was")
     return {"metrics_bytes": content["metrics_bytes"], "state": content["state"]}

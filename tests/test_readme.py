@@ -1,0 +1,53 @@
+"""What the README tells people to type must work."""
+
+import re
+import subprocess
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def code_blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_snippet_runs_as_it_stands(capsys):
+    (snippet,) = code_blocks("python")
+    names: dict = {}
+    exec(compile(snippet, "README.md", "exec"), names)
+    assert names["images"].shape == (40, 1, 8, 8)
+    assert not names["images"].requires_grad
+    assert names["loss"].isfinite()
+    assert "the budget of 1 image per class" in capsys.readouterr().out
+
+
+def test_files_and_targets_that_it_names_exist():
+    text = "\n".join(code_blocks("sh"))
+    for script in set(re.findall(r"\b[\w-]+(?:/[\w-]+)*\.(?:py|sh)\b", text)):
+        assert (ROOT / script).is_file(), script
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"\bmake (\w+)", README):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE) or target == "them", target
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_flags_that_it_names_exist():
+    from common.options import DistillOptions, EvaluateOptions
+
+    known = {*DistillOptions.__dataclass_fields__, *EvaluateOptions.__dataclass_fields__, "help"}
+    assert set(re.findall(r"--([a-z_]+)", README)) <= known
+
+
+def test_the_repository_names_no_place_of_a_machine():
+    try:
+        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    for name in listed.splitlines():
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".sh", ".toml", ".json", ".csv", ".txt") and path.is_file():
+            assert not re.search(r"(?:^|[\s'\"=(:])/(?:work|root|home)/", path.read_text(encoding="utf-8")), name
