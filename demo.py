@@ -12,18 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from common.datasets import load_dataset
 from common.errors import InputError, run_command
-from common.evaluate import EvaluationProtocol, TrainingSet, evaluate, mean_and_std, random_real
 from common.files import write_json
-from common.networks import build_network
-from common.seeds import generator
 
 ROOT = Path(__file__).parent
 FOLDER = Path("runs/demo")
-DATASET, IPC, NETWORK, NETWORKS, SEED = "digits", 1, "ConvNetD3", 3, 0
+DATASET, IPC, NETWORKS = "digits", 1, 3
 FULL_EPOCHS = 20  # of 1,437 images: as many as the whole training set needs to settle
 
 
@@ -35,29 +30,23 @@ def main() -> None:
     print("images of a class share, which on 8x8 digits is most of what tells the classes apart.\n")
     fred = distil("fred")
     pixel = distil("pixel", "--transform", "identity")
-    train_data, test_data = load_dataset(DATASET)
-    protocol = EvaluationProtocol(**fred["evaluation"])
-    full = EvaluationProtocol(FULL_EPOCHS, protocol.lr, protocol.batch, protocol.strategy)
-
-    def draw(number: int) -> TrainingSet:
-        """Each network sees other random images: the accuracy varies more by draw than by network."""
-        return random_real(train_data, IPC, generator(SEED, "demo", number))
-
+    random = baseline("random", epochs=fred["evaluation"]["epochs"])
+    full = baseline("full", epochs=FULL_EPOCHS)
     table = {
         "fred": figures(fred["last"]),
-        "random": accuracies("random real images", draw, test_data, protocol),
+        "random": figures(random),
         "pixel": figures(pixel["last"]),
-        "full": accuracies("whole training set", lambda number: train_data, test_data, full),
+        "full": figures(full),
         "fred_before_optimisation": figures(fred["start"]),
         "bytes": fred["file_bytes"],
     }
-    write_json(FOLDER / "summary.json", table)
+    write_json(ROOT / FOLDER / "summary.json", table)
     rows = {
         "FreD": "fred",
         "FreD before optimisation": "fred_before_optimisation",
         "plain-pixel DM, same budget": "pixel",
         "random real images, same budget": "random",
-        f"whole training set ({len(train_data):,} images)": "full",
+        f"whole training set ({len(load_dataset(DATASET)[0]):,} images)": "full",
     }
     print(f"\n{'test accuracy, %':<40} mean    std  networks")
     for label, key in rows.items():
@@ -69,25 +58,33 @@ def main() -> None:
 
 
 def distil(name: str, *flags: str) -> dict[str, Any]:
-    """Run DM/distill.py as a user would; its summary, with the evaluation protocol."""
-    command = ["DM/distill.py", "--dataset", DATASET, "--ipc", str(IPC), "--seed", str(SEED), "--model", NETWORK]
-    command += ["--num_eval", str(NETWORKS), "--save_path", str(FOLDER), "--name", name, "--resume", "never", *flags]
-    print("$ python", *command, flush=True)
-    if subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode:
-        raise InputError(f"the {name} run failed, see above")
-    folder = ROOT / FOLDER / "DM" / DATASET / f"ipc{IPC}" / name
-    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    """The summary of one run of DM/distill.py."""
+    run("DM/distill.py", "--ipc", IPC, "--save_path", FOLDER, "--name", name, "--resume", "never", *flags)
+    return read(FOLDER / "DM" / DATASET / f"ipc{IPC}" / name / "summary.json")
+
+
+def baseline(kind: str, epochs: int) -> dict[str, Any]:
+    """The result of DM/evaluate.py on real images; each network sees another random draw of them."""
+    output = FOLDER / f"{kind}.json"
+    run("DM/evaluate.py", "--baseline", kind, "--ipc", IPC, "--epoch_eval_train", epochs, "--output", output)
+    return read(output)
+
+
+def run(script: str, *flags: object) -> None:
+    """Run a script as a user would."""
+    command = [script, "--dataset", DATASET, "--num_eval", str(NETWORKS), *map(str, flags)]
+    print("\n$ python", *command, flush=True)
+    code = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
+    if code:
+        raise InputError(f"{script} ended with exit code {code}, see above")
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
 
 
 def figures(point: dict[str, Any]) -> dict[str, Any]:
     return {key: point[key] for key in ("mean", "std", "n")}
-
-
-def accuracies(label: str, training_sets: Any, test_data: Any, protocol: EvaluationProtocol) -> dict[str, Any]:
-    network = build_network(NETWORK, test_data.channels, test_data.num_classes, test_data.im_size)
-    with tqdm(total=NETWORKS * (protocol.epochs + 1), desc=label, unit="epoch", dynamic_ncols=True) as bar:
-        found = evaluate(network, training_sets, test_data, protocol, range(NETWORKS), SEED, on_epoch=bar.update)
-        return mean_and_std(list(found))
 
 
 if __name__ == "__main__":

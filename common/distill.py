@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common import report
-from common.datasets import ImageData, load_dataset, statistics
+from common.datasets import ImageData
 from common.devices import compile_or_not, precision, resolve_device
 from common.errors import InputError
 from common.evaluate import Batches, EvaluationProtocol, evaluate, mean_and_std
@@ -68,7 +68,7 @@ class Setting:
 def prepare(options: DistillOptions, sources: Sources, objective: str) -> Setting:
     """Read the data, draw the initial synthetic set, open the run folder. Raises InputError for what cannot work."""
     device = resolve_device(options.device)
-    train, test = load_data(options)
+    train, test = options.load()
     if options.transform == "identity" and options.msz_per_channel == 0:
         options = dataclasses.replace(options, msz_per_channel=train.images[0, 0].numel())
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
@@ -103,16 +103,6 @@ def prepare(options: DistillOptions, sources: Sources, objective: str) -> Settin
         forward=compile_or_not(network, options.compile, run.log),
         protocol=EvaluationProtocol(options.epoch_eval_train, options.lr_net, options.batch_train, options.strategy),
     )
-
-
-def load_data(options: DistillOptions) -> tuple[ImageData, ImageData]:
-    """(train, test) on the CPU; a folder borrows the statistics of the recipe that it borrows."""
-    borrowed = statistics(options.recipe) if options.recipe and options.dataset.startswith("folder:") else None
-    mean, std = borrowed or (None, None)
-    return load_dataset(
-        options.dataset, options.data_path, download=not options.no_download, image_size=options.image_size,
-        mean=mean, std=std, workers=options.workers,
-    )  # fmt: skip
 
 
 def distill(setting: Setting, step: Step) -> dict[str, Any]:

@@ -1,22 +1,25 @@
-"""Evaluate a synthetic-set file: the one implementation behind every folder's evaluate.py."""
+"""Evaluate a synthetic-set file or a baseline: the one implementation behind every folder's evaluate.py."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from common.augment import parse_strategy
-from common.datasets import load_dataset
+from common.datasets import ImageData, load_dataset
 from common.devices import compile_or_not, describe_hardware, precision, resolve_device
 from common.errors import InputError, run_command
-from common.evaluate import Batches, EvaluationProtocol, evaluate, mean_and_std
+from common.evaluate import Batches, EvaluationProtocol, TrainingSet, evaluate, mean_and_std, random_real
 from common.files import write_json
 from common.networks import build_network
-from common.options import EvaluateOptions, parse_plain
+from common.options import DataOptions, DistillOptions, EvaluateOptions, EvaluationOptions, parse_plain
 from common.run import code_version
+from common.seeds import generator
 from common.synset_file import load_synset
 
 
@@ -38,36 +41,36 @@ def show(options: EvaluateOptions) -> None:
         write_json(Path(options.output), result)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Subject:
+    """What is trained on (by network number), and how."""
+
+    training_sets: Callable[[int], TrainingSet]
+    test: ImageData
+    network: str
+    protocol: EvaluationProtocol
+    stored: dict[str, Any] | None = None
+
+
 def evaluate_file(options: EvaluateOptions) -> dict[str, Any]:
     """{"mean", "std", "n", "accuracies", "network", "stored", ...}; raises InputError for what cannot work."""
     device = resolve_device(options.device)
-    synset, metadata = load_synset(options.synset, device)
-    protocol = _protocol(options, metadata)
-    network_name = options.model or metadata["network"]
-    train_data, test_data = load_dataset(
-        options.dataset or metadata["dataset"], options.data_path, download=not options.no_download,
-        image_size=metadata["image_size"], mean=metadata["mean"], std=metadata["std"], workers=options.workers,
-    )  # fmt: skip
-    if (test_data.channels, *test_data.im_size) != (synset.channel, *synset.im_size):
-        raise InputError(
-            f"the test images are {(test_data.channels, *test_data.im_size)}, "
-            f"the synthetic ones {(synset.channel, *synset.im_size)}: give the --dataset it was made from"
-        )
-    if list(test_data.class_names) != metadata["class_names"]:
-        raise InputError(
-            f"{options.synset} was made for other classes than those of {test_data.name}: give its own --dataset"
-        )
-    del train_data
-    network = build_network(network_name, synset.channel, synset.num_classes, synset.im_size).to(device)
+    if (options.synset is None) == (options.baseline is None):
+        raise InputError("give either --synset FILE or --baseline random|full")
+    for key in ("num_eval", "ipc"):
+        if getattr(options, key) < 1:
+            raise InputError(f"--{key} {getattr(options, key)} is too small: give at least 1")
+    subject = _baseline(options, device) if options.synset is None else _stored_set(options, options.synset, device)
+    test, protocol = subject.test, subject.protocol
+    network = build_network(subject.network, test.channels, test.num_classes, test.im_size).to(device)
     forward = compile_or_not(network, options.compile, tqdm.write)
-    batches = Batches(*synset.get(need_copy=True))
-    bar = tqdm(total=options.num_eval * (protocol.epochs + 1), desc=network_name, unit="epoch", dynamic_ncols=True)
+    bar = tqdm(total=options.num_eval * (protocol.epochs + 1), desc=subject.network, unit="epoch", dynamic_ncols=True)
     with bar, precision(options.precision, device):
         accuracies = list(
             evaluate(
                 network,
-                lambda number: batches,
-                test_data.to(device),
+                subject.training_sets,
+                test,
                 protocol,
                 range(options.num_eval),
                 options.seed,
@@ -78,31 +81,77 @@ def evaluate_file(options: EvaluateOptions) -> dict[str, Any]:
     return {
         **mean_and_std(accuracies),
         "accuracies": accuracies,
-        "synset": options.synset,
-        "network": network_name,
+        "options": dataclasses.asdict(options),
+        "network": subject.network,
         "evaluation": protocol.as_metadata(),
-        "stored": metadata.get("accuracy"),
-        "seed": options.seed,
+        "stored": subject.stored,
         "version": code_version(),
         "hardware": describe_hardware(device),
     }
 
 
-def _protocol(options: EvaluateOptions, metadata: dict[str, Any]) -> EvaluationProtocol:
-    """The file's protocol, with what flags say instead; the learned step size of a file goes before a fixed one."""
-    stored = EvaluationProtocol(**metadata["evaluation"])
+def _stored_set(options: EvaluateOptions, file: str, device: torch.device) -> _Subject:
+    synset, metadata = load_synset(file, device)
+    protocol = EvaluationProtocol(**metadata["evaluation"])
     if "step_size" in metadata:
-        stored = dataclasses.replace(stored, lr=metadata["step_size"])
+        # The step size that trajectory matching learned belongs to the set.
+        protocol = dataclasses.replace(protocol, lr=metadata["step_size"])
+    _, test = load_dataset(
+        options.dataset or metadata["dataset"],
+        options.data_path,
+        download=not options.no_download,
+        image_size=options.image_size or metadata["image_size"],
+        mean=metadata["mean"],
+        std=metadata["std"],
+        workers=options.workers,
+    )
+    if (test.channels, *test.im_size) != (synset.channel, *synset.im_size):
+        raise InputError(
+            f"the test images are {(test.channels, *test.im_size)}, "
+            f"the synthetic ones {(synset.channel, *synset.im_size)}: give the --dataset it was made from"
+        )
+    if list(test.class_names) != metadata["class_names"]:
+        raise InputError(f"{file} was made for other classes than those of {test.name}: give its own --dataset")
+    batches = Batches(*synset.get(need_copy=True))
+    network = options.model or metadata["network"]
+    return _Subject(
+        lambda number: batches, test.to(device), network, _override(protocol, options), metadata["accuracy"]
+    )
+
+
+def _baseline(options: EvaluateOptions, device: torch.device) -> _Subject:
+    data = DataOptions(
+        options.dataset or DataOptions.dataset,
+        options.data_path,
+        options.no_download,
+        options.image_size,
+        options.recipe,
+        options.workers,
+    )
+    train, test = (part.to(device) for part in data.load())
+    defaults = EvaluationOptions()
+    protocol = EvaluationProtocol(
+        defaults.epoch_eval_train, defaults.lr_net, defaults.batch_train, DistillOptions.dsa_strategy
+    )
+
+    def training_set(number: int) -> TrainingSet:
+        if options.baseline == "full":
+            return train
+        return random_real(train, options.ipc, generator(options.seed, "random real images", number))
+
+    return _Subject(training_set, test, options.model or DistillOptions.model, _override(protocol, options))
+
+
+def _override(protocol: EvaluationProtocol, options: EvaluateOptions) -> EvaluationProtocol:
+    """The protocol with what flags say instead."""
     asked: dict[str, Any] = {
         "epochs": options.epoch_eval_train,
         "lr": options.lr_net,
         "batch": options.batch_train,
         "strategy": options.dsa_strategy,
     }
-    if options.num_eval < 1:
-        raise InputError(f"--num_eval {options.num_eval} is too small: give at least 1")
-    protocol = dataclasses.replace(stored, **{key: value for key, value in asked.items() if value is not None})
+    protocol = dataclasses.replace(protocol, **{key: value for key, value in asked.items() if value is not None})
     if not (protocol.epochs >= 0 and protocol.lr > 0 and protocol.batch >= 1):
         raise InputError(f"--epoch_eval_train, --lr_net and --batch_train must be positive: {protocol}")
     parse_strategy(protocol.strategy)
-    return dataclasses.replace(protocol, strategy="" if protocol.strategy == "none" else protocol.strategy)
+    return protocol

@@ -15,6 +15,7 @@ import tyro
 
 from common import recipes
 from common.augment import parse_strategy
+from common.datasets import ImageData, load_dataset, statistics
 from common.devices import Precision
 from common.errors import InputError
 from common.frequency import TransformName
@@ -43,7 +44,21 @@ class DataOptions:
     recipe: str | None = None
     """take hyper-parameters (for a folder also mean and std) from this dataset's recipe"""
     workers: int | None = None
-    """processes that decode a folder (default: one a CPU core)"""
+    """threads that decode a folder (default: by image size and cores)"""
+
+    def load(self) -> tuple[ImageData, ImageData]:
+        """(train, test) on the CPU; a folder takes mean and std from `recipe`. Raises InputError."""
+        borrowed = statistics(self.recipe) if self.recipe and self.dataset.startswith("folder:") else None
+        mean, std = borrowed or (None, None)
+        return load_dataset(
+            self.dataset,
+            self.data_path,
+            download=not self.no_download,
+            image_size=self.image_size,
+            mean=mean,
+            std=std,
+            workers=self.workers,
+        )
 
 
 @dataclass
@@ -124,18 +139,26 @@ class DistillOptions(DataOptions, EvaluationOptions):
 class EvaluateOptions:
     """Train networks on a synthetic set and test them. What is not given comes from the file."""
 
-    synset: str
+    synset: str | None = None
     """the synthetic set, a .safetensors file"""
+    baseline: Literal["random", "full"] | None = None
+    """instead of a file: ipc random real images a class (each network sees another draw), or the whole training set"""
+    ipc: int = DistillOptions.ipc
+    """real images a class of the random baseline"""
     model: str | None = None
-    """another network than the one it was made with"""
+    """another network than the one it was made with (baselines: ConvNetD3)"""
     dataset: str | None = None
-    """where the test images are, e.g. folder:PATH, if not where they were"""
+    """where the test images are, e.g. folder:PATH, if not where they were (baselines: digits)"""
+    image_size: int | None = None
+    """side in pixels that the images of a folder are resized and cropped to, if not as the file says"""
+    recipe: str | None = None
+    """baselines on a folder: take mean and std from this dataset"""
     data_path: str = DataOptions.data_path
     """folder that holds the datasets, or into which they are downloaded"""
     no_download: bool = False
     """never download a missing dataset"""
     workers: int | None = None
-    """processes that decode a folder (default: one a CPU core)"""
+    """threads that decode a folder (default: by image size and cores)"""
     num_eval: int = 5
     """networks trained"""
     epoch_eval_train: int | None = None

@@ -15,22 +15,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_CLASSES, _MAX_IMAGES, _MAX_MASKS = 20, 16, 40
+_MAX_LABEL = 16  # characters
 _DPI = 150
 
 
 def draw_images(path: Path, images: Tensor, class_names: Sequence[str], title: str) -> None:
     """A row a class of images [C * n, ch, H, W] in [0, 1], grouped by class; at most 20 classes and 16 images each."""
     rows = images.unflatten(0, (len(class_names), -1))[:_MAX_CLASSES, :_MAX_IMAGES].cpu().numpy()
-    count, columns = rows.shape[:2]
-    side = max(0.7, 2.6 / columns)
-    figure = _figure(side * columns + 1.2, side * count + 0.6)
-    axes = figure.subplots(count, columns, squeeze=False)
-    for row, name, line in zip(rows, class_names, axes, strict=False):
-        for image, axis in zip(row, line, strict=True):
-            axis.imshow(np.moveaxis(image, 0, -1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-        line[0].set_ylabel(_plain(name), rotation=0, ha="right", va="center", fontsize=8)
+    count, columns, _, height, width = rows.shape
+    # One picture with white gaps: an axis for each image takes twenty times as long.
+    gap = max(1, width // 12)
+    padded = np.pad(rows, [(0, 0), (0, 0), (0, 0), (0, gap), (0, gap)], constant_values=1)
+    # [C, n, ch, H, W] -> [C * H, n * W, ch]
+    mosaic = padded.transpose(0, 3, 1, 4, 2).reshape(count * (height + gap), columns * (width + gap), -1)
+    side = max(0.7, 3.2 / columns)
+    figure = _figure(side * columns + 1.2, side * count * height / width + 0.6)
+    axis = figure.subplots()
+    axis.imshow(mosaic[:-gap, :-gap], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks(
+        [row * (height + gap) + (height - 1) / 2 for row in range(count)],
+        [_label(name) for name in class_names[:count]],
+        fontsize=8,
+    )
+    axis.tick_params(length=0)
+    axis.set_frame_on(False)
     figure.suptitle(_plain(title), fontsize=8, wrap=True)
     _save(figure, path)
 
@@ -46,7 +55,7 @@ def draw_masks(path: Path, masks: Tensor, class_names: Sequence[str], title: str
         axis.set_axis_off()
     for mask, name, axis in zip(shown, class_names, axes, strict=False):
         axis.imshow(mask, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_title(_plain(name), fontsize=7)
+        axis.set_title(_label(name), fontsize=7)
         axis.set_xticks([])
         axis.set_yticks([])
     figure.suptitle(_plain(title), fontsize=8, wrap=True)
@@ -59,7 +68,8 @@ def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Se
     left, right = figure.subplots(1, 2)
     if losses:
         left.plot(*zip(*losses, strict=True), linewidth=0.8)
-        left.set_yscale("log")
+        if any(loss > 0 for _, loss in losses):
+            left.set_yscale("log")
     left.set(xlabel="updates", ylabel="matching loss")
     right.errorbar(
         [point["iteration"] for point in evaluations],
@@ -77,6 +87,11 @@ def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Se
 def _plain(text: str) -> str:
     # Between two dollar signs matplotlib would read mathematics, and refuse what is none.
     return text.replace("$", r"\$")
+
+
+def _label(name: str) -> str:
+    # A long name would leave no room for the pictures.
+    return _plain(name if len(name) <= _MAX_LABEL else name[: _MAX_LABEL - 1] + "…")
 
 
 def _figure(width: float, height: float) -> Figure:
