@@ -65,7 +65,8 @@ class Run:
         values = dataclasses.asdict(options)
         identity = {key: value for key, value in values.items() if key not in NOT_PART_OF_A_RUN}
         name = options.name or hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=5).hexdigest()
-        dataset = options.dataset.replace(":", "-").replace("/", "-").strip("-")
+        kind, colon, path = options.dataset.partition(":")
+        dataset = f"{kind}-{Path(path).name}" if colon else kind
         self.folder = Path(options.save_path) / objective / dataset / f"ipc{options.ipc}" / name
         self.received: int | None = None
         self._entries: list[dict[str, Any]] = []
@@ -219,7 +220,7 @@ class Run:
         if not path.exists():
             return
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))["identity"]
+            stored = dict(json.loads(path.read_text(encoding="utf-8"))["identity"])
         except (ValueError, LookupError, TypeError) as error:
             raise InputError(f"{path} is not the configuration of a run: give another --name") from error
         # JSON has no tuples: compare what would be written with what was.
