@@ -160,10 +160,10 @@ def sample(
 def apply(images: torch.Tensor, params: DSAParams) -> torch.Tensor:
     """Augment images [B, ch, H, W], B = G * m, the m images of each group side by side; same shape, dtype and device.
 
-    Differentiable any number of times with respect to the images. Groups that a stage does not touch pass through it
+    Differentiable with respect to the images (twice, where torch's grid_sample is). Groups that a stage does not touch pass through it
     bit for bit. No strategy is the identity for images of any shape.
     Raises ValueError for images that the parameters were not drawn for, and for types other than float32 and float64:
-    in half precision the sampling positions would be off by a tenth of a pixel.
+    in half precision the sampling positions would be off by a tenth of a pixel. Autocast stays outside for that reason.
     """
     if params.groups < 1 or images.shape[0] % params.groups:
         raise ValueError(f"{images.shape[0]} images do not divide into {params.groups} groups.")
@@ -175,12 +175,13 @@ def apply(images: torch.Tensor, params: DSAParams) -> torch.Tensor:
         raise ValueError(f"DSA works in float32 and float64, not in {images.dtype}.")
     params = params.to(images.device, images.dtype)
     x = images.unflatten(0, (params.groups, images.shape[0] // params.groups))  # [G, m, ch, H, W]
-    if params.color is not None and params.colored is not None:
-        x = torch.where(_spread(params.colored), _recolor(x, params.color), x)
-    if params.theta is not None and params.moved is not None:
-        x = torch.where(_spread(params.moved), _resample(x, params.theta, params.align_corners), x)
-    if params.cutout is not None:
-        x = x * _uncovered(params.cutout, params.im_size)
+    with torch.autocast(images.device.type, enabled=False):
+        if params.color is not None and params.colored is not None:
+            x = torch.where(_spread(params.colored), _recolor(x, params.color), x)
+        if params.theta is not None and params.moved is not None:
+            x = torch.where(_spread(params.moved), _resample(x, params.theta, params.align_corners), x)
+        if params.cutout is not None:
+            x = x * _uncovered(params.cutout, params.im_size)
     return x.flatten(0, 1)
 
 

@@ -22,6 +22,8 @@ from common.run import code_version
 from common.seeds import generator
 from common.synset_file import load_synset
 
+_NEEDED = ("network", "dataset", "image_size", "mean", "std", "class_names", "evaluation")
+
 
 def main() -> None:
     """`python DM/evaluate.py --synset FILE`: print the accuracy, and the one stored in the file beside it."""
@@ -92,6 +94,9 @@ def evaluate_file(options: EvaluateOptions) -> dict[str, Any]:
 
 def _stored_set(options: EvaluateOptions, file: str, device: torch.device) -> _Subject:
     synset, metadata = load_synset(file, device)
+    lacks = [key for key in _NEEDED if key not in metadata]
+    if lacks:
+        raise InputError(f"{file} lacks {', '.join(lacks)}: it was saved without what an evaluation needs")
     protocol = EvaluationProtocol(**metadata["evaluation"])
     if "step_size" in metadata:
         # The step size that trajectory matching learned belongs to the set.
@@ -115,7 +120,7 @@ def _stored_set(options: EvaluateOptions, file: str, device: torch.device) -> _S
     batches = Batches(*synset.get(need_copy=True))
     network = options.model or metadata["network"]
     return _Subject(
-        lambda number: batches, test.to(device), network, _override(protocol, options), metadata["accuracy"]
+        lambda number: batches, test.to(device), network, _override(protocol, options), metadata.get("accuracy")
     )
 
 

@@ -15,7 +15,7 @@ import tyro
 
 from common import recipes
 from common.augment import parse_strategy
-from common.datasets import ImageData, load_dataset, statistics
+from common.datasets import ImageData, check_dataset, load_dataset, statistics
 from common.devices import Precision
 from common.errors import InputError
 from common.frequency import TransformName
@@ -238,6 +238,7 @@ def find_recipe(
 
 def check(options: DistillOptions, objective: str) -> None:
     """Raises InputError for the first option that cannot work, before any data is read."""
+    check_dataset(options.dataset)
     least = {
         "ipc": 1, "batch_real": 1, "batch_train": 1, "num_eval": 1, "Iteration": 0, "batch_syn": 0, "eval_it": 0,
         "epoch_eval_train": 0, "checkpoint_every": 0, "mom_freq": 0, "seed": 0,

@@ -207,10 +207,17 @@ def test_slices_give_what_the_whole_gives() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_gradients_flow_twice(strategy: str) -> None:
+def test_gradients_flow(strategy: str) -> None:
     images = pictures(4, 2, 4, 5).requires_grad_()
     params = draw(strategy, 2, im_size=(4, 5))
     assert torch.autograd.gradcheck(lambda x: apply(x, params), images)
+
+
+@pytest.mark.parametrize("strategy", ["color", "cutout"])
+def test_gradients_flow_twice(strategy: str) -> None:
+    # The others are linear in the images and have no second derivative; grid_sample's is missing in older torch.
+    images = pictures(4, 2, 4, 5).requires_grad_()
+    params = draw(strategy, 2, im_size=(4, 5))
     assert torch.autograd.gradgradcheck(lambda x: apply(x, params), images)
 
 
@@ -304,3 +311,11 @@ def test_cuda_agrees_with_the_cpu() -> None:
     images = pictures(24, 3, 32, 32)
     params = draw(ALL, 12, im_size=(32, 32))
     equal(apply(images.cuda(), params.to("cuda")).cpu(), apply(images, params))
+
+
+def test_mixed_precision_stays_outside():
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    params = sample("scale_rotate_color", 6, torch.Generator().manual_seed(1), (32, 32))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = apply(images, params)
+    assert torch.equal(mixed, apply(images, params))

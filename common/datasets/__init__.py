@@ -14,7 +14,7 @@ from common.datasets.image_data import ImageData, Loader, Request, Statistics, w
 from common.datasets.sampling import ClassSampler, draw_per_class
 from common.errors import InputError
 
-__all__ = ["DATASETS", "ClassSampler", "ImageData", "draw_per_class", "load_dataset", "statistics"]
+__all__ = ["DATASETS", "ClassSampler", "ImageData", "check_dataset", "draw_per_class", "load_dataset", "statistics"]
 
 DATASETS: dict[str, Loader] = {"digits": digits.load, **vision.LOADERS}
 
@@ -46,13 +46,12 @@ def load_dataset(
     Raises:
         InputError: the name is unknown, data is missing or damaged or cannot be downloaded, or an option does not fit.
     """
+    check_dataset(name)
     request = Request(Path(data_path).expanduser(), download, image_size, workers, progress)
     if name.startswith(folder.PREFIX):
         splits = folder.load(name.removeprefix(folder.PREFIX), request)
-    elif name in DATASETS:
-        splits = DATASETS[name](request)
     else:
-        raise InputError(_unknown(name))
+        splits = DATASETS[name](request)
     if image_size is not None and any(side != image_size for side in splits[0].im_size):
         sides = " x ".join(map(str, splits[0].im_size))
         raise InputError(f"images of {name} are {sides} pixels, not {image_size}: leave out --image_size")
@@ -65,8 +64,11 @@ def statistics(name: str) -> Statistics | None:
     return STATISTICS.get(name)
 
 
-def _unknown(name: str) -> str:
+def check_dataset(name: str) -> None:
+    """Raises InputError for a name that `load_dataset` does not know."""
+    if name in DATASETS or name.startswith(folder.PREFIX):
+        return
     by_lower_case = {known.lower(): known for known in DATASETS}
     close = [by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case)]
     guess = f", did you mean {' or '.join(close)}?" if close else ":"
-    return f"there is no dataset {name!r}{guess} give one of {', '.join(DATASETS)}, or {folder.PREFIX}PATH"
+    raise InputError(f"there is no dataset {name!r}{guess} give one of {', '.join(DATASETS)}, or {folder.PREFIX}PATH")
