@@ -160,8 +160,8 @@ def sample(
 def apply(images: torch.Tensor, params: DSAParams) -> torch.Tensor:
     """Augment images [B, ch, H, W], B = G * m, the m images of each group side by side; same shape, dtype and device.
 
-    Differentiable with respect to the images (twice, where torch's grid_sample is). Groups that a stage does not touch pass through it
-    bit for bit. No strategy is the identity for images of any shape.
+    Differentiable with respect to the images (twice, where torch's grid_sample is). Groups that a stage does not touch
+    pass through it bit for bit. No strategy is the identity for images of any shape.
     Raises ValueError for images that the parameters were not drawn for, and for types other than float32 and float64:
     in half precision the sampling positions would be off by a tenth of a pixel. Autocast stays outside for that reason.
     """
