@@ -277,7 +277,7 @@ class _Loop:
             if self.options.export:
                 export_pair(self.synset, self.run.folder)
         if len(data.im_size) == 2:
-            title = f"{data.name}, ipc {self.options.ipc}, {self.setting.objective}, {self.iteration} updates: {text}"
+            title = f"{self.run.dataset}, ipc {self.options.ipc}, {self.setting.objective}, {self.iteration} updates: {text}"
             path = self.run.folder / f"images_{self.iteration:06d}.png"
             report.draw_images(path, data.denormalise(images), data.class_names, title)
 

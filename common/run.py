@@ -66,8 +66,8 @@ class Run:
         identity = {key: value for key, value in values.items() if key not in NOT_PART_OF_A_RUN}
         name = options.name or hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=5).hexdigest()
         kind, colon, path = options.dataset.partition(":")
-        dataset = f"{kind}-{Path(path).name}" if colon else kind
-        self.folder = Path(options.save_path) / objective / dataset / f"ipc{options.ipc}" / name
+        self.dataset = f"{kind}-{Path(path).name}" if colon else kind
+        self.folder = Path(options.save_path) / objective / self.dataset / f"ipc{options.ipc}" / name
         self.received: int | None = None
         self._entries: list[dict[str, Any]] = []
         self._lock = self._take_folder()
