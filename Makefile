@@ -1,5 +1,5 @@
-# make demo   distil the built-in digits dataset and compare with three baselines (about 3 minutes on 2 CPU cores)
-# make test   run the test suite          make lint   ruff and mypy          make bench   speed and memory
+# make demo   distil the built-in digits dataset and compare with three baselines (two to three minutes on 2 CPU cores)
+# make test   run the test suite          make lint   ruff and mypy          make bench   speed
 # VENV=DIR puts the virtual environment elsewhere; PYTHON=python3.12 chooses the interpreter it is made with.
 VENV ?= .venv
 PYTHON ?= python3
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(shell cat requirements.txt pyproject.toml | cksum 
 .PHONY: demo test lint bench env clean
 
 demo: env
-	$(BIN)/python DM/demo.py
+	$(BIN)/python demo.py
 
 test: env
 	$(BIN)/python -m pytest

@@ -30,8 +30,8 @@ def main() -> None:
     print("images of a class share, which on 8x8 digits is most of what tells the classes apart.\n")
     fred = distil("fred")
     pixel = distil("pixel", "--transform", "identity")
-    random = baseline("random", epochs=fred["evaluation"]["epochs"])
-    full = baseline("full", epochs=FULL_EPOCHS)
+    random = baseline("random")
+    full = baseline("full", "--epoch_eval_train", FULL_EPOCHS)
     table = {
         "fred": figures(fred["last"]),
         "random": figures(random),
@@ -63,10 +63,10 @@ def distil(name: str, *flags: str) -> dict[str, Any]:
     return read(FOLDER / "DM" / DATASET / f"ipc{IPC}" / name / "summary.json")
 
 
-def baseline(kind: str, epochs: int) -> dict[str, Any]:
+def baseline(kind: str, *flags: object) -> dict[str, Any]:
     """The result of DM/evaluate.py on real images; each network sees another random draw of them."""
     output = FOLDER / f"{kind}.json"
-    run("DM/evaluate.py", "--baseline", kind, "--ipc", IPC, "--epoch_eval_train", epochs, "--output", output)
+    run("DM/evaluate.py", "--baseline", kind, "--ipc", IPC, "--output", output, *flags)
     return read(output)
 
 

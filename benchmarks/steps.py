@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common import augment
-from common.devices import compile_or_not, describe_hardware, resolve_device
+from common.devices import can_compile, describe_hardware, resolve_device
 from common.errors import run_command
 from common.files import write_json
 from common.matching.distribution import match
@@ -116,7 +116,7 @@ def dm_cifar10(device: torch.device) -> dict[str, Callable[[], object]]:
     synset.init(images, labels, [torch.where(labels == c)[0] for c in range(CLASSES)])
     real = torch.randn(CLASSES * REAL, 3, 32, 32, device=device)
     network = build_network("ConvNetD3", 3, CLASSES, (32, 32)).to(device).requires_grad_(False)
-    compiled = compile_or_not(network.embed, True, tqdm.write)
+    compiled = torch.compile(network.embed) if can_compile(tqdm.write) else network.embed
     chunk = 4096 if device.type == "cuda" else REAL
 
     def loop() -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from common.errors import InputError
 
 Precision = Literal["fp32", "tf32", "bf16"]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def resolve_device(name: str) -> torch.device:
@@ -32,39 +33,44 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def check_precision(name: str, device: torch.device) -> None:
+    """Raises InputError for a precision that the device does not have."""
+    if name == "tf32" and device.type != "cuda":
+        raise InputError("--precision tf32 needs a CUDA GPU: give fp32 or bf16")
+
+
 @contextmanager
 def precision(name: str, device: torch.device) -> Iterator[None]:
     """Networks inside compute in fp32, tf32 (CUDA matrix units, 10-bit mantissa) or bf16 (autocast).
 
-    Nothing outside does: the coefficients and their transform stay there, in float32.
+    Nothing outside does: the coefficients and their transform stay there, in float32. Weights are cast anew at each
+    use, for autocast's cache would keep the weights of the first step until the context ends.
     """
+    check_precision(name, device)
     if device.type != "cuda":
-        if name == "tf32":
-            raise InputError("--precision tf32 needs a CUDA GPU: give fp32 or bf16")
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16"):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16", cache_enabled=False):
             yield
         return
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = name == "tf32"
     try:
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=name == "bf16"):
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=name == "bf16", cache_enabled=False):
             yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-def compile_or_not(function: Function, wanted: bool, say: Callable[[str], object]) -> Function:
-    """`torch.compile(function)` if wanted and possible here; otherwise the function itself, with a sentence why."""
-    if not wanted:
-        return function
+def can_compile(say: Callable[[str], object]) -> bool:
+    """Whether `torch.compile` works on this machine; if not, one sentence says why."""
     try:
         # Compilation is lazy: only a call shows whether this machine has what it needs (a C++ compiler, Triton).
         torch.compile(_probe)(torch.ones(8))
     except Exception as error:  # the backends raise many types, some of them private
-        say(f"not compiled ({type(error).__name__}: {str(error).splitlines()[0]}); the run goes on without --compile")
-        return function
-    return torch.compile(function)  # type: ignore[return-value]
+        reason = str(error).strip().splitlines() or [""]
+        say(f"cannot compile here ({type(error).__name__}: {reason[0]}): the run goes on without --compile")
+        return False
+    return True
 
 
 def _probe(x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +81,8 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
     """What a figure measured here has to name."""
     described: dict[str, Any] = {
         "device": str(device),
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -83,3 +90,13 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         described["gpu"] = torch.cuda.get_device_name(device)
     return described
+
+
+def _cpu_name() -> str:
+    """The model as the system names it, where it does (Linux)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -20,14 +20,14 @@ from tqdm import tqdm
 
 from common import report
 from common.datasets import ImageData
-from common.devices import compile_or_not, precision, resolve_device
+from common.devices import can_compile, check_precision, precision, resolve_device
 from common.errors import InputError
 from common.evaluate import Batches, EvaluationProtocol, evaluate, mean_and_std
 from common.networks import Network, build_network
 from common.options import DistillOptions, Sources
 from common.run import Run
 from common.synset import SynSet, SynSetArgs
-from common.synset_file import export_pair, save_synset
+from common.synset_file import export_pair, load_synset, save_synset
 
 Step = Callable[[int], Tensor]
 
@@ -40,7 +40,7 @@ _CHECKPOINT_SHARE = 0.01
 class Setting:
     """What a distillation is made of, built from the options alone.
 
-    evaluated: the network that evaluations train anew; forward: its compiled form, or itself.
+    evaluated: the network that evaluations train anew.
     """
 
     options: DistillOptions
@@ -51,7 +51,7 @@ class Setting:
     test: ImageData
     synset: SynSet
     evaluated: nn.Module
-    forward: Callable[[Tensor], Tensor]
+    compile: bool
     protocol: EvaluationProtocol
 
     def network(self) -> Network:
@@ -61,13 +61,14 @@ class Setting:
         return network.to(self.device).train()
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function compiled, if --compile asks for it and this machine can."""
-        return compile_or_not(function, self.options.compile, self.run.log)
+        """The function compiled, if --compile asks for it and this machine can; else the function."""
+        return torch.compile(function) if self.compile else function
 
 
 def prepare(options: DistillOptions, sources: Sources, objective: str) -> Setting:
     """Read the data, draw the initial synthetic set, open the run folder. Raises InputError for what cannot work."""
     device = resolve_device(options.device)
+    check_precision(options.precision, device)
     train, test = options.load()
     if options.transform == "identity" and options.msz_per_channel == 0:
         options = dataclasses.replace(options, msz_per_channel=train.images[0, 0].numel())
@@ -100,7 +101,7 @@ def prepare(options: DistillOptions, sources: Sources, objective: str) -> Settin
         test=test,
         synset=synset,
         evaluated=network,
-        forward=compile_or_not(network, options.compile, run.log),
+        compile=options.compile and can_compile(run.log),
         protocol=EvaluationProtocol(options.epoch_eval_train, options.lr_net, options.batch_train, options.strategy),
     )
 
@@ -112,14 +113,31 @@ def distill(setting: Setting, step: Step) -> dict[str, Any]:
     Raises Stopped after SIGINT or SIGTERM, with everything saved; InputError for a loss that is not finite.
     """
     with contextlib.closing(setting.run) as run:
-        if run.summary is not None:
+        summary = run.summary
+        if summary is None:
+            loop = _Loop(setting)
+            loop.restore()
+            with run.catching_signals():
+                loop.run_through(step)
+            summary = loop.finish()
+        else:
             run.log(f"{run.folder} is finished; --resume never would start it over")
-            return run.summary
-        loop = _Loop(setting)
-        loop.restore()
-        with run.catching_signals():
-            loop.run_through(step)
-        return loop.finish()
+        if setting.options.export:
+            best, _ = load_synset(run.folder / "synset_best.safetensors")
+            run.log(f"{'exported':>20}: {', '.join(map(str, export_pair(best, run.folder)))}")
+        _say(summary, run)
+        return summary
+
+
+def _say(summary: dict[str, Any], run: Run) -> None:
+    """The closing lines."""
+    for label, key in {"before optimisation": "start", "last": "last", "best on test": "best_on_test"}.items():
+        point = summary[key]
+        run.log(
+            f"{label:>20}: {100 * point['mean']:.2f} +- {100 * point['std']:.2f} % "
+            f"({point['n']} networks, {point['iteration']} updates)"
+        )
+    run.log(f"{'synthetic set':>20}: {summary['file']} ({summary['file_bytes']:,} bytes)")
 
 
 class _Loop:
@@ -127,6 +145,7 @@ class _Loop:
 
     def __init__(self, setting: Setting) -> None:
         self.setting, self.options, self.run, self.synset = setting, setting.options, setting.run, setting.synset
+        self.forward = setting.compiled(setting.evaluated)
         self.iteration = 0
         self.evaluations: list[dict[str, Any]] = []
         self.unfinished: list[float] = []  # accuracies of the evaluation under way
@@ -250,7 +269,7 @@ class _Loop:
             numbers,
             options.seed,
             point=self.iteration,
-            forward=self.setting.forward,
+            forward=self.forward,
             check_stop=self.run.raise_if_stopped,
             on_epoch=epochs.update,
         )
@@ -274,10 +293,9 @@ class _Loop:
         save_synset(self.synset, self.run.folder / "synset.safetensors", metadata)
         if point is self.best:
             save_synset(self.synset, self.run.folder / "synset_best.safetensors", metadata)
-            if self.options.export:
-                export_pair(self.synset, self.run.folder)
         if len(data.im_size) == 2:
-            title = f"{self.run.dataset}, ipc {self.options.ipc}, {self.setting.objective}, {self.iteration} updates: {text}"
+            what = f"{self.run.dataset}, ipc {self.options.ipc}, {self.setting.objective}"
+            title = f"{what}, {self.iteration} updates: {text}"
             path = self.run.folder / f"images_{self.iteration:06d}.png"
             report.draw_images(path, data.denormalise(images), data.class_names, title)
 
@@ -318,6 +336,7 @@ class _Loop:
                 if "loss" in entry:
                     losses.append((entry["iteration"], entry["loss"]))
         report.draw_curves(self.run.folder / "curves.png", losses, self.evaluations)
+        picture = self.run.folder / f"images_{self.iteration:06d}.png"
         summary: dict[str, Any] = {
             "objective": self.setting.objective,
             "dataset": self.options.dataset,
@@ -328,19 +347,9 @@ class _Loop:
             "budget": self.synset.budget(),
             "file": str(self.run.folder / "synset.safetensors"),
             "file_bytes": (self.run.folder / "synset.safetensors").stat().st_size,
-            "picture": str(self.run.folder / f"images_{self.iteration:06d}.png"),
+            "picture": str(picture) if picture.exists() else None,
             "seconds": round(self.seconds + time.monotonic() - self._started, 1),
             "version": self.run.config["version"],
         }
         self.run.finish(summary)
-        for label, point in (
-            ("before optimisation", summary["start"]),
-            ("last", summary["last"]),
-            ("best on test", summary["best_on_test"]),
-        ):
-            self.run.log(
-                f"{label:>20}: {100 * point['mean']:.2f} +- {100 * point['std']:.2f} % "
-                f"({point['n']} networks, {point['iteration']} updates)"
-            )
-        self.run.log(f"{'synthetic set':>20}: {summary['file']} ({summary['file_bytes']:,} bytes)")
         return summary

@@ -28,7 +28,7 @@ def run_command(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except Stopped as stop:
-        print(f"{stop}: run the same command again to continue", file=sys.stderr)
+        print(f"{stop}: everything is saved, --resume auto (the default) continues", file=sys.stderr)
         code = stop.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

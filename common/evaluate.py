@@ -80,7 +80,9 @@ def train(
         if epoch == 0 or epoch == protocol.epochs // 2 + 2:
             lr = protocol.lr if epoch == 0 else 0.1 * protocol.lr
             optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        for indices in torch.randperm(len(data.labels), generator=draws).to(device).split(protocol.batch):
+        for indices in (
+            torch.randperm(len(data.labels), generator=draws).to(device, non_blocking=True).split(protocol.batch)
+        ):
             check_stop()
             images, labels = data.batch(indices), data.labels[indices]
             if protocol.strategy:

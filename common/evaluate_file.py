@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from common.augment import parse_strategy
 from common.datasets import ImageData, load_dataset
-from common.devices import compile_or_not, describe_hardware, precision, resolve_device
+from common.devices import can_compile, check_precision, describe_hardware, precision, resolve_device
 from common.errors import InputError, run_command
 from common.evaluate import Batches, EvaluationProtocol, TrainingSet, evaluate, mean_and_std, random_real
 from common.files import write_json
 from common.networks import build_network
-from common.options import DataOptions, DistillOptions, EvaluateOptions, EvaluationOptions, parse_plain
+from common.options import DataOptions, DistillOptions, EvaluateOptions, find_recipe, parse_plain, with_recipe
 from common.run import code_version
 from common.seeds import generator
 from common.synset_file import load_synset
@@ -25,14 +25,17 @@ from common.synset_file import load_synset
 _NEEDED = ("network", "dataset", "image_size", "mean", "std", "class_names", "evaluation")
 
 
-def main() -> None:
-    """`python DM/evaluate.py --synset FILE`: print the accuracy, and the one stored in the file beside it."""
-    run_command(lambda: show(parse_plain(EvaluateOptions)))
+def main(objective: str) -> None:
+    """`python DM/evaluate.py --synset FILE`: print the accuracy, and the one stored in the file beside it.
+
+    objective: whose recipes say how a baseline is trained; a file says it itself.
+    """
+    run_command(lambda: show(parse_plain(EvaluateOptions), objective))
 
 
-def show(options: EvaluateOptions) -> None:
+def show(options: EvaluateOptions, objective: str) -> None:
     """Evaluate and print; with --output also write the result as JSON."""
-    result = evaluate_file(options)
+    result = evaluate_file(options, objective)
     stored = result["stored"]
     print(f"{100 * result['mean']:.2f} +- {100 * result['std']:.2f} % ({result['n']} x {result['network']})")
     if stored:
@@ -54,18 +57,22 @@ class _Subject:
     stored: dict[str, Any] | None = None
 
 
-def evaluate_file(options: EvaluateOptions) -> dict[str, Any]:
+def evaluate_file(options: EvaluateOptions, objective: str) -> dict[str, Any]:
     """{"mean", "std", "n", "accuracies", "network", "stored", ...}; raises InputError for what cannot work."""
     device = resolve_device(options.device)
+    check_precision(options.precision, device)
     if (options.synset is None) == (options.baseline is None):
         raise InputError("give either --synset FILE or --baseline random|full")
     for key in ("num_eval", "ipc"):
-        if getattr(options, key) < 1:
+        if getattr(options, key) is not None and getattr(options, key) < 1:
             raise InputError(f"--{key} {getattr(options, key)} is too small: give at least 1")
-    subject = _baseline(options, device) if options.synset is None else _stored_set(options, options.synset, device)
+    if options.synset is None:
+        subject = _baseline(options, objective, device)
+    else:
+        subject = _stored_set(options, options.synset, device)
     test, protocol = subject.test, subject.protocol
     network = build_network(subject.network, test.channels, test.num_classes, test.im_size).to(device)
-    forward = compile_or_not(network, options.compile, tqdm.write)
+    forward = torch.compile(network) if options.compile and can_compile(tqdm.write) else network
     bar = tqdm(total=options.num_eval * (protocol.epochs + 1), desc=subject.network, unit="epoch", dynamic_ncols=True)
     with bar, precision(options.precision, device):
         accuracies = list(
@@ -93,6 +100,8 @@ def evaluate_file(options: EvaluateOptions) -> dict[str, Any]:
 
 
 def _stored_set(options: EvaluateOptions, file: str, device: torch.device) -> _Subject:
+    if options.ipc is not None or options.recipe is not None:
+        raise InputError("--ipc and --recipe are for baselines: a synthetic set has its own")
     synset, metadata = load_synset(file, device)
     lacks = [key for key in _NEEDED if key not in metadata]
     if lacks:
@@ -124,27 +133,28 @@ def _stored_set(options: EvaluateOptions, file: str, device: torch.device) -> _S
     )
 
 
-def _baseline(options: EvaluateOptions, device: torch.device) -> _Subject:
+def _baseline(options: EvaluateOptions, objective: str, device: torch.device) -> _Subject:
+    """Trained as the objective's recipe for this dataset and ipc trains, so that the two can be compared."""
     data = DataOptions(
-        options.dataset or DataOptions.dataset,
-        options.data_path,
-        options.no_download,
-        options.image_size,
-        options.recipe,
-        options.workers,
+        dataset=options.dataset or DataOptions.dataset,
+        data_path=options.data_path,
+        no_download=options.no_download,
+        image_size=options.image_size,
+        recipe=options.recipe,
+        workers=options.workers,
     )
     train, test = (part.to(device) for part in data.load())
-    defaults = EvaluationOptions()
-    protocol = EvaluationProtocol(
-        defaults.epoch_eval_train, defaults.lr_net, defaults.batch_train, DistillOptions.dsa_strategy
-    )
+    ipc = options.ipc or DistillOptions.ipc
+    recipe = find_recipe(objective, data.dataset, ipc, options.recipe)
+    like = with_recipe(DistillOptions, recipe)
+    protocol = EvaluationProtocol(like.epoch_eval_train, like.lr_net, like.batch_train, like.strategy)
 
     def training_set(number: int) -> TrainingSet:
         if options.baseline == "full":
             return train
-        return random_real(train, options.ipc, generator(options.seed, "random real images", number))
+        return random_real(train, ipc, generator(options.seed, "random real images", number))
 
-    return _Subject(training_set, test, options.model or DistillOptions.model, _override(protocol, options))
+    return _Subject(training_set, test, options.model or like.model, _override(protocol, options))
 
 
 def _override(protocol: EvaluationProtocol, options: EvaluateOptions) -> EvaluationProtocol:

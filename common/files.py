@@ -6,8 +6,11 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from common.errors import InputError
 
@@ -38,6 +41,13 @@ def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically; a NaN or infinity raises ValueError, since JSON has none."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def torch_bytes(content: Any) -> memoryview:
+    """What `torch.save` writes, in memory: a full disk then fails as for any other file, with an OSError."""
+    buffer = BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import torch
 import tyro
 
 from common import recipes
@@ -48,8 +48,14 @@ class DataOptions:
 
     def load(self) -> tuple[ImageData, ImageData]:
         """(train, test) on the CPU; a folder takes mean and std from `recipe`. Raises InputError."""
-        borrowed = statistics(self.recipe) if self.recipe and self.dataset.startswith("folder:") else None
-        mean, std = borrowed or (None, None)
+        mean, std = None, None
+        if self.recipe is not None and self.dataset.startswith("folder:"):
+            borrowed = statistics(self.recipe)
+            if borrowed is None:
+                raise InputError(
+                    f"--recipe {self.recipe} has no mean and std to borrow: give a dataset such as CIFAR10"
+                )
+            mean, std = borrowed
         return load_dataset(
             self.dataset,
             self.data_path,
@@ -143,16 +149,16 @@ class EvaluateOptions:
     """the synthetic set, a .safetensors file"""
     baseline: Literal["random", "full"] | None = None
     """instead of a file: ipc random real images a class (each network sees another draw), or the whole training set"""
-    ipc: int = DistillOptions.ipc
-    """real images a class of the random baseline"""
+    ipc: int | None = None
+    """baselines: real images a class of the random one (1 unless given); also which recipe says how to train"""
     model: str | None = None
-    """another network than the one it was made with (baselines: ConvNetD3)"""
+    """another network than the one it was made with (baselines: the recipe's)"""
     dataset: str | None = None
     """where the test images are, e.g. folder:PATH, if not where they were (baselines: digits)"""
     image_size: int | None = None
     """side in pixels that the images of a folder are resized and cropped to, if not as the file says"""
     recipe: str | None = None
-    """baselines on a folder: take mean and std from this dataset"""
+    """baselines: train as this dataset's recipe says; on a folder also take its mean and std"""
     data_path: str = DataOptions.data_path
     """folder that holds the datasets, or into which they are downloaded"""
     no_download: bool = False
@@ -214,10 +220,13 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
         cell = _Cell()
     recipe = find_recipe(objective, cell.dataset, cell.ipc, cell.recipe, cell.transform)
     known = {field.name for field in dataclasses.fields(kind)}
-    defaults = kind(**{key: value for key, value in recipe.values.items() if key in known})
+    defaults = with_recipe(kind, recipe)
     options = tyro.cli(kind, args=argv, default=defaults, **_STYLE)
     flags = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
     sources = {key: "flag" if key in flags else recipe.sources.get(key, "default") for key in known}
+    for key in ("msz_per_channel", "lr_freq"):
+        if key in flags and not getattr(options, key) > 0:
+            raise InputError(f"--{key} {getattr(options, key)} must be positive")
     check(options, objective)
     return options, sources
 
@@ -236,6 +245,12 @@ def find_recipe(
     return recipes.find(objective, borrowed or dataset, ipc, pixels=transform == "identity")
 
 
+def with_recipe(kind: type[Options], recipe: recipes.Recipe) -> Options:
+    """Default options with the recipe's values; values for the options of other scripts are left out."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{key: value for key, value in recipe.values.items() if key in known})
+
+
 def check(options: DistillOptions, objective: str) -> None:
     """Raises InputError for the first option that cannot work, before any data is read."""
     check_dataset(options.dataset)
@@ -250,8 +265,8 @@ def check(options: DistillOptions, objective: str) -> None:
         if getattr(options, key) is not None and getattr(options, key) < 1:
             raise InputError(f"--{key} {getattr(options, key)} is too small: give at least 1")
     for key in ("lr_freq", "mom_freq", "lr_net"):
-        if not math.isfinite(getattr(options, key)):
-            raise InputError(f"--{key} {getattr(options, key)} is not a number to compute with: give a finite one")
+        if not abs(getattr(options, key)) <= torch.finfo(torch.float32).max:
+            raise InputError(f"--{key} {getattr(options, key)} is not a finite float32: give another")
     if options.name is not None and (options.name in ("", ".", "..") or "/" in options.name):
         raise InputError(f"--name '{options.name}' is not the name of a folder: --save_path says where it lies")
     all_pixels = options.transform == "identity" and options.msz_per_channel == 0

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from common.devices import describe_hardware
 from common.errors import InputError, Stopped
-from common.files import write_atomically, write_json
+from common.files import torch_bytes, write_atomically, write_json
 from common.options import NOT_PART_OF_A_RUN, DistillOptions, Sources
 
 _CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
@@ -35,7 +35,8 @@ _UNREADABLE = (
     OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError,
     AttributeError, pickle.UnpicklingError,
 )  # fmt: skip
-_OWN_FILES = ("config.json", "metrics.jsonl", "log.txt", "summary.json", *_CHECKPOINTS)
+# In the order in which a run is removed: what it could be continued from goes first, what says whose it is last.
+_OWN_FILES = (*_CHECKPOINTS, "summary.json", "metrics.jsonl", "log.txt", "config.json")
 
 
 def code_version() -> str:
@@ -71,6 +72,8 @@ class Run:
         self.received: int | None = None
         self._entries: list[dict[str, Any]] = []
         self._lock = self._take_folder()
+        for leftover in self.folder.glob(".*.tmp"):  # of a process killed while it wrote
+            leftover.unlink()
         try:
             if options.resume == "never":
                 self._clear()
@@ -114,10 +117,10 @@ class Run:
             ) from error
         self._entries.clear()
         newest, previous = (self.folder / name for name in _CHECKPOINTS)
-        content = {"metrics_bytes": metrics.stat().st_size, "state": state}
+        serialised = torch_bytes({"metrics_bytes": metrics.stat().st_size, "state": state})
 
         def write(temporary: Path) -> None:
-            torch.save(content, temporary)
+            temporary.write_bytes(serialised)
             if newest.exists():
                 newest.replace(previous)
 
@@ -211,13 +214,18 @@ class Run:
         return lock
 
     def _clear(self) -> None:
-        for pattern in (*_OWN_FILES, "*.safetensors", "*.png", "images_best.pt", "labels_best.pt"):
+        for pattern in ("*.safetensors", "*.png", "images_best.pt", "labels_best.pt", *_OWN_FILES):
             for path in self.folder.glob(pattern):
                 path.unlink()
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
         path = self.folder / "config.json"
         if not path.exists():
+            if any((self.folder / name).exists() for name in _CHECKPOINTS):
+                raise InputError(
+                    f"{self.folder} has checkpoints but no config.json that says whose: "
+                    f"give another --name, or --resume never to replace them"
+                )
             return
         try:
             stored = dict(json.loads(path.read_text(encoding="utf-8"))["identity"])
@@ -243,4 +251,4 @@ def _read_checkpoint(path: Path, metrics: Path) -> dict[str, Any]:
     content = torch.load(path, map_location="cpu", weights_only=True)
     if metrics.stat().st_size < content["metrics_bytes"]:
         raise ValueError(f"{metrics.name} is shorter than it was")
-    return {"metrics_bytes": content["metrics_bytes"], "state": content["state"]}
+    return {key: content[key] for key in ("metrics_bytes", "state")}

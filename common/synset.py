@@ -109,11 +109,11 @@ class SynSet:
         Raises InputError for a class with fewer than n images, or an index whose label is not its class.
         """
         indices = [torch.as_tensor(rows, dtype=torch.long) for rows in indices_class]
-        drawn = torch.stack([self._draw(c, rows) for c, rows in enumerate(indices)])  # [C, n]
+        names = getattr(images_all, "class_names", range(self.num_classes))
+        drawn = torch.stack([self._draw(c, rows, names[c]) for c, rows in enumerate(indices)])  # [C, n]
         images = self._gather(images_all, drawn.flatten())
-        if not torch.equal(
-            torch.as_tensor(labels_all)[drawn.flatten().to(labels_all.device)].to(self.device), self.labels
-        ):
+        labels = torch.as_tensor(labels_all)
+        if not torch.equal(labels[drawn.flatten().to(labels.device)].to(self.device), self.labels):
             raise InputError("indices_class disagrees with labels_all: some index has another class's label")
         if images.shape[1:] != (self.channel, *self.im_size):
             expected = (self.channel, *self.im_size)
@@ -228,10 +228,10 @@ class SynSet:
         dense = dense.scatter(3, _index(positions, coefficients.shape), coefficients)
         return frequency.inverse(dense.unflatten(3, self.im_size), len(self.im_size), self.transform)
 
-    def _draw(self, c: int, rows: Tensor) -> Tensor:
+    def _draw(self, c: int, rows: Tensor, name: str | int) -> Tensor:
         if len(rows) < self.num_per_class:
             raise InputError(
-                f"class {c} has {len(rows)} images, but ipc {self.ipc} with msz_per_channel {self.msz_per_channel} "
+                f"class {name} has {len(rows)} images, but ipc {self.ipc} with msz_per_channel {self.msz_per_channel} "
                 f"decodes {self.num_per_class}: lower ipc or raise msz_per_channel to at least "
                 f"{math.ceil(self.ipc * self.d / max(len(rows), 1))}"
             )

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from common.errors import InputError
-from common.files import write_atomically
+from common.files import torch_bytes, write_atomically
 from common.synset import SynSet, SynSetArgs
 
 FORMAT = "fred-synset"
@@ -38,7 +38,7 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
     stated = {
         **metadata,
         "format": FORMAT,
-        "version": VERSION,
+        "format_version": VERSION,
         **{key: getattr(synset, key) for key in _FROM_SYNSET},
         "lr_freq": synset.args.lr_freq,
         "mom_freq": synset.args.mom_freq,
@@ -50,7 +50,8 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
     if step_size is not None:
         tensors["step_size"] = step_size.detach().cpu().float().reshape(1)
     text = json.dumps(stated, allow_nan=False, ensure_ascii=False)
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={_METADATA_KEY: text}))
+    content = save(tensors, metadata={_METADATA_KEY: text})
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
     return path
 
 
@@ -79,7 +80,8 @@ def export_pair(synset: SynSet, folder: Path | str) -> tuple[Path, Path]:
     images, labels = synset.get(need_copy=True)
     paths = Path(folder) / "images_best.pt", Path(folder) / "labels_best.pt"
     for path, tensor in zip(paths, (images.cpu().contiguous(), labels.cpu()), strict=True):
-        write_atomically(path, lambda temporary, tensor=tensor: torch.save(tensor, temporary))  # type: ignore[misc]
+        content = torch_bytes(tensor)
+        write_atomically(path, lambda temporary, content=content: temporary.write_bytes(content))  # type: ignore[misc]
     return paths
 
 
@@ -97,6 +99,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is a safetensors file, but not a synthetic set of this project")
-    if metadata["version"] > VERSION:
-        raise InputError(f"{path} has format version {metadata['version']}, this code reads up to {VERSION}: update it")
+    if metadata["format_version"] > VERSION:
+        raise InputError(
+            f"{path} has format version {metadata['format_version']}, this code reads up to {VERSION}: update it"
+        )
     return metadata, tensors

@@ -30,9 +30,16 @@ def test_files_and_targets_that_it_names_exist():
         assert (ROOT / script).is_file(), script
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"\bmake (\w+)", README):
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE) or target == "them", target
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
     for link in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_scripts_that_the_makefile_runs_exist():
+    scripts = re.findall(r"/python (\S+\.py)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert scripts
+    for script in scripts:
+        assert (ROOT / script).is_file(), script
 
 
 def test_flags_that_it_names_exist():
@@ -49,5 +56,5 @@ def test_the_repository_names_no_place_of_a_machine():
         pytest.skip("not a git checkout")
     for name in listed.splitlines():
         path = ROOT / name
-        if path.suffix in (".py", ".md", ".sh", ".toml", ".json", ".csv", ".txt") and path.is_file():
+        if path.suffix in (".py", ".md", ".sh", ".toml", ".json", ".csv", ".txt", "") and path.is_file():
             assert not re.search(r"(?:^|[\s'\"=(:])/(?:work|root|home)/", path.read_text(encoding="utf-8")), name

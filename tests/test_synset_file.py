@@ -9,7 +9,14 @@ from common.synset import SynSet
 from common.synset_file import export_pair, load_synset, save_synset
 from tests.test_synset import args, real_images, started
 
-METADATA = {"dataset": "digits", "mean": [0.5], "std": [0.25], "class_names": list("abcd"), "objective": "DM"}
+METADATA = {
+    "dataset": "digits",
+    "mean": [0.5],
+    "std": [0.25],
+    "class_names": list("abcd"),
+    "objective": "DM",
+    "version": "1.2-abc",
+}
 
 
 @pytest.mark.parametrize("changes", [{}, {"im_size": (4, 4, 4)}, {"transform": "identity", "msz_per_channel": 64}])
@@ -21,6 +28,7 @@ def test_round_trip(tmp_path, changes):
     assert torch.equal(loaded.positions, synset.positions)
     assert torch.equal(loaded.labels, synset.labels)
     assert metadata["dataset"] == "digits"
+    assert metadata["version"] == "1.2-abc"
     assert metadata["step_size"] == pytest.approx(0.03)
     assert list(tmp_path.iterdir()) == [path]  # no temporary file is left
 
@@ -52,7 +60,7 @@ def test_damaged_files_are_refused_in_a_sentence(tmp_path):
         "missing": (None, "no synthetic set at"),
         "truncated": (whole[: len(whole) // 2], "not a readable synthetic set"),
         "text": (b"not a tensor file", "not a readable synthetic set"),
-        "newer": (whole.replace(b'\\"version\\": 1', b'\\"version\\": 9'), "format version 9"),
+        "newer": (whole.replace(b'\\"format_version\\": 1', b'\\"format_version\\": 9'), "format version 9"),
         "lacking": (whole.replace(b'\\"ipc\\"', b'\\"cpi\\"'), "lacks 'ipc'"),
     }
     for name, (content, message) in cases.items():

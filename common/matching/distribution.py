@@ -85,7 +85,9 @@ def _class_means(
 
 
 def _embed(embed: Embed, images: Tensor, augmentation: DSAParams | None) -> Tensor:
-    return embed(images if augmentation is None else apply(images, augmentation))
+    features = embed(images if augmentation is None else apply(images, augmentation))
+    # Two nearly equal means are subtracted: in half precision little would be left of the difference.
+    return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
 
 
 def _class_ranges(num_classes: int, per_class: int, chunk: int | None) -> list[tuple[int, int]]:

@@ -76,7 +76,7 @@ def reinitialise(network: nn.Module, seed: int) -> None:
     if twin is not network:
         with torch.no_grad():
             for target, source in zip(_tensors(network), _tensors(twin), strict=True):
-                target.copy_(source)
+                target.copy_(source, non_blocking=True)
 
 
 def has_batchnorm(network: nn.Module) -> bool:

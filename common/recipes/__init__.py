@@ -46,8 +46,7 @@ def find(objective: str, dataset: str, ipc: int, pixels: bool = False) -> Recipe
     """
     table = _table(objective)
     cells = table.get(dataset, {})
-    own = cells.get(f"ipc{ipc}")
-    blocks = [*cells.get("any", []), *own] if own else []
+    blocks = [*cells.get("any", []), *cells.get(f"ipc{ipc}", [])]
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for block in [*blocks, *(table["pixels"]["any"] if pixels else [])]:

@@ -1,0 +1,101 @@
+import sys
+
+import pytest
+import torch
+
+from common import augment, devices
+from common.datasets import load_dataset
+from common.errors import InputError
+from common.evaluate import Batches, EvaluationProtocol, evaluate
+from common.matching.distribution import match
+from common.networks import build_network, reinitialise
+from tests.conftest import ROOT
+
+ALL = "color_crop_cutout_flip_scale_rotate"
+
+
+def accuracies(precision, device):
+    train_data, test_data = (data.to(device) for data in load_dataset("digits"))
+    images = Batches(train_data.batch(torch.arange(200)), train_data.labels[:200])
+    network = build_network("ConvNetD2W32", 1, 10, (8, 8)).to(device)
+    with devices.precision(precision, torch.device(device)):
+        return list(
+            evaluate(network, lambda number: images, test_data, EvaluationProtocol(8, 0.05, 64, ALL), [0, 1], seed=0)
+        )
+
+
+def loss_and_gradient(precision, device, classes=3):
+    draws = torch.Generator().manual_seed(0)
+    real, synthetic = (torch.randn(classes * count, 3, 16, 16, generator=draws) for count in (8, 2))
+    drawn = augment.sample(ALL, classes, draws, (16, 16))
+    network = build_network("ConvNetD2W32", 3, classes, (16, 16))
+    reinitialise(network, 0)
+    embed = network.to(device).requires_grad_(False).embed
+    with devices.precision(precision, torch.device(device)):
+        loss, gradient = match(embed, real.to(device), synthetic.to(device), classes, drawn, 4)
+    return loss.cpu(), gradient.cpu()
+
+
+def test_bf16_trains_as_well_as_fp32():
+    assert min(accuracies("fp32", "cpu")) > 0.6
+    assert min(accuracies("bf16", "cpu")) > 0.6
+
+
+def test_bf16_matching_keeps_the_loss_and_the_gradient_in_float32():
+    loss, gradient = loss_and_gradient("fp32", "cpu")
+    rounded, direction = loss_and_gradient("bf16", "cpu")
+    assert rounded.dtype == direction.dtype == torch.float32
+    assert rounded != loss  # it did compute in another precision
+    assert abs(rounded - loss) < 0.02 * loss
+    assert torch.cosine_similarity(direction.flatten(), gradient.flatten(), dim=0) > 0.99
+
+
+def test_devices_are_named_or_refused():
+    assert devices.resolve_device("cpu").type == "cpu"
+    assert devices.resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("gpu", "mps", "cuda:99"):
+        with pytest.raises(InputError, match=name):
+            devices.resolve_device(name)
+    with pytest.raises(InputError, match="tf32 needs a CUDA GPU"):
+        devices.check_precision("tf32", torch.device("cpu"))
+    assert {"cpu", "cores", "threads", "torch", "python"} <= devices.describe_hardware(torch.device("cpu")).keys()
+
+
+def test_a_machine_that_cannot_compile_says_so_in_a_sentence(monkeypatch):
+    def refuse(function):
+        raise RuntimeError("no compiler found\nand a long trace")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    said: list[str] = []
+    assert not devices.can_compile(said.append)
+    assert said == ["cannot compile here (RuntimeError: no compiler found): the run goes on without --compile"]
+
+
+@pytest.mark.cuda
+def test_matching_on_cuda_equals_the_cpu():
+    loss, gradient = loss_and_gradient("fp32", "cpu")
+    there, direction = loss_and_gradient("fp32", "cuda")
+    torch.testing.assert_close(there, loss, rtol=1e-4, atol=0)
+    assert (direction - gradient).norm() < 1e-3 * gradient.norm()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_evaluation_on_cuda_is_as_good_as_on_the_cpu(precision):
+    assert min(accuracies(precision, "cuda")) > 0.6
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--precision", "tf32"], ["--precision", "bf16"], ["--compile"], ["--model", "ConvNetD2W32BN"]],
+    ids=["plain", "tf32", "bf16", "compiled", "batchnorm"],
+)
+def test_digits_on_cuda_from_end_to_end(flags, tmp_path, monkeypatch, capsys):
+    import runpy
+
+    small = ["--device", "cuda", "--num_eval", "1", "--epoch_eval_train", "40", "--save_path", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["distill.py", *small, *flags])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "DM" / "distill.py"), run_name="__main__")
+    assert ended.value.code == 0, capsys.readouterr()
