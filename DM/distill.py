@@ -15,7 +15,7 @@ from common import augment
 from common.datasets import ClassSampler
 from common.devices import precision
 from common.distill import distill, prepare
-from common.errors import InputError, run_command
+from common.errors import run_command
 from common.matching.distribution import match
 from common.networks import has_batchnorm, reinitialise
 from common.options import DistillOptions, parse
@@ -35,14 +35,8 @@ def main() -> None:
     network = setting.network().requires_grad_(False)
     embed = setting.compiled(network.embed)
     real_sampler = ClassSampler(train)
-    chunk: int | None = options.chunk or (4096 if device.type == "cuda" else options.batch_real)
-    if has_batchnorm(network):
-        # Batch statistics run over all classes at once: such a network cannot be fed in pieces.
-        if options.chunk:
-            raise InputError(
-                f"{options.model} normalises over the batch and takes all images at once: leave out --chunk"
-            )
-        chunk = None
+    # Batch statistics run over all classes at once: such a network cannot be fed in pieces.
+    chunk = None if has_batchnorm(network) else options.chunk or (4096 if device.type == "cuda" else options.batch_real)
 
     def step(iteration: int) -> Tensor:
         reinitialise(network, derive(seed, "network", iteration))

@@ -23,7 +23,7 @@ from common.datasets import ImageData
 from common.devices import can_compile, check_precision, precision, resolve_device
 from common.errors import InputError
 from common.evaluate import Batches, EvaluationProtocol, evaluate, mean_and_std
-from common.networks import Network, build_network
+from common.networks import Network, build_network, has_batchnorm
 from common.options import DistillOptions, Sources
 from common.run import Run
 from common.synset import SynSet, SynSetArgs
@@ -73,6 +73,8 @@ def prepare(options: DistillOptions, sources: Sources, objective: str) -> Settin
     if options.transform == "identity" and options.msz_per_channel == 0:
         options = dataclasses.replace(options, msz_per_channel=train.images[0, 0].numel())
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
+    if options.chunk and has_batchnorm(network):
+        raise InputError(f"{options.model} normalises over the batch and takes all images at once: leave out --chunk")
     train, test = train.to(device), test.to(device)
     synset = SynSet(
         SynSetArgs(

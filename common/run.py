@@ -30,6 +30,7 @@ from common.files import torch_bytes, write_atomically, write_json
 from common.options import NOT_PART_OF_A_RUN, DistillOptions, Sources
 
 _CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
+_ZIP_FOLDER = 0x10  # attribute of an entry: torch.load would leave its memory as it is, and say nothing
 # What zipfile and torch.load raise for files that are not whole, or that hold more than tensors and plain values.
 _UNREADABLE = (
     OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError,
@@ -246,8 +247,11 @@ def _read_checkpoint(path: Path, metrics: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         # torch.load does not verify the checksums that torch.save writes.
         bad = archive.testzip()
+        folders = [info.filename for info in archive.infolist() if info.external_attr & _ZIP_FOLDER]
     if bad is not None:
         raise ValueError(f"wrong checksum of {bad}")
+    if folders:
+        raise ValueError(f"{folders[0]} is marked as a folder")
     content = torch.load(path, map_location="cpu", weights_only=True)
     if metrics.stat().st_size < content["metrics_bytes"]:
         raise ValueError(f"{metrics.name} is shorter than it was")

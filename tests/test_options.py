@@ -1,0 +1,157 @@
+"""Flag, then recipe, then default; and for each value where it came from."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from common import recipes
+from common.errors import InputError
+from common.options import NOT_PART_OF_A_RUN, DistillOptions, EvaluateOptions, parse, parse_plain
+from common.run import Run
+from tests.test_cli import SHORT, call, run_folder
+
+
+def read(*words):
+    return parse(DistillOptions, "DM", [str(word) for word in words])
+
+
+def test_flag_then_recipe_then_default():
+    options, sources = read("--dataset", "digits", "--ipc", 1, "--lr_freq", 7)
+    recipe = recipes.find("DM", "digits", 1)
+    assert options.lr_freq == 7
+    assert sources["lr_freq"] == "flag"
+    assert options.batch_real == recipe.values["batch_real"] != DistillOptions.batch_real
+    assert sources["batch_real"] == recipe.sources["batch_real"]
+    assert options.lr_net == DistillOptions.lr_net
+    assert sources["lr_net"] == "default"
+    assert sources.keys() == {field.name for field in dataclasses.fields(DistillOptions)}
+    for key, value in recipe.values.items():
+        if key != "lr_freq":
+            assert getattr(options, key) == value
+
+
+def test_a_flag_that_repeats_the_recipe_is_still_a_flag():
+    value = recipes.find("DM", "digits", 1).values["msz_per_channel"]
+    assert read("--msz_per_channel", value)[1]["msz_per_channel"] == "flag"
+    assert read("--msz-per-channel", value)[1]["msz_per_channel"] == "flag"
+    assert read(f"--msz_per_channel={value}")[1]["msz_per_channel"] == "flag"
+
+
+def test_the_recipe_follows_dataset_and_ipc():
+    assert read("--dataset", "CIFAR10", "--ipc", 2)[0].lr_freq == 1e6
+    assert read("--dataset=CIFAR10", "--ipc=2")[0].lr_freq == 1e6
+    assert read()[0].lr_freq == recipes.find("DM", "digits", 1).values["lr_freq"]
+
+
+def test_provenance_is_written_down(tmp_path):
+    assert call("DM/distill.py", *SHORT, "--no_dsa", "--save_path", tmp_path).code == 0
+    options = json.loads((run_folder(tmp_path) / "config.json").read_text())["options"]
+    assert options["Iteration"] == {"value": 2, "source": "flag"}
+    assert options["dsa"] == {"value": False, "source": "flag"}
+    assert options["lr_net"] == {"value": 0.01, "source": "default"}
+    recipe = recipes.find("DM", "digits", 1)
+    assert options["lr_freq"] == {"value": recipe.values["lr_freq"], "source": recipe.sources["lr_freq"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "dsa"),
+    [
+        ([], True),
+        (["--dsa"], True),
+        (["--dsa", "True"], True),
+        (["--dsa", "true"], True),
+        (["--dsa", "1"], True),
+        (["--dsa=true"], True),
+        (["--dsa", "False"], False),
+        (["--dsa", "false"], False),
+        (["--dsa=False"], False),
+        (["--dsa", "0"], False),
+        (["--no_dsa"], False),
+        (["--no-dsa"], False),
+        (["--dsa", "False", "--dsa", "True"], True),  # the last one counts
+    ],
+    ids=str,
+)
+def test_booleans(words, dsa):
+    options, sources = read(*words, "--ipc", 2)  # words follow, too
+    assert options.dsa is dsa
+    assert options.ipc == 2
+    assert sources["dsa"] == ("flag" if words else "default")
+    assert options.strategy == (DistillOptions.dsa_strategy if dsa else "")
+
+
+def test_an_option_whose_name_begins_with_no():
+    assert read()[0].no_download is False
+    assert read("--no_download")[0].no_download is True
+    assert read("--no_download", "False")[0].no_download is False
+    assert parse_plain(EvaluateOptions, ["--synset", "x", "--no_download", "--seed", "1"]).no_download is True
+
+
+def test_a_value_that_looks_like_a_boolean_stays_as_it_is():
+    options, _ = read("--ipc", 1, "--seed", 1, "--name", "true", "--num_eval", 1)
+    assert (options.ipc, options.seed, options.name, options.num_eval) == (1, 1, "true", 1)
+
+
+def test_help_shows_the_recipe_and_underscores():
+    result = call("DM/distill.py", "--dataset", "digits", "--help")
+    assert result.code == 0
+    text = " ".join(result.out.replace("│", " ").split())
+    assert "--msz_per_channel INT" in text
+    assert "--msz-per-channel" not in text
+    values = recipes.find("DM", "digits", 1).values
+    assert f"(default: {values['lr_freq']})" in text.split("--lr_freq FLOAT")[1].split("--mom_freq")[0]
+    assert (
+        f"(default: {values['epoch_eval_train']})" in text.split("--epoch_eval_train INT")[1].split("--batch_train")[0]
+    )
+    for field in dataclasses.fields(DistillOptions):
+        assert f"--{field.name}" in text
+    assert "%%" not in text
+    other = call("DM/distill.py", "--dataset", "CIFAR10", "--ipc", 2, "--help")
+    assert "(default: 1000000.0)" in other.out
+    assert call("DM/evaluate.py", "--help").code == 0
+
+
+def test_borrowing_a_recipe():
+    options, sources = read("--dataset", "folder:/somewhere", "--recipe", "CIFAR10", "--ipc", 2)
+    assert (options.dataset, options.msz_per_channel, options.lr_freq) == ("folder:/somewhere", 64, 1e6)
+    assert sources["lr_freq"].startswith("published")
+    with pytest.raises(InputError, match="no recipe for 'Cifar'"):
+        read("--recipe", "Cifar")
+    with pytest.raises(InputError, match=r"at ipc 1 \(there is none for this dataset\): give --msz_per_channel"):
+        read("--dataset", "folder:/somewhere")
+    with pytest.raises(InputError, match=r"on CIFAR10 at ipc 7 \(recipes exist for ipc 1, 2"):
+        read("--dataset", "folder:/somewhere", "--recipe", "CIFAR10", "--ipc", 7)
+
+
+def test_plain_pixels_take_their_own_recipe(tmp_path):
+    options, sources = read("--transform", "identity", "--ipc", 1)
+    assert (options.lr_freq, options.msz_per_channel) == (1.0, 0)
+    assert options.batch_real == recipes.find("DM", "digits", 1).values["batch_real"]
+    assert "ancestor" in sources["lr_freq"]
+    assert read("--transform=identity", "--lr_freq", 3)[0].lr_freq == 3
+    assert call("DM/distill.py", *SHORT, "--transform", "identity", "--save_path", tmp_path).code == 0
+    config = json.loads((run_folder(tmp_path) / "config.json").read_text())
+    assert config["identity"]["msz_per_channel"] == 64
+    assert json.loads((run_folder(tmp_path) / "summary.json").read_text())["budget"]["images_per_class"] == 1
+
+
+def test_the_default_name_is_made_from_what_is_computed(tmp_path):
+    def folder(*words, place="a"):
+        run = Run(*read("--save_path", tmp_path / place, *words), "DM", torch.device("cpu"))
+        run.close()
+        return run.folder
+
+    plain = folder()
+    assert plain.parent == tmp_path / "a" / "DM" / "digits" / "ipc1"
+    elsewhere = ("--device", "cuda", "--data_path", "x", "--workers", 3, "--checkpoint_every", 9, "--no_download")
+    assert folder(*elsewhere, place="b").name == plain.name
+    assert folder("--lr_freq", recipes.find("DM", "digits", 1).values["lr_freq"]).name == plain.name
+    others = [
+        folder(*words).name for words in (["--lr_freq", 5], ["--seed", 1], ["--no_dsa"], ["--model", "ConvNetD2"])
+    ]
+    assert len({plain.name, *others}) == 5
+    assert folder("--name", "mine").name == "mine"
+    assert {field.name for field in dataclasses.fields(DistillOptions)} >= NOT_PART_OF_A_RUN
+    assert folder("--dataset", "folder:/a/b", "--recipe", "digits").parent.parent.name == "folder-b"
