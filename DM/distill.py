@@ -14,12 +14,13 @@ from torch import Tensor
 from common import augment
 from common.datasets import ClassSampler
 from common.devices import precision
-from common.distill import distill, prepare
+from common.distill import distill
 from common.errors import run_command
 from common.matching.distribution import match
 from common.networks import has_batchnorm, reinitialise
 from common.options import DistillOptions, parse
 from common.seeds import derive, generator
+from common.setting import prepare
 
 
 @dataclass

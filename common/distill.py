@@ -7,7 +7,6 @@ what is saved at a point is what was evaluated there.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import time
@@ -15,18 +14,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from common import report
-from common.datasets import ImageData
-from common.devices import can_compile, check_precision, precision, resolve_device
+from common.devices import precision
 from common.errors import InputError
-from common.evaluate import Batches, EvaluationProtocol, evaluate, mean_and_std
-from common.networks import Network, build_network, has_batchnorm
-from common.options import DistillOptions, Sources
+from common.evaluate import Batches, evaluate, mean_and_std
 from common.run import Run
-from common.synset import SynSet, SynSetArgs
+from common.setting import Setting
 from common.synset_file import export_pair, load_synset, save_synset
 
 Step = Callable[[int], Tensor]
@@ -34,78 +30,6 @@ Step = Callable[[int], Tensor]
 # Losses stay on the device between two looks at them; looking waits for the device.
 _LOOK_EVERY = 10
 _CHECKPOINT_SHARE = 0.01
-
-
-@dataclasses.dataclass
-class Setting:
-    """What a distillation is made of, built from the options alone.
-
-    evaluated: the network that evaluations train anew.
-    """
-
-    options: DistillOptions
-    objective: str
-    run: Run
-    device: torch.device
-    train: ImageData
-    test: ImageData
-    synset: SynSet
-    evaluated: nn.Module
-    compile: bool
-    protocol: EvaluationProtocol
-
-    def network(self) -> Network:
-        """A network of the kind that is matched, in training mode, on the run's device."""
-        data = self.train
-        network = build_network(self.options.model, data.channels, data.num_classes, data.im_size)
-        return network.to(self.device).train()
-
-    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function compiled, if --compile asks for it and this machine can; else the function."""
-        return torch.compile(function) if self.compile else function
-
-
-def prepare(options: DistillOptions, sources: Sources, objective: str) -> Setting:
-    """Read the data, draw the initial synthetic set, open the run folder. Raises InputError for what cannot work."""
-    device = resolve_device(options.device)
-    check_precision(options.precision, device)
-    train, test = options.load()
-    if options.transform == "identity" and options.msz_per_channel == 0:
-        options = dataclasses.replace(options, msz_per_channel=train.images[0, 0].numel())
-    network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
-    if options.chunk and has_batchnorm(network):
-        raise InputError(f"{options.model} normalises over the batch and takes all images at once: leave out --chunk")
-    train, test = train.to(device), test.to(device)
-    synset = SynSet(
-        SynSetArgs(
-            channel=train.channels,
-            num_classes=train.num_classes,
-            im_size=train.im_size,
-            device=device,
-            ipc=options.ipc,
-            msz_per_channel=options.msz_per_channel,
-            lr_freq=options.lr_freq,
-            mom_freq=options.mom_freq,
-            transform=options.transform,
-            selection=options.selection,
-            selection_images=options.selection_images,
-            seed=options.seed,
-        )
-    )
-    synset.init(train, train.labels, train.class_indices)
-    run = Run(options, sources, objective, device)
-    return Setting(
-        options=options,
-        objective=objective,
-        run=run,
-        device=device,
-        train=train,
-        test=test,
-        synset=synset,
-        evaluated=network,
-        compile=options.compile and can_compile(run.log),
-        protocol=EvaluationProtocol(options.epoch_eval_train, options.lr_net, options.batch_train, options.strategy),
-    )
 
 
 def distill(setting: Setting, step: Step) -> dict[str, Any]:

@@ -33,8 +33,7 @@ class DataOptions:
     """Which images."""
 
     dataset: str = "digits"
-    """digits (built in), MNIST, FashionMNIST, CIFAR10, or folder:PATH: a tree with train/ and test/ (or val/), and in
-    each one folder a class"""
+    """digits (built in), MNIST, FashionMNIST, CIFAR10, or folder:PATH with train/CLASS/ and test/CLASS/ (or val/)"""
     data_path: str = "data"
     """folder that holds the datasets, or into which they are downloaded"""
     no_download: bool = False
@@ -82,7 +81,7 @@ class EvaluationOptions:
 
 
 @dataclass
-class DistillOptions(DataOptions, EvaluationOptions):
+class DistillOptions(EvaluationOptions, DataOptions):
     """What every objective's distillation takes."""
 
     model: str = "ConvNetD3"
@@ -129,7 +128,7 @@ class DistillOptions(DataOptions, EvaluationOptions):
     name: str | None = None
     """name of the run folder (default: made from the options, so the same command finds its run again)"""
     resume: Literal["auto", "never"] = "auto"
-    """auto continues what the run folder holds, never starts over"""
+    """auto: continue what the run folder holds; never: discard it and start anew"""
     checkpoint_every: int = 0
     """updates between two checkpoints (0: as often as costs 1 % of the time)"""
     export: bool = False

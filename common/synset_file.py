@@ -99,8 +99,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is a safetensors file, but not a synthetic set of this project")
-    if metadata["format_version"] > VERSION:
-        raise InputError(
-            f"{path} has format version {metadata['format_version']}, this code reads up to {VERSION}: update it"
-        )
+    version = metadata.get("format_version")
+    if not isinstance(version, int) or version > VERSION:
+        raise InputError(f"{path} has format version {version}, this code reads up to {VERSION}: update it")
     return metadata, tensors
