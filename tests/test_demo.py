@@ -1,0 +1,41 @@
+"""`make demo`, with networks and updates too few to mean anything: the commands, the table and its file."""
+
+import importlib.util
+import json
+import subprocess
+
+from tests.conftest import ROOT
+
+QUICK = {
+    "DM/distill.py": ["--Iteration", "2", "--epoch_eval_train", "0", "--batch_real", "8"],
+    "DM/evaluate.py": ["--epoch_eval_train", "0"],
+}
+
+
+def test_the_demo_compares_four_ways_at_one_budget(tmp_path, monkeypatch, capfd):
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    really_run = subprocess.run
+
+    def run_quickly(command, **named):
+        return really_run([*command, *QUICK[command[1]]], **named)
+
+    monkeypatch.setattr(demo, "FOLDER", tmp_path)
+    monkeypatch.setattr(demo.subprocess, "run", run_quickly)
+    demo.main()
+    table = json.loads((tmp_path / "summary.json").read_text())
+    assert table.keys() == {"fred", "random", "pixel", "full", "fred_before_optimisation", "bytes"}
+    for key in table.keys() - {"bytes"}:
+        assert table[key].keys() == {"mean", "std", "n"}
+        assert 0 <= table[key]["mean"] <= 1
+        assert table[key]["n"] == demo.NETWORKS
+    file = tmp_path / "DM" / "digits" / "ipc1" / "fred" / "synset.safetensors"
+    assert table["bytes"] == file.stat().st_size < 5000
+    shown = capfd.readouterr().out
+    assert "random real images, same budget" in shown
+    assert str(file) in shown
+    assert str(file.with_name("images_000002.png")) in shown
+    assert file.with_name("images_000002.png").is_file()
