@@ -130,7 +130,7 @@ class DistillOptions(EvaluationOptions, DataOptions):
     resume: Literal["auto", "never"] = "auto"
     """auto: continue what the run folder holds; never: discard it and start anew"""
     checkpoint_every: int = 0
-    """updates between two checkpoints (0: as often as costs 1 % of the time)"""
+    """updates between two checkpoints (0: as often as costs a hundredth of the time)"""
     export: bool = False
     """write the best set also as images_best.pt and labels_best.pt, the authors' format"""
 
