@@ -36,13 +36,19 @@ def main() -> None:
     network = setting.network().requires_grad_(False)
     embed = setting.compiled(network.embed)
     real_sampler = ClassSampler(train)
+    synthetic_sampler = ClassSampler(torch.arange(len(synset.labels), device=device).split(synset.num_per_class))
     # Batch statistics run over all classes at once: such a network cannot be fed in pieces.
     chunk = None if has_batchnorm(network) else options.chunk or (4096 if device.type == "cuda" else options.batch_real)
 
     def step(iteration: int) -> Tensor:
         reinitialise(network, derive(seed, "network", iteration))
         real = train.batch(real_sampler.draw(options.batch_real, generator(seed, "real", iteration)).flatten())
-        images = synset.decode() if options.batch_syn == 0 else synset.get(subset(iteration))[0]
+        if options.batch_syn == 0:
+            images = synset.decode()
+        else:
+            count = min(options.batch_syn, synset.num_per_class)
+            subset = synthetic_sampler.draw(count, generator(seed, "synthetic", iteration)).flatten()
+            images = synset.get(subset)[0]
         drawn = augment.sample(
             options.strategy, classes, generator(seed, "augmentation", iteration), train.im_size, device=device
         )
@@ -50,12 +56,6 @@ def main() -> None:
             loss, gradient = match(embed, real, images, classes, drawn, chunk)
         images.backward(gradient)
         return loss
-
-    def subset(iteration: int) -> Tensor:
-        """batch_syn synthetic images a class, [C * batch_syn] flat indices."""
-        keys = torch.rand(classes, synset.num_per_class, generator=generator(seed, "synthetic", iteration))
-        chosen = keys.argsort(dim=1)[:, : options.batch_syn]
-        return (chosen + torch.arange(classes)[:, None] * synset.num_per_class).flatten().to(device)
 
     distill(setting, step)
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from common import report
 from common.devices import precision
 from common.errors import InputError
-from common.evaluate import Batches, evaluate, mean_and_std
+from common.evaluate import Batches, evaluate, in_percent, mean_and_std
 from common.run import Run
 from common.setting import Setting
 from common.synset_file import export_pair, load_synset, save_synset
@@ -59,10 +59,7 @@ def _say(summary: dict[str, Any], run: Run) -> None:
     """The closing lines."""
     for label, key in {"before optimisation": "start", "last": "last", "best on test": "best_on_test"}.items():
         point = summary[key]
-        run.log(
-            f"{label:>20}: {100 * point['mean']:.2f} +- {100 * point['std']:.2f} % "
-            f"({point['n']} networks, {point['iteration']} updates)"
-        )
+        run.log(f"{label:>20}: {in_percent(point)} ({point['n']} networks, {point['iteration']} updates)")
     run.log(f"{'synthetic set':>20}: {summary['file']} ({summary['file_bytes']:,} bytes)")
 
 
@@ -212,7 +209,7 @@ class _Loop:
     def _keep(self, point: dict[str, Any], images: Tensor) -> None:
         data = self.setting.train
         self.evaluations.append(point)
-        text = f"accuracy {100 * point['mean']:.2f} +- {100 * point['std']:.2f} % ({point['n']} networks)"
+        text = f"accuracy {in_percent(point)} ({point['n']} networks)"
         before = " (before optimisation)" if self.iteration == 0 else ""
         self.run.log(f"iteration {self.iteration}: {text}{before}")
         metadata = self._metadata(point)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
     """Something the user gave is wrong: one sentence that says what, and what to do about it."""
+
+
+def close_names(name: str, known: Iterable[str]) -> str:
+    """Those of the known names that a misspelt one may mean, as "A or B"; "" where none is close. Case is ignored."""
+    by_lower_case = {each.lower(): each for each in known}
+    return " or ".join(by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case))
 
 
 class Stopped(Exception):

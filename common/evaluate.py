@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from common import augment
 from common.datasets import ImageData, draw_per_class
 from common.networks import reinitialise
+from common.options import DistillOptions
 from common.seeds import derive, generator
 
 MOMENTUM = 0.9
@@ -55,6 +56,11 @@ class EvaluationProtocol:
     batch: int
     strategy: str
 
+    @classmethod
+    def of(cls, options: DistillOptions) -> EvaluationProtocol:
+        """The protocol that a distillation's options ask for."""
+        return cls(options.epoch_eval_train, options.lr_net, options.batch_train, options.strategy)
+
     def as_metadata(self) -> dict[str, Any]:
         """The JSON form that a synthetic-set file carries."""
         return asdict(self)
@@ -80,18 +86,14 @@ def train(
         if epoch == 0 or epoch == protocol.epochs // 2 + 2:
             lr = protocol.lr if epoch == 0 else 0.1 * protocol.lr
             optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        for indices in (
-            torch.randperm(len(data.labels), generator=draws).to(device, non_blocking=True).split(protocol.batch)
-        ):
+        order = torch.randperm(len(data.labels), generator=draws).to(device, non_blocking=True)
+        for indices in order.split(protocol.batch):
             check_stop()
             images, labels = data.batch(indices), data.labels[indices]
-            if protocol.strategy:
-                drawn = augment.sample(
-                    protocol.strategy, len(indices), draws, images.shape[2:],
-                    one_strategy=True, device=device,
-                )  # fmt: skip
-                images = augment.apply(images, drawn)
-            loss = F.cross_entropy(forward(images), labels)
+            drawn = augment.sample(
+                protocol.strategy, len(indices), draws, images.shape[2:], one_strategy=True, device=device
+            )
+            loss = F.cross_entropy(forward(augment.apply(images, drawn)), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -142,3 +144,8 @@ def random_real(data: ImageData, ipc: int, draws: torch.Generator) -> Batches:
 def mean_and_std(accuracies: Sequence[float]) -> dict[str, Any]:
     """{"mean", "std", "n"}: fractions; the population standard deviation over networks, as the authors report it."""
     return {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)), "n": len(accuracies)}
+
+
+def in_percent(figures: dict[str, Any]) -> str:
+    """`mean_and_std` as people write it: "44.65 +- 0.47 %"."""
+    return f"{100 * figures['mean']:.2f} +- {100 * figures['std']:.2f} %"

@@ -14,10 +14,18 @@ from common.augment import parse_strategy
 from common.datasets import ImageData, load_dataset
 from common.devices import can_compile, check_precision, describe_hardware, precision, resolve_device
 from common.errors import InputError, run_command
-from common.evaluate import Batches, EvaluationProtocol, TrainingSet, evaluate, mean_and_std, random_real
+from common.evaluate import Batches, EvaluationProtocol, TrainingSet, evaluate, in_percent, mean_and_std, random_real
 from common.files import write_json
 from common.networks import build_network
-from common.options import DataOptions, DistillOptions, EvaluateOptions, find_recipe, parse_plain, with_recipe
+from common.options import (
+    DataOptions,
+    DistillOptions,
+    EvaluateOptions,
+    check_least,
+    find_recipe,
+    parse_plain,
+    with_recipe,
+)
 from common.run import code_version
 from common.seeds import generator
 from common.synset_file import load_synset
@@ -37,11 +45,9 @@ def show(options: EvaluateOptions, objective: str) -> None:
     """Evaluate and print; with --output also write the result as JSON."""
     result = evaluate_file(options, objective)
     stored = result["stored"]
-    print(f"{100 * result['mean']:.2f} +- {100 * result['std']:.2f} % ({result['n']} x {result['network']})")
+    print(f"{in_percent(result)} ({result['n']} x {result['network']})")
     if stored:
-        print(
-            f"{100 * stored['mean']:.2f} +- {100 * stored['std']:.2f} % is stored in the file ({stored['n']} networks)"
-        )
+        print(f"{in_percent(stored)} is stored in the file ({stored['n']} networks)")
     if options.output:
         write_json(Path(options.output), result)
 
@@ -64,8 +70,7 @@ def evaluate_file(options: EvaluateOptions, objective: str) -> dict[str, Any]:
     if (options.synset is None) == (options.baseline is None):
         raise InputError("give either --synset FILE or --baseline random|full")
     for key in ("num_eval", "ipc"):
-        if getattr(options, key) is not None and getattr(options, key) < 1:
-            raise InputError(f"--{key} {getattr(options, key)} is too small: give at least 1")
+        check_least(options, key, 1)
     if options.synset is None:
         subject = _baseline(options, objective, device)
     else:
@@ -147,14 +152,13 @@ def _baseline(options: EvaluateOptions, objective: str, device: torch.device) ->
     ipc = options.ipc or DistillOptions.ipc
     recipe = find_recipe(objective, data.dataset, ipc, options.recipe)
     like = with_recipe(DistillOptions, recipe)
-    protocol = EvaluationProtocol(like.epoch_eval_train, like.lr_net, like.batch_train, like.strategy)
 
     def training_set(number: int) -> TrainingSet:
         if options.baseline == "full":
             return train
         return random_real(train, ipc, generator(options.seed, "random real images", number))
 
-    return _Subject(training_set, test, options.model or like.model, _override(protocol, options))
+    return _Subject(training_set, test, options.model or like.model, _override(EvaluationProtocol.of(like), options))
 
 
 def _override(protocol: EvaluationProtocol, options: EvaluateOptions) -> EvaluationProtocol:

@@ -70,10 +70,10 @@ def _along_axes(x: Tensor, ndim: int, transform: str, *, analysis: bool) -> Tens
         return x
     # Mixed precision would round coefficients that span four orders of magnitude; the transform is never worth it.
     with torch.autocast(x.device.type, enabled=False):
-        x = x if x.is_floating_point() and x.dtype in (torch.float32, torch.float64) else x.float()
+        x = x if x.dtype in (torch.float32, torch.float64) else x.float()
         for axis in range(-ndim, 0):
             matrix = _matrix(transform, x.shape[axis], analysis, x.dtype, x.device)
-            x = x @ matrix.T if axis == -1 else (x.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
+            x = (x.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
     return x.contiguous()
 
 

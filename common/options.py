@@ -14,13 +14,14 @@ import torch
 import tyro
 
 from common import recipes
-from common.augment import parse_strategy
+from common.augment import STRATEGIES, parse_strategy
 from common.datasets import ImageData, check_dataset, load_dataset, statistics
 from common.devices import Precision
 from common.errors import InputError
 from common.frequency import TransformName
+from common.selection import SelectionRule
 
-DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
+DSA_STRATEGY = "_".join(STRATEGIES)
 
 # Where a run computes and where it writes: two runs that differ in these alone are the same run.
 NOT_PART_OF_A_RUN = frozenset({
@@ -97,7 +98,7 @@ class DistillOptions(EvaluationOptions, DataOptions):
     """momentum on the coefficients"""
     transform: TransformName = "dct"
     """dct, or identity for plain pixels; lr_freq is then a step in normalised pixel values"""
-    selection: Literal["variance", "energy", "low", "random"] = "variance"
+    selection: SelectionRule = "variance"
     """rule that chooses the k positions of a class; variance is the paper's"""
     selection_images: Literal["init", "class"] = "init"
     """images the rule looks at: the n initial ones (as the authors do) or all of the class"""
@@ -218,11 +219,9 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     except SystemExit:  # a value is missing or wrong: the second reading meets it too, and says so
         cell = _Cell()
     recipe = find_recipe(objective, cell.dataset, cell.ipc, cell.recipe, cell.transform)
-    known = {field.name for field in dataclasses.fields(kind)}
-    defaults = with_recipe(kind, recipe)
-    options = tyro.cli(kind, args=argv, default=defaults, **_STYLE)
+    options = tyro.cli(kind, args=argv, default=with_recipe(kind, recipe), **_STYLE)
     flags = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
-    sources = {key: "flag" if key in flags else recipe.sources.get(key, "default") for key in known}
+    sources = {key: "flag" if key in flags else recipe.sources.get(key, "default") for key in vars(options)}
     for key in ("msz_per_channel", "lr_freq"):
         if key in flags and not getattr(options, key) > 0:
             raise InputError(f"--{key} {getattr(options, key)} must be positive")
@@ -253,16 +252,10 @@ def with_recipe(kind: type[Options], recipe: recipes.Recipe) -> Options:
 def check(options: DistillOptions, objective: str) -> None:
     """Raises InputError for the first option that cannot work, before any data is read."""
     check_dataset(options.dataset)
-    least = {
-        "ipc": 1, "batch_real": 1, "batch_train": 1, "num_eval": 1, "Iteration": 0, "batch_syn": 0, "eval_it": 0,
-        "epoch_eval_train": 0, "checkpoint_every": 0, "mom_freq": 0, "seed": 0,
-    }  # fmt: skip
-    for key, bound in least.items():
-        if getattr(options, key) < bound:
-            raise InputError(f"--{key} {getattr(options, key)} is too small: give at least {bound}")
-    for key in ("image_size", "chunk", "workers"):
-        if getattr(options, key) is not None and getattr(options, key) < 1:
-            raise InputError(f"--{key} {getattr(options, key)} is too small: give at least 1")
+    for key in ("ipc", "batch_real", "batch_train", "num_eval", "image_size", "chunk", "workers"):
+        check_least(options, key, 1)
+    for key in ("Iteration", "batch_syn", "eval_it", "epoch_eval_train", "checkpoint_every", "mom_freq", "seed"):
+        check_least(options, key, 0)
     for key in ("lr_freq", "mom_freq", "lr_net"):
         if not abs(getattr(options, key)) <= torch.finfo(torch.float32).max:
             raise InputError(f"--{key} {getattr(options, key)} is not a finite float32: give another")
@@ -280,6 +273,13 @@ def check(options: DistillOptions, objective: str) -> None:
         if not getattr(options, key) > 0 and not (all_pixels and key == "msz_per_channel"):
             raise InputError(f"--{key} {getattr(options, key)} must be positive")
     parse_strategy(options.strategy)
+
+
+def check_least(options: object, key: str, bound: int) -> None:
+    """Raises InputError for an option that is given and below its bound."""
+    value = getattr(options, key)
+    if value is not None and value < bound:
+        raise InputError(f"--{key} {value} is too small: give at least {bound}")
 
 
 def _spell_out_booleans(kind: type, argv: list[str]) -> list[str]:

@@ -14,7 +14,9 @@ Ties go to the larger energy, then to the lower index (flattened, row-major).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Literal, get_args
 
 import torch
@@ -36,6 +38,14 @@ def check_rule(rule: str) -> None:
         raise InputError(f"unknown selection rule '{rule}': choose one of {', '.join(RULES)}")
 
 
+def check_k(k: int, im_size: Sequence[int]) -> None:
+    """Raises InputError unless 1 <= k <= the number of positions of an image."""
+    d = math.prod(im_size)
+    if not 1 <= k <= d:
+        sides = "x".join(map(str, im_size))
+        raise InputError(f"msz_per_channel {k} is out of range: {sides} images have {d} coefficients per channel")
+
+
 def select(
     rule: str, samples: Iterable[Iterable[Tensor]], k: int, transform: str, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -46,9 +56,7 @@ def select(
     Raises InputError for an unknown rule, k < 1, k > d, or a class without images.
     """
     check_rule(rule)
-    rows = []
-    for chunks in samples:
-        rows.append(_select_class(rule, iter(chunks), k, transform, generator))
+    rows = [_select_class(rule, iter(chunks), k, transform, generator) for chunks in samples]
     if not rows:
         raise InputError("cannot select coefficients: no class was given")
     return torch.stack(rows).sort(dim=1).values.to(torch.int32)
@@ -62,11 +70,7 @@ def _select_class(
         raise InputError("cannot select coefficients for a class that has no images")
     im_size = tuple(first.shape[2:])
     d = first[0, 0].numel()
-    if not 1 <= k <= d:
-        raise InputError(
-            f"msz_per_channel {k} is out of range: "
-            f"{'x'.join(map(str, im_size))} images have {d} coefficients per channel"
-        )
+    check_k(k, im_size)
     if k == d:
         return torch.arange(d, device=first.device)
     if rule == "low":
@@ -92,7 +96,7 @@ def _moments(first: Tensor, rest: Iterator[Tensor], transform: str) -> tuple[Ten
     scale = frequency.orthonormal_scale(tuple(first.shape[2:]), transform).flatten().to(first.device)
     count, values = 0, 0
     mean = squares = energy = torch.zeros((), dtype=torch.float64, device=first.device)
-    for chunk in _chain(first, rest):
+    for chunk in chain([first], rest):
         x = frequency.forward(chunk.double(), ndim, transform).flatten(2)  # [B, ch, d]
         channel_mean = x.mean(dim=1)
         # Chan et al.'s update joins the chunk's centred sum of squares to the running one without cancellation.
@@ -105,11 +109,6 @@ def _moments(first: Tensor, rest: Iterator[Tensor], transform: str) -> tuple[Ten
         energy = energy + x.square().sum(dim=(0, 1))
         count, values = total, values + len(chunk) * chunk.shape[1]
     return squares / max(count - 1, 1), energy / values / scale.square()
-
-
-def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
-    yield first
-    yield from rest
 
 
 def _low_frequencies(im_size: tuple[int, ...]) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from common.datasets import ImageData
 from common.devices import can_compile, check_precision, resolve_device
@@ -33,15 +33,13 @@ class Setting:
     train: ImageData
     test: ImageData
     synset: SynSet
-    evaluated: nn.Module
+    evaluated: Network
     compile: bool
     protocol: EvaluationProtocol
 
     def network(self) -> Network:
-        """A network of the kind that is matched, in training mode, on the run's device."""
-        data = self.train
-        network = build_network(self.options.model, data.channels, data.num_classes, data.im_size)
-        return network.to(self.device).train()
+        """Another network of the same kind, in training mode, on the run's device."""
+        return copy.deepcopy(self.evaluated).train()
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function compiled, if --compile asks for it and this machine can; else the function."""
@@ -87,5 +85,5 @@ def prepare(options: DistillOptions, sources: Sources, objective: str) -> Settin
         synset=synset,
         evaluated=network,
         compile=options.compile and can_compile(run.log),
-        protocol=EvaluationProtocol(options.epoch_eval_train, options.lr_net, options.batch_train, options.strategy),
+        protocol=EvaluationProtocol.of(options),
     )

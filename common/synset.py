@@ -87,12 +87,7 @@ class SynSet:
             raise InputError(f"images need two or three sides, im_size is {self.im_size}")
         if self.ipc < 1:
             raise InputError(f"ipc {self.ipc} leaves no budget: give at least 1 image per class")
-        if not 1 <= self.msz_per_channel <= self.d:
-            sides = "x".join(map(str, self.im_size))
-            raise InputError(
-                f"msz_per_channel {self.msz_per_channel} is out of range: "
-                f"{sides} images have {self.d} coefficients per channel"
-            )
+        selection.check_k(self.msz_per_channel, self.im_size)
 
     # -- the interface that objectives use ---------------------------------------------------------------------
 

@@ -6,13 +6,12 @@ A further family is a further module with a loader, and a line in `DATASETS`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from common.datasets import digits, folder, vision
 from common.datasets.image_data import ImageData, Loader, Request, Statistics, with_statistics
 from common.datasets.sampling import ClassSampler, draw_per_class
-from common.errors import InputError
+from common.errors import InputError, close_names
 
 __all__ = ["DATASETS", "ClassSampler", "ImageData", "check_dataset", "draw_per_class", "load_dataset", "statistics"]
 
@@ -68,7 +67,6 @@ def check_dataset(name: str) -> None:
     """Raises InputError for a name that `load_dataset` does not know."""
     if name in DATASETS or name.startswith(folder.PREFIX):
         return
-    by_lower_case = {known.lower(): known for known in DATASETS}
-    close = [by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case)]
-    guess = f", did you mean {' or '.join(close)}?" if close else ":"
+    close = close_names(name, DATASETS)
+    guess = f", did you mean {close}?" if close else ":"
     raise InputError(f"there is no dataset {name!r}{guess} give one of {', '.join(DATASETS)}, or {folder.PREFIX}PATH")

@@ -8,7 +8,6 @@ A new family is one module with a `build` function (see `Family`) and one line i
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.errors import InputError
+from common.errors import InputError, close_names
 from common.networks import convnet
 from common.networks.network import Network
 
@@ -48,9 +47,8 @@ def build_network(name: str, channels: int, num_classes: int, im_size: Sequence[
         network = family.build(name, channels, num_classes, im_size)
         if network is not None:
             return network
-    spelling = {known.lower(): known for family in FAMILIES for known in family.names}
-    close = [spelling[match] for match in difflib.get_close_matches(name.lower(), spelling, n=3)]
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    close = close_names(name, [known for family in FAMILIES for known in family.names])
+    hint = f" Did you mean {close}?" if close else ""
     accepted = "; ".join(family.accepts for family in FAMILIES)
     raise InputError(f"There is no network '{name}'.{hint} Accepted: {accepted}.")
 
