@@ -5,20 +5,19 @@ Every synthetic set here costs one 8x8 image per class. Means are test accuracie
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from common.datasets import load_dataset
-from common.errors import InputError, run_command
-from common.files import write_json
+from common.errors import run_command
+from common.files import read_json, write_json
+from common.launch import run_script
+from common.run import run_folder
 
-ROOT = Path(__file__).parent
 FOLDER = Path("runs/demo")
 DATASET, IPC, NETWORKS = "digits", 1, 3
+COMMON = ("--dataset", DATASET, "--num_eval", NETWORKS)
 FULL_EPOCHS = 20  # of 1,437 images: as many as the whole training set needs to settle
 
 
@@ -40,7 +39,7 @@ def main() -> None:
         "fred_before_optimisation": figures(fred["start"]),
         "bytes": fred["file_bytes"],
     }
-    write_json(ROOT / FOLDER / "summary.json", table)
+    write_json(FOLDER / "summary.json", table)
     rows = {
         "FreD": "fred",
         "FreD before optimisation": "fred_before_optimisation",
@@ -59,28 +58,17 @@ def main() -> None:
 
 def distil(name: str, *flags: str) -> dict[str, Any]:
     """The summary of one run of DM/distill.py."""
-    run("DM/distill.py", "--ipc", IPC, "--save_path", FOLDER, "--name", name, "--resume", "never", *flags)
-    return read(FOLDER / "DM" / DATASET / f"ipc{IPC}" / name / "summary.json")
+    run_script(
+        "DM/distill.py", *COMMON, "--ipc", IPC, "--save_path", FOLDER, "--name", name, "--resume", "never", *flags
+    )
+    return read_json(run_folder(FOLDER, "DM", DATASET, IPC, name) / "summary.json")
 
 
 def baseline(kind: str, *flags: object) -> dict[str, Any]:
     """The result of DM/evaluate.py on real images; each network sees another random draw of them."""
     output = FOLDER / f"{kind}.json"
-    run("DM/evaluate.py", "--baseline", kind, "--ipc", IPC, "--output", output, *flags)
-    return read(output)
-
-
-def run(script: str, *flags: object) -> None:
-    """Run a script as a user would."""
-    command = [script, "--dataset", DATASET, "--num_eval", str(NETWORKS), *map(str, flags)]
-    print("\n$ python", *command, flush=True)
-    code = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
-    if code:
-        raise InputError(f"{script} ended with exit code {code}, see above")
-
-
-def read(path: Path) -> dict[str, Any]:
-    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+    run_script("DM/evaluate.py", *COMMON, "--baseline", kind, "--ipc", IPC, "--output", output, *flags)
+    return read_json(output)
 
 
 def figures(point: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files that a reader never sees half written."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,20 @@ def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically; a NaN or infinity raises ValueError, since JSON has none."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows that share their keys as CSV with a header, atomically."""
+    text = StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
 
 
 def torch_bytes(content: Any) -> memoryview:

@@ -93,11 +93,13 @@ class DistillOptions(EvaluationOptions, DataOptions):
     """k, coefficients kept per channel of a synthetic image; n = ipc * pixels / k images a class
     (0: from the recipe; with --transform identity: every pixel)"""
     lr_freq: float = 0.0
-    """step size on the coefficients, in units of the unnormalised DCT (0: from the recipe)"""
+    """step size on the coefficients, in units of the transform, the unnormalised DCT's for dct
+    (0: from the recipe, converted for dft and dwt)"""
     mom_freq: float = 0.5
     """momentum on the coefficients"""
     transform: TransformName = "dct"
-    """dct, or identity for plain pixels; lr_freq is then a step in normalised pixel values"""
+    """dct, dft (Fourier), dwt (Haar wavelets), or identity for plain pixels (lr_freq is then in normalised pixel values);
+    k real numbers per channel and image in each"""
     selection: SelectionRule = "variance"
     """rule that chooses the k positions of a class; variance is the paper's"""
     selection_images: Literal["init", "class"] = "init"
@@ -232,6 +234,13 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
 def parse_plain(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
     """The options of a command line that takes no recipe."""
     return tyro.cli(kind, args=_spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv)), **_STYLE)
+
+
+def parse_some(kind: type[Plain], argv: Sequence[str] | None = None) -> tuple[Plain, list[str]]:
+    """The options of a command line that takes no recipe, and the words that are none of them, to be passed on."""
+    words = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
+    options, rest = tyro.cli(kind, args=words, return_unknown_args=True, **_STYLE)
+    return options, rest
 
 
 def find_recipe(

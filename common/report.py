@@ -62,6 +62,23 @@ def draw_masks(path: Path, masks: Tensor, class_names: Sequence[str], title: str
     _save(figure, path)
 
 
+def draw_shares(path: Path, cells: Sequence[tuple[str, Tensor]], columns: int, title: str) -> None:
+    """A table of maps, row by row: captions, and for each position [H, W] the share of classes that keep it."""
+    rows = -(-len(cells) // columns)
+    figure = _figure(1.9 * columns, 2.2 * rows + 0.7)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes[len(cells) :]:
+        axis.set_axis_off()
+    for (caption, share), axis in zip(cells, axes, strict=False):
+        drawn = axis.imshow(share.cpu().numpy(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_title(_plain(caption), fontsize=7)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.colorbar(drawn, ax=list(axes), shrink=0.5, label="share of classes that keep the position")
+    figure.suptitle(_plain(title), fontsize=8, wrap=True)
+    _save(figure, path)
+
+
 def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Sequence[dict[str, Any]]) -> None:
     """Matching loss (log scale) and accuracy in % (mean and standard deviation over networks) against the updates."""
     figure = _figure(9.0, 3.4)

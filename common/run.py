@@ -56,6 +56,12 @@ def _git(root: Path, *words: str) -> str:
     return subprocess.run(["git", *words], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def run_folder(save_path: str | Path, objective: str, dataset: str, ipc: int, name: str) -> Path:
+    """<save_path>/<objective>/<dataset>/ipc<ipc>/<name>; of folder:PATH the last part of the path is named."""
+    kind, colon, path = dataset.partition(":")
+    return Path(save_path) / objective / (f"{kind}-{Path(path).name}" if colon else kind) / f"ipc{ipc}" / name
+
+
 class Run:
     """One run folder, held by one process at a time.
 
@@ -67,9 +73,8 @@ class Run:
         values = dataclasses.asdict(options)
         identity = {key: value for key, value in values.items() if key not in NOT_PART_OF_A_RUN}
         name = options.name or hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=5).hexdigest()
-        kind, colon, path = options.dataset.partition(":")
-        self.dataset = f"{kind}-{Path(path).name}" if colon else kind
-        self.folder = Path(options.save_path) / objective / self.dataset / f"ipc{options.ipc}" / name
+        self.folder = run_folder(options.save_path, objective, options.dataset, options.ipc, name)
+        self.dataset = self.folder.parts[-3]
         self.received: int | None = None
         self._entries: list[dict[str, Any]] = []
         self._lock = self._take_folder()

@@ -6,7 +6,7 @@ variance  the paper's rule (Section 3.2, explained variance ratio): for a basis 
 energy    the k coefficients of largest mean square in orthonormal units, over images and channels. By Parseval's
           theorem no other k reconstruct the sample with a smaller squared error: unlike the variance it keeps
           what all images of a class share.
-low       the lowest frequencies (zig-zag order of their summed indices), the same for every class.
+low       the lowest frequencies (`frequency.frequencies`; zig-zag order for the DCT), the same for every class.
 random    uniform, drawn anew for each class.
 
 Ties go to the larger energy, then to the lower index (flattened, row-major).
@@ -74,7 +74,7 @@ def _select_class(
     if k == d:
         return torch.arange(d, device=first.device)
     if rule == "low":
-        return _low_frequencies(im_size).topk(k, largest=False).indices.to(first.device)
+        return frequency.frequencies(im_size, transform).flatten().argsort(stable=True)[:k].to(first.device)
     if rule == "random":
         if generator is None:
             raise InputError("selection 'random' needs a generator")
@@ -109,9 +109,3 @@ def _moments(first: Tensor, rest: Iterator[Tensor], transform: str) -> tuple[Ten
         energy = energy + x.square().sum(dim=(0, 1))
         count, values = total, values + len(chunk) * chunk.shape[1]
     return squares / max(count - 1, 1), energy / values / scale.square()
-
-
-def _low_frequencies(im_size: tuple[int, ...]) -> Tensor:
-    """[d] rank of each position, lowest first: by the sum of its indices relative to the side, ties by position."""
-    axes = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) / size for size in im_size], indexing="ij")
-    return torch.stack(axes).sum(dim=0).flatten().argsort(stable=True).argsort()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from common import frequency
 from common.datasets import ImageData
 from common.devices import can_compile, check_precision, resolve_device
 from common.errors import InputError
@@ -51,8 +53,7 @@ def prepare(options: DistillOptions, sources: Sources, objective: str) -> Settin
     device = resolve_device(options.device)
     check_precision(options.precision, device)
     train, test = options.load()
-    if options.transform == "identity" and options.msz_per_channel == 0:
-        options = dataclasses.replace(options, msz_per_channel=train.images[0, 0].numel())
+    options, sources = _fitted(options, sources, train.im_size)
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
     if options.chunk and has_batchnorm(network):
         raise InputError(f"{options.model} normalises over the batch and takes all images at once: leave out --chunk")
@@ -87,3 +88,16 @@ def prepare(options: DistillOptions, sources: Sources, objective: str) -> Settin
         compile=options.compile and can_compile(run.log),
         protocol=EvaluationProtocol.of(options),
     )
+
+
+def _fitted(options: DistillOptions, sources: Sources, im_size: tuple[int, ...]) -> tuple[DistillOptions, Sources]:
+    """What the options leave to the size of the images: all pixels of one, and a recipe's step in other units."""
+    if options.transform == "identity" and options.msz_per_channel == 0:
+        options = dataclasses.replace(options, msz_per_channel=math.prod(im_size))
+    # Recipes state lr_freq in units of the DCT, those of plain pixels aside, which have a step of their own.
+    if options.transform in ("dft", "dwt") and sources["lr_freq"] not in ("flag", "default"):
+        frequency.check_transform(options.transform, im_size)
+        lr_freq = frequency.convert_step(options.lr_freq, im_size, "dct", options.transform)
+        options = dataclasses.replace(options, lr_freq=lr_freq)
+        sources = sources | {"lr_freq": f"{sources['lr_freq']} (converted from the dct's units)"}
+    return options, sources

@@ -79,12 +79,12 @@ class SynSet:
         self._survey: list[Iterable[Tensor]] | None = None
 
     def _check_options(self) -> None:
-        frequency.check_transform(self.transform)
         selection.check_rule(self.selection)
         if self.selection_images not in ("init", "class"):
             raise InputError(f"unknown selection_images '{self.selection_images}': choose init or class")
         if len(self.im_size) not in (2, 3):
             raise InputError(f"images need two or three sides, im_size is {self.im_size}")
+        frequency.check_transform(self.transform, self.im_size)
         if self.ipc < 1:
             raise InputError(f"ipc {self.ipc} leaves no budget: give at least 1 image per class")
         selection.check_k(self.msz_per_channel, self.im_size)

@@ -29,7 +29,7 @@ def positions(rule, images, k, transform="dct", **more):
     return select(rule, [[images]], k, transform, **more)[0]
 
 
-@pytest.mark.parametrize("transform", ["dct", "identity"])
+@pytest.mark.parametrize("transform", ["dct", "dft", "dwt", "identity"])
 @pytest.mark.parametrize("k", [1, 7, 16, 64])
 def test_variance_is_the_explained_variance_rule_on_random_images(k, transform, draws):
     images = torch.randn(6, 3, 8, 8, generator=draws)

@@ -1,0 +1,182 @@
+"""Transforms and selection rules at one budget: `python ablate.py --help`.
+
+python ablate.py                                    4 transforms x 4 rules on the built-in digits
+python ablate.py --dataset MNIST --Iteration 100    flags that the help does not list go to the objective's distill.py
+
+Every variant stores ipc * d real numbers per class and channel, starts from the same images, and moves them by the same
+step: the recipe's lr_freq in orthonormal units. The last row is plain pixels as usual, ipc whole images with
+their own step. Stopped, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from common import frequency, report
+from common.errors import InputError, run_command
+from common.evaluate import in_percent
+from common.files import read_json, write_csv
+from common.frequency import TransformName
+from common.launch import run_script
+from common.options import DataOptions, DistillOptions, find_recipe, parse_some, with_recipe
+from common.run import run_folder
+from common.selection import SelectionRule
+from common.synset_file import load_synset
+
+
+@dataclass
+class Options(DataOptions):
+    """Distil with every transform and selection rule at one budget; print the table. Other flags go to distill.py."""
+
+    objective: str = "DM"
+    """folder whose distill.py is run"""
+    ipc: int = 1
+    """budget: what is stored per class, in images of the dataset"""
+    transforms: tuple[TransformName, ...] = get_args(TransformName)
+    """transforms to compare"""
+    selections: tuple[SelectionRule, ...] = get_args(SelectionRule)
+    """selection rules to compare"""
+    msz_per_channel: int = 0
+    """k, real numbers kept per channel of a synthetic image, the same for all (0: from the recipe)"""
+    lr_freq: float = 0.0
+    """step size in units of the unnormalised DCT, converted for the other transforms (0: from the recipe)"""
+    output: str = "runs/ablation"
+    """folder for the runs, <dataset>.csv and <dataset>_masks.png"""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One run; k is d and selection "all" for plain pixels."""
+
+    transform: str
+    selection: str
+    k: int
+    lr_freq: float
+
+    @property
+    def name(self) -> str:
+        """The last part of its run folder."""
+        return f"{self.transform}-{self.selection}"
+
+
+def main() -> None:
+    options, passed_on = parse_some(Options)
+    rows, folders = [], []
+    for variant in variants(options, im_size=options.load()[0].im_size):
+        row, folder = measure(variant, options, passed_on)
+        rows.append(row)
+        folders.append(folder)
+    output, name = Path(options.output), folders[0].parts[-3]
+    write_csv(output / f"{name}.csv", rows)
+    show(options, rows)
+    print(f"\ntable    {output / f'{name}.csv'}")
+    if draw(output / f"{name}_masks.png", options, rows, folders):
+        print(f"picture  {output / f'{name}_masks.png'}")
+
+
+def variants(options: Options, im_size: tuple[int, ...]) -> list[Variant]:
+    """Every transform with every rule, then plain pixels. Raises InputError where there is neither recipe nor flag."""
+    recipe, pixels = (
+        with_recipe(
+            DistillOptions,
+            find_recipe(options.objective, options.dataset, options.ipc, options.recipe, transform),
+        )
+        for transform in ("dct", "identity")
+    )
+    k, lr_freq = options.msz_per_channel or recipe.msz_per_channel, options.lr_freq or recipe.lr_freq
+    if not (k > 0 and lr_freq > 0):
+        raise InputError(
+            f"no recipe for {options.objective} on {options.recipe or options.dataset} at ipc {options.ipc}: "
+            "give --msz_per_channel and --lr_freq, or --recipe NAME to borrow another dataset's"
+        )
+    return [
+        *(
+            Variant(transform, selection, k, frequency.convert_step(lr_freq, im_size, "dct", transform))
+            for transform in options.transforms
+            for selection in options.selections
+        ),
+        Variant("identity", "all", math.prod(im_size), pixels.lr_freq),
+    ]
+
+
+def measure(variant: Variant, options: Options, passed_on: list[str]) -> tuple[dict[str, Any], Path]:
+    """Distil one variant; its row, with everything that a figure has to name, and its run folder."""
+    flags: list[object] = ["--ipc", options.ipc, "--transform", variant.transform]
+    flags += ["--selection", variant.selection] if variant.selection != "all" else []
+    flags += ["--msz_per_channel", variant.k, "--lr_freq", variant.lr_freq]
+    for field in dataclasses.fields(DataOptions):
+        if getattr(options, field.name) != field.default:
+            flags += [f"--{field.name}", getattr(options, field.name)]
+    script = f"{options.objective}/distill.py"
+    command = run_script(script, *flags, *passed_on, "--save_path", options.output, "--name", variant.name)
+    folder = run_folder(options.output, options.objective, options.dataset, options.ipc, variant.name)
+    summary, config = read_json(folder / "summary.json"), read_json(folder / "config.json")
+    used = {key: entry["value"] for key, entry in config["options"].items()}
+    row = {
+        "dataset": folder.parts[-3],
+        "objective": options.objective,
+        "ipc": options.ipc,
+        "transform": variant.transform,
+        "selection": variant.selection,
+        "selection_images": used["selection_images"] if variant.selection in ("variance", "energy") else "-",
+        "k": variant.k,
+        "n": summary["budget"]["images_per_class"],
+        "lr_freq": variant.lr_freq,
+        "updates": summary["last"]["iteration"],
+        "batch_real": used["batch_real"],
+        "networks": summary["last"]["n"],
+        "epochs": used["epoch_eval_train"],
+        "start_mean": round(summary["start"]["mean"], 4),
+        "start_std": round(summary["start"]["std"], 4),
+        "mean": round(summary["last"]["mean"], 4),
+        "std": round(summary["last"]["std"], 4),
+        "seconds": summary["seconds"],
+        "version": summary["version"],
+        "hardware": ", ".join(f"{key} {value}" for key, value in config["hardware"].items()),
+        "command": command,
+    }
+    return row, folder
+
+
+def show(options: Options, rows: list[dict[str, Any]]) -> None:
+    """The table: a line a transform, a column a rule, after and (before) optimisation."""
+    cells = {(row["transform"], row["selection"]): row for row in rows}
+    first = rows[0]
+    print(
+        f"\n{first['dataset']}, {options.objective}, ipc {options.ipc}, k {first['k']}, n {first['n']}: test accuracy "
+        f"in % after {first['updates']} updates (before any), {first['networks']} networks each"
+    )
+    print(f"{'':<10}" + "".join(f"{selection:>24}" for selection in options.selections))
+    for transform in options.transforms:
+        print(f"{transform:<10}" + "".join(f"{_cell(cells[transform, rule]):>24}" for rule in options.selections))
+    print(f"{'pixels':<10}{_cell(cells['identity', 'all']):>24}  ({options.ipc} whole images a class)")
+
+
+def _cell(row: dict[str, Any]) -> str:
+    after = in_percent(row).removesuffix(" %")
+    return f"{after} ({100 * row['start_mean']:.2f})"
+
+
+def draw(path: Path, options: Options, rows: list[dict[str, Any]], folders: list[Path]) -> bool:
+    """The kept positions of every variant but plain pixels; False where images are three-dimensional."""
+    cells = []
+    for row, folder in zip(rows[:-1], folders, strict=False):
+        mask = load_synset(folder / "synset.safetensors")[0].mask  # [C, H, W]
+        if mask.dim() != 3:
+            return False
+        cells.append((f"{row['transform']}, {row['selection']}: {in_percent(row)}", mask.float().mean(dim=0)))
+    first = rows[0]
+    title = (
+        f"{first['dataset']}, {options.objective}, ipc {options.ipc}: positions kept (k {first['k']}), and accuracy. "
+        "Low frequencies: dct, dwt top left; dft corners, real parts in one half, imaginary in the other."
+    )
+    report.draw_shares(path, cells, len(options.selections), title)
+    return True
+
+
+if __name__ == "__main__":
+    run_command(main)
