@@ -1,13 +1,14 @@
-"""Image files to one uint8 tensor, several at once."""
+"""Encoded images (files, or bytes out of a table) to one uint8 tensor, several at once."""
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,28 +31,38 @@ DEEP_MODES = ("I", "F")  # 16-bit and floating point, which Pillow would clip to
 
 Size = tuple[int, int]  # width, height
 
+
+class Encoded(NamedTuple):
+    """An image file's content, and what messages call it."""
+
+    content: bytes
+    name: str
+
+
+Source = str | Encoded  # a path, or what was read already
+
 # What Pillow's readers raise for broken files; OSError also covers what is not an image at all.
 _UNREADABLE = (OSError, SyntaxError, EOFError, LookupError, ValueError, TypeError, OverflowError, struct.error)
 
 
-def read_image(file: str, image_size: int | None) -> tuple[np.ndarray, Size]:
-    """Decode one file: uint8 `[ch, H, W]` with ch = 1 for a grayscale file and 3 otherwise, and its size on disk.
+def read_image(source: Source, image_size: int | None) -> tuple[np.ndarray, Size]:
+    """Decode one image: uint8 `[ch, H, W]` with ch = 1 for a grayscale one and 3 otherwise, and its size as stored.
 
     `image_size` scales the shorter side to it (bilinear, antialiased) and crops the centre square, with torchvision's
-    rounding. Raises `InputError` that names the file if it is truncated, not an image, or deeper than 8 bits.
+    rounding. Raises `InputError` that names the source if it is truncated, not an image, or deeper than 8 bits.
     """
     from PIL import Image
 
     try:
-        with Image.open(file) as source:
-            size = source.size
-            if source.mode.startswith(DEEP_MODES):
-                raise InputError(f"{file} has more than 8 bits a channel: convert it to 8 bits, or remove it")
-            image = source.convert("L" if source.mode in GRAY_MODES else "RGB")
+        with Image.open(source if isinstance(source, str) else io.BytesIO(source.content)) as stored:
+            size = stored.size
+            if stored.mode.startswith(DEEP_MODES):
+                raise InputError(f"{_name(source)} has more than 8 bits a channel: convert it to 8 bits, or remove it")
+            image = stored.convert("L" if stored.mode in GRAY_MODES else "RGB")
     except InputError:
         raise
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
-        raise InputError(f"{file} cannot be read as an image ({error}): replace it, or remove it") from error
+        raise InputError(f"{_name(source)} cannot be read as an image ({error}): replace it, or remove it") from error
     if image_size is not None:
         image = resize_and_crop(image, image_size)
     pixels = np.asarray(image)
@@ -71,17 +82,17 @@ def resize_and_crop(image: Any, side: int) -> Any:
     return image.crop((left, top, left + side, top + side))
 
 
-def read_chunk(files: Sequence[str], image_size: int | None, first: tuple[str, Size]) -> np.ndarray:
-    """Decode files to uint8 `[B, ch, H, W]`; without `image_size` each must have the size of the `first` file.
+def read_chunk(start: int, sources: Sequence[Source], image_size: int | None, first: tuple[str, Size]) -> np.ndarray:
+    """Decode CHUNK images from `start` on: uint8 `[B, ch, H, W]`; without `image_size` all must be as large as `first`.
 
-    Raises `InputError` as `read_image` does, and one that names both files if two sizes differ.
+    Raises `InputError` as `read_image` does, and one that names both images if two sizes differ.
     """
     images = []
-    for file in files:
-        pixels, size = read_image(file, image_size)
+    for source in sources[start : start + CHUNK]:
+        pixels, size = read_image(source, image_size)
         if image_size is None and size != first[1]:
             raise InputError(
-                f"all images must have the same size, but {first[0]} is {_times(first[1])} and {file} is "
+                f"all images must have the same size, but {first[0]} is {_times(first[1])} and {_name(source)} is "
                 f"{_times(size)} pixels: give --image_size to scale and crop them"
             )
         images.append(pixels)
@@ -89,20 +100,21 @@ def read_chunk(files: Sequence[str], image_size: int | None, first: tuple[str, S
     return np.stack([np.broadcast_to(pixels, (channels, *pixels.shape[1:])) for pixels in images])
 
 
-def decode(files: Sequence[str], image_size: int | None, workers: int | None, progress: bool, name: str) -> Tensor:
-    """Decode all files to uint8 `[N, ch, H, W]`, in their order: ch is 1 if all are grayscale, else 3.
+def decode(sources: Sequence[Source], image_size: int | None, workers: int | None, progress: bool, name: str) -> Tensor:
+    """Decode all images to uint8 `[N, ch, H, W]`, in their order: ch is 1 if all are grayscale, else 3.
 
-    `workers` threads share the work, None chooses by CPU cores and image size. `name` is said beside the progress bar.
+    `workers` threads share the work, None chooses by CPU cores and image size; they slice `sources` as they go, so a
+    sequence that fetches its bytes when sliced is never in memory as a whole. `name` is said beside the progress bar.
     Raises `InputError` as `read_chunk` does.
     """
     from tqdm import tqdm
 
-    pixels, size = read_image(files[0], image_size)
-    images = torch.empty(len(files), *pixels.shape, dtype=torch.uint8)
-    read = partial(read_chunk, image_size=image_size, first=(files[0], size))
-    chunks = {start: files[start : start + CHUNK] for start in range(0, len(files), CHUNK)}
-    with tqdm(total=len(files), desc=f"reading {name}", unit="image", disable=not progress, leave=False) as bar:
-        for start, chunk in _each(read, chunks, workers or _default_workers(size)):
+    pixels, size = read_image(sources[0], image_size)
+    images = torch.empty(len(sources), *pixels.shape, dtype=torch.uint8)
+    read = partial(read_chunk, sources=sources, image_size=image_size, first=(_name(sources[0]), size))
+    starts = range(0, len(sources), CHUNK)
+    with tqdm(total=len(sources), desc=f"reading {name}", unit="image", disable=not progress, leave=False) as bar:
+        for start, chunk in _each(read, starts, workers or _default_workers(size)):
             if chunk.shape[1] > images.shape[1]:  # the first one in colour
                 images = images.expand(-1, chunk.shape[1], -1, -1).clone()
             images[start : start + len(chunk)] = torch.from_numpy(chunk)  # one channel fills three
@@ -110,13 +122,11 @@ def decode(files: Sequence[str], image_size: int | None, workers: int | None, pr
     return images
 
 
-def _each(
-    read: partial[np.ndarray], chunks: dict[int, Sequence[str]], threads: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """`read` of every chunk, with its key, in the order in which they are done."""
+def _each(read: partial[np.ndarray], starts: Sequence[int], threads: int) -> Iterator[tuple[int, np.ndarray]]:
+    """`read` of every start, with it, in the order in which they are done."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
-        pending = {pool.submit(read, files): start for start, files in chunks.items()}
+        pending = {pool.submit(read, start): start for start in starts}
         for future in as_completed(list(pending)):
             yield pending.pop(future), future.result()
     finally:
@@ -130,3 +140,7 @@ def _default_workers(size: Size) -> int:
 
 def _times(size: Size) -> str:
     return f"{size[0]} x {size[1]}"
+
+
+def _name(source: Source) -> str:
+    return source if isinstance(source, str) else source.name

@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from common.errors import InputError
+
+if TYPE_CHECKING:
+    from common.datasets.zca import Whitening
 
 # Shapes: N images in the split, B in a batch, C classes, ch channels, and H W or D H W the image's sides.
 
@@ -37,6 +41,8 @@ class ImageData:
     """The C names, in the order of the labels."""
     name: str
     """What `load_dataset` accepts to load these images again."""
+    whitening: Whitening | None = None
+    """The ZCA whitening that `images` (then float32, mean 0, std 1) have been through; None for raw images."""
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.images.shape[:1]:
@@ -53,6 +59,11 @@ class ImageData:
                 raise InputError(f"{option} must be finite, not {list(values)}")
         if min(self.std) <= 0:
             raise InputError(f"std divides the images, so each value must be above 0, not {list(self.std)}")
+        if self.whitening is not None:
+            if self.images[0].numel() != len(self.whitening.mean):
+                raise ValueError(f"a whitening of {len(self.whitening.mean)} pixels does not go with these images")
+            if any(self.mean) or any(value != 1 for value in self.std):
+                raise ValueError("whitened images are not normalised again: mean must be 0 and std 1")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -93,19 +104,24 @@ class ImageData:
         return mean, std
 
     def batch(self, indices: Tensor | slice) -> Tensor:
-        """The normalised images at `indices`, on the data's device: int64 `[B]` gives float32 `[B, ch, H, W]`.
+        """The network's input for `indices`, on the data's device: int64 `[B]` gives float32 `[B, ch, H, W]`.
 
-        Indices of any shape do (`[C, n]` gives `[C, n, ch, H, W]`) and from any device; a slice is not gathered at all.
+        Indices of any shape do (`[C, n]` gives `[C, n, ch, H, W]`) and from any device; a slice is not gathered at all,
+        and of whitened images it is a view.
         """
         if isinstance(indices, Tensor):
             indices = indices.to(self.device, non_blocking=True)
-        return self.normalise(self.images[indices])
+        images = self.images[indices]
+        return self.normalise(images) if self.whitening is None else images
 
     def normalise(self, images: Tensor) -> Tensor:
-        """`(images - mean) / std` for images `[..., ch, H, W]`: uint8 in 0..255, or floating point in 0..1.
+        """`(images - mean) / std` for raw images `[..., ch, H, W]`: uint8 in 0..255, or floating point in 0..1.
 
-        Rounds as torchvision's ToTensor and Normalize do, so the values are theirs bit for bit.
+        Rounds as torchvision's ToTensor and Normalize do, so the values are theirs bit for bit. With a `whitening`,
+        raw images are whitened instead (those in `images` already are).
         """
+        if self.whitening is not None:
+            return self.whitening.apply(images)
         mean, std = (value.to(images.device) for value in self._mean_std)
         if images.dtype == torch.uint8:
             return images.to(torch.float32).div_(255).sub_(mean).div_(std)
@@ -113,6 +129,8 @@ class ImageData:
 
     def denormalise(self, images: Tensor) -> Tensor:
         """The way back, for pictures: normalised `[..., ch, H, W]` to 0..1; what lies outside is clamped."""
+        if self.whitening is not None:
+            return self.whitening.invert(images).clamp(0, 1)
         mean, std = (value.to(images.device) for value in self._mean_std)
         return (images * std + mean).clamp(0, 1)
 
@@ -120,6 +138,11 @@ class ImageData:
         """The same data on `device`; itself if it is there already."""
         images = self.images.to(device)
         return self if images is self.images else replace(self, images=images, labels=self.labels.to(device))
+
+
+def in_unit_range(images: Tensor) -> Tensor:
+    """Raw images as floating point in 0..1: uint8 is divided by 255, anything else returned as it is."""
+    return images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images
 
 
 @dataclass(frozen=True)

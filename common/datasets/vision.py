@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import http.client
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import zlib
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from common.datasets.download import damaged, downloading, missing
 from common.datasets.image_data import ImageData, Loader, Request, Statistics
-from common.errors import InputError
 
 # The values that the published recipes normalise with; their learning rates depend on them.
 STATISTICS: dict[str, Statistics] = {
     "MNIST": ((0.1307,), (0.3081,)),
     "FashionMNIST": ((0.2861,), (0.3530,)),
+    "SVHN": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
     "CIFAR10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "CIFAR100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 
-NETWORK_TIMEOUT = 30.0  # seconds without a byte; torchvision itself would wait for ever
+# What scipy raises for a file that is not of MATLAB's format, or broken.
+_UNREADABLE_MAT = (OSError, ValueError, TypeError, LookupError, NotImplementedError, MemoryError, zlib.error)
 
 
 def load_mnist(request: Request) -> tuple[ImageData, ImageData]:
@@ -46,7 +48,62 @@ def load_cifar10(request: Request) -> tuple[ImageData, ImageData]:
     return _load_cifar(CIFAR10, request)
 
 
-LOADERS: dict[str, Loader] = {"MNIST": load_mnist, "FashionMNIST": load_fashion_mnist, "CIFAR10": load_cifar10}
+def load_cifar100(request: Request) -> tuple[ImageData, ImageData]:
+    """50000 training and 10000 test images, uint8 `[N, 3, 32, 32]`, of a hundred classes (the fine labels)."""
+    from torchvision.datasets import CIFAR100
+
+    return _load_cifar(CIFAR100, request)
+
+
+def load_svhn(request: Request) -> tuple[ImageData, ImageData]:
+    """73257 training and 26032 test images, uint8 `[N, 3, 32, 32]`, of ten digits; class c is digit c."""
+    # Not through torchvision's class, which reads no file with another checksum, such as one that was saved again. A
+    # checksum is not needed for safety either: these files hold arrays, and reading them runs no code.
+    from torchvision.datasets import SVHN
+    from torchvision.datasets.utils import download_url
+
+    sources = [SVHN.split_list[split] for split in ("train", "test")]
+    wanted = {request.data_path / file: (url, md5) for url, file, md5 in sources}
+    lacking = [file for file in wanted if not file.is_file()]
+    if lacking and not request.download:
+        raise missing("SVHN", lacking, lacking)
+    for file in lacking:
+        url, md5 = wanted[file]
+        with downloading("SVHN", [url], [file]):
+            download_url(url, str(file.parent), file.name, md5)
+    splits = []
+    for file in wanted:
+        images, labels = _read_mat(file)
+        splits.append(_image_data(images, labels, tuple("0123456789"), "SVHN"))
+    return splits[0], splits[1]
+
+
+LOADERS: dict[str, Loader] = {
+    "MNIST": load_mnist,
+    "FashionMNIST": load_fashion_mnist,
+    "SVHN": load_svhn,
+    "CIFAR10": load_cifar10,
+    "CIFAR100": load_cifar100,
+}
+
+
+def _read_mat(file: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images uint8 `[N, 3, 32, 32]` and labels int64 `[N]` of one of SVHN's files; `InputError` if it is damaged."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        content = loadmat(file, variable_names=["X", "y"])
+        pixels, labels = content["X"], content["y"]  # [32, 32, 3, N] and [N, 1]
+    except (*_UNREADABLE_MAT, MatReadError) as error:
+        raise damaged([file]) from error
+    count = pixels.shape[-1] if pixels.ndim == 4 else 0
+    fits = pixels.shape == (32, 32, 3, count) and pixels.dtype == np.uint8 and labels.shape == (count, 1)
+    # Digit 0 has label 10, as MATLAB counts from 1.
+    if not (fits and count and labels.dtype.kind in "iuf" and np.isin(labels, np.arange(1, 11)).all()):
+        raise damaged([file])
+    images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)))
+    return images, torch.from_numpy(labels[:, 0].astype(np.int64) % 10)
 
 
 def _load_idx(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
@@ -57,12 +114,12 @@ def _load_idx(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
     raw = request.data_path / name / "raw"
     archives = {raw / file: md5 for file, md5 in kind.resources}
     files = [archive.with_suffix("") for archive in archives]
-    missing = [file for file in files if not file.is_file()]
-    if missing:
+    lacking = [file for file in files if not file.is_file()]
+    if lacking:
         # Archives that somebody has put there are unpacked whether or not downloads are allowed.
         if not request.download and not all(check_integrity(archive, md5) for archive, md5 in archives.items()):
-            raise _missing(name, missing, archives)
-        with _downloading(name, kind.mirrors, archives):
+            raise missing(name, lacking, archives)
+        with downloading(name, kind.mirrors, list(archives)):
             kind(request.data_path, download=True)
     for file in files:
         _check_idx(file)
@@ -72,7 +129,7 @@ def _load_idx(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
         part = kind(request.data_path, train=train)
         prefix = "train" if train else "t10k"
         if len(part.data) != len(part.targets) or int(part.targets.max()) >= len(part.classes):
-            raise _damaged([raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"])
+            raise damaged([raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"])
         splits.append(_image_data(part.data[:, None], part.targets, part.classes, name))
     return splits[0], splits[1]
 
@@ -85,9 +142,9 @@ def _check_idx(file: Path) -> None:
     sizes = [int.from_bytes(header[4 * i : 4 * i + 4], "big") for i in range(1, dimensions + 1)]
     # The magic number: two zeros, 8 for unsigned bytes, the number of dimensions.
     if header[:4] != bytes([0, 0, 8, dimensions]) or file.stat().st_size != 4 + 4 * dimensions + prod(sizes):
-        raise _damaged([file])
+        raise damaged([file])
     if prod(sizes) == 0:
-        raise _damaged([file])
+        raise damaged([file])
 
 
 def _load_cifar(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
@@ -106,13 +163,13 @@ def _load_cifar(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
     if bad := faulty():
         if not request.download and not all(check_integrity(archive, md5) for archive, md5 in archives.items()):
             if there := [file for file in bad if file.is_file()]:
-                raise _damaged(there)
-            raise _missing(name, bad, archives)
-        with _downloading(name, [kind.url], archives, damaged=[file for file in bad if file.is_file()]):
+                raise damaged(there)
+            raise missing(name, bad, archives)
+        with downloading(name, [kind.url], list(archives), damaged=[file for file in bad if file.is_file()]):
             # What torchvision's own `download` does, except that it overlooks a missing or damaged file of names.
             download_and_extract_archive(kind.url, str(request.data_path), filename=kind.filename, md5=kind.tgz_md5)
         if bad := faulty():
-            raise _damaged(bad)
+            raise damaged(bad)
 
     splits = []
     for train in (True, False):
@@ -125,47 +182,3 @@ def _load_cifar(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
 def _image_data(images: torch.Tensor, labels: Any, class_names: Sequence[str], name: str) -> ImageData:
     labels = torch.as_tensor(labels, dtype=torch.int64)
     return ImageData(images, labels, *STATISTICS[name], tuple(class_names), name)
-
-
-def _missing(name: str, files: Sequence[Path], archives: dict[Path, str]) -> InputError:
-    folder = next(iter(archives)).parent
-    return InputError(
-        f"{name} is not in {files[0].parent} ({_names(files)} not found): run once without --no_download, "
-        f"put {_names(archives)} into {folder}, or give another --data_path"
-    )
-
-
-def _damaged(files: Sequence[Path]) -> InputError:
-    them = "it" if len(files) == 1 else "them"
-    return InputError(
-        f"{' and '.join(map(str, files))} {'is' if len(files) == 1 else 'are'} truncated or damaged: "
-        f"delete {them} and run again without --no_download to fetch {them} anew"
-    )
-
-
-def _names(files: Sequence[Path] | dict[Path, str]) -> str:
-    return ", ".join(file.name for file in files)
-
-
-@contextmanager
-def _downloading(
-    name: str, addresses: Sequence[str], archives: dict[Path, str], damaged: Sequence[Path] = ()
-) -> Iterator[None]:
-    """Around a download: gives up on a silent network, and says in one sentence what failed and what to do instead."""
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(NETWORK_TIMEOUT)
-    try:
-        yield
-    # URLError is an OSError; torchvision raises RuntimeError for a wrong checksum and when all mirrors have failed.
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        # Of several lines, one for each address tried, the last says what the network said.
-        reason = [type(error).__name__, *str(error).splitlines()][-1]
-        because = f" ({_names(damaged)} in {damaged[0].parent} is damaged)" if damaged else ""
-        folder = next(iter(archives)).parent
-        raise InputError(
-            f"{name} could not be downloaded{because} from {', '.join(addresses)}: {reason}; "
-            f"fetch {_names(archives)} by other means and put {'it' if len(archives) == 1 else 'them'} into {folder}, "
-            "or give another --data_path"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)

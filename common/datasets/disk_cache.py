@@ -1,4 +1,8 @@
-"""One file per folder of images that holds them decoded, so that only the first start has to read them."""
+"""Files that keep what takes long to make from a dataset, so that only the first start has to make it.
+
+Decoded images of a folder are one such thing, fitted whitenings another. A file is whole or not there, and what it
+holds is checked when it is read.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import json
 import logging
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +22,21 @@ from common.files import write_atomically
 
 
 def cache_file(folder: Path, image_size: int | None) -> Path:
-    """Where the decoded images of `folder` belong: in $FRED_CACHE, $XDG_CACHE_HOME/fred or ~/.cache/fred."""
+    """Where the decoded images of `folder` belong."""
+    # What the folder holds is not in the name: after a change the old file is replaced, not left behind.
+    return named_file("folder", [str(folder), image_size])
+
+
+def named_file(kind: str, names: Sequence[str | float | None]) -> Path:
+    """Where a `kind` of thing told apart by `names` belongs: in $FRED_CACHE, $XDG_CACHE_HOME/fred or ~/.cache/fred."""
     if chosen := os.environ.get("FRED_CACHE"):
         root = Path(chosen).expanduser()
     elif base := os.environ.get("XDG_CACHE_HOME"):
         root = Path(base) / "fred"
     else:
         root = Path.home() / ".cache" / "fred"
-    # What the folder holds is not in the name: after a change the old file is replaced, not left behind.
-    key = hashlib.blake2b(json.dumps([str(folder), image_size]).encode(), digest_size=10).hexdigest()
-    return root / f"folder-{key}.safetensors"
+    key = hashlib.blake2b(json.dumps(list(names)).encode(), digest_size=10).hexdigest()
+    return root / f"{kind}-{key}.safetensors"
 
 
 def read(file: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -43,9 +53,10 @@ def read(file: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, Any
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
         if metadata["checksum"] == _checksum(tensors):
             return tensors, json.loads(metadata["facts"])
-    except (SafetensorError, OSError, KeyError, ValueError):
-        pass
-    logging.getLogger(__name__).warning("%s is damaged: reading the images again", file)
+        reason = "wrong checksum"
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        reason = str(error)
+    logging.getLogger(__name__).warning("%s is damaged (%s): making it anew", file, reason)
     return None
 
 
@@ -58,7 +69,7 @@ def write(file: Path, fingerprint: str, tensors: dict[str, Tensor], facts: dict[
     try:
         write_atomically(file, lambda temporary: save_file(tensors, temporary, metadata))
     except (InputError, SafetensorError) as error:
-        logging.getLogger(__name__).warning("the images cannot be kept for the next start: %s", error)
+        logging.getLogger(__name__).warning("what was made cannot be kept for the next start: %s", error)
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

@@ -1,0 +1,122 @@
+"""ZCA whitening with kornia: images whose pixels are decorrelated, and the way back.
+
+W = U (S + eps)^(-1/2) U^T of the training images' covariance U S U^T, applied to (x - mean): among all whitening
+transforms the one that leaves an image closest to itself. The training images alone decide it; the test images are
+transformed by the same W. As in the trajectory-matching code, nothing is normalised by mean and std before or after.
+"""
+
+# D pixels of an image, all channels together: D = ch * H * W.
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from common.datasets import disk_cache
+from common.datasets.image_data import ImageData, in_unit_range
+from common.errors import InputError
+
+EPS = 0.1  # the trajectory-matching code's; added to the eigenvalues, in units of (0..1)^2
+FORMAT = 1  # of the fit: raise it when the same images give another transform
+LONG_FIT = 1e11  # N D^2 from which a fit is announced: it takes a few seconds on one core
+CHUNK = 1024  # images transformed at a time: 12 MB in float32 at 3 x 32 x 32, 50 MB at 3 x 64 x 64
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """A fitted ZCA transform. It stays on the CPU; images on another device take its matrices there for one call."""
+
+    mean: Tensor
+    """float32 `[D]`: the mean training image, in units of 0..1."""
+    matrix: Tensor
+    """float32 `[D, D]`: W, symmetric."""
+    inverse: Tensor
+    """float32 `[D, D]`: U (S + eps)^(1/2) U^T."""
+    eps: float
+    """Added to the covariance's eigenvalues before their square root."""
+    fingerprint: str
+    """What it was fitted to, and how: see the function of this name."""
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Whiten images `[..., ch, H, W]`: uint8 in 0..255 or floating point in 0..1 gives float32."""
+        return self._transform(in_unit_range(images), self.matrix, self.mean)
+
+    def invert(self, whitened: Tensor) -> Tensor:
+        """The way back: whitened `[..., ch, H, W]` to units of 0..1, not clamped to them."""
+        # x = w W^-1 + mean = (w + mean W) W^-1, which is the form that kornia's transform takes.
+        return self._transform(whitened, self.inverse, -self.mean @ self.matrix)
+
+    @staticmethod
+    def _transform(images: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
+        from kornia.enhance import linear_transform
+
+        rows = images.reshape(-1, len(mean))
+        rows = linear_transform(rows, matrix.to(images.device), mean[None].to(images.device))
+        return rows.reshape(images.shape)
+
+
+def fingerprint(images: Tensor, eps: float = EPS) -> str:
+    """A hash of images `[N, ...]` (values, shape, type), eps and FORMAT: the same in every process."""
+    digest = hashlib.blake2b(f"{FORMAT}\0{eps}\0{images.dtype}\0{tuple(images.shape)}\0".encode(), digest_size=20)
+    digest.update(images.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def fit(images: Tensor, eps: float = EPS) -> Whitening:
+    """Fit a whitening to images `[N, ch, H, W]`, uint8 in 0..255 or float32 in 0..1, on the CPU.
+
+    Holds two float32 copies of the images and a dozen matrices [D, D]; takes about N D^2 + 20 D^3 operations.
+    Raises `ValueError` for fewer than two images.
+    """
+    from kornia.enhance import zca_mean
+
+    matrix, mean, inverse = zca_mean(in_unit_range(images).flatten(1), eps=eps, return_inverse=True)
+    assert inverse is not None  # asked for
+    return Whitening(mean[0], matrix, inverse, eps, fingerprint(images, eps))
+
+
+def whitening_of(train: ImageData, eps: float = EPS, progress: bool = True) -> Whitening:
+    """The whitening of a dataset's training images, not yet whitened; fitted once, then kept in the cache folder.
+
+    progress: say so (on stderr) where the fit takes more than a moment. Raises `InputError` for 3-D images.
+    """
+    if len(train.im_size) != 2:
+        sides = " x ".join(map(str, train.im_size))
+        raise InputError(f"ZCA whitening is for 2-D images, and those of {train.name} are {sides}: leave out --zca")
+    key = fingerprint(train.images, eps)
+    # What the images hold is not in the name: after a change the old file is replaced, not left behind.
+    file = disk_cache.named_file("zca", [train.name, *train.im_size, eps])
+    stored = disk_cache.read(file, key)
+    if stored is not None:
+        return Whitening(**stored[0], eps=eps, fingerprint=key)
+    size = train.images[0].numel()
+    if progress and len(train) * size**2 > LONG_FIT:
+        told = f"fitting the ZCA whitening of {train.name}, {size} x {size} numbers: kept for the next start"
+        tqdm.write(told, file=sys.stderr)
+    whitening = fit(train.images, eps)
+    tensors = {name: getattr(whitening, name).contiguous() for name in ("mean", "matrix", "inverse")}
+    disk_cache.write(file, key, tensors, {})
+    return whitening
+
+
+def whiten(data: ImageData, whitening: Whitening, progress: bool = True) -> ImageData:
+    """`data` with float32 images whitened once, mean 0 and std 1; what `data` held is left as it was."""
+    images = torch.empty_like(data.images, dtype=torch.float32, memory_format=torch.contiguous_format)
+    bar = tqdm(total=len(data), desc="ZCA whitening", unit="img", disable=not progress, delay=2, leave=False)
+    with bar:
+        for raw, out in zip(data.images.split(CHUNK), images.split(CHUNK), strict=True):
+            out.copy_(whitening.apply(raw))
+            bar.update(len(out))
+    channels = data.channels
+    return replace(data, images=images, mean=(0.0,) * channels, std=(1.0,) * channels, whitening=whitening)
+
+
+def whitened(train: ImageData, test: ImageData, eps: float = EPS, progress: bool = True) -> tuple[ImageData, ImageData]:
+    """Both splits, whitened as the training images ask for; raises `InputError` for 3-D images."""
+    whitening = whitening_of(train, eps, progress)
+    return whiten(train, whitening, progress), whiten(test, whitening, progress)

@@ -1,0 +1,27 @@
+"""Images that the tests of several modules make."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from common.datasets import ImageData, decode
+
+
+def make_data(counts: tuple[int, ...] = (5, 9, 3), channels: int = 3) -> ImageData:
+    """Random 4x6 images, `counts[c]` of class c, in shuffled order."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=rng)]
+    images = torch.randint(0, 256, (len(labels), channels, 4, 6), dtype=torch.uint8, generator=rng)
+    mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.25)[:channels]
+    return ImageData(images, labels, mean, std, tuple(f"class {c}" for c in range(len(counts))), "made up")
+
+
+def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, a start that does not find its images in the cache folder fails."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("an image was decoded")
+
+    monkeypatch.setattr(decode, "read_image", fail)
