@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common import augment
-from common.datasets import ClassSampler
+from common.datasets import ClassSampler, Gathered
 from common.devices import precision
 from common.distill import distill
 from common.errors import run_command
@@ -42,7 +42,7 @@ def main() -> None:
 
     def step(iteration: int) -> Tensor:
         reinitialise(network, derive(seed, "network", iteration))
-        real = train.batch(real_sampler.draw(options.batch_real, generator(seed, "real", iteration)).flatten())
+        real = Gathered(train, real_sampler.draw(options.batch_real, generator(seed, "real", iteration)).flatten())
         if options.batch_syn == 0:
             images = synset.decode()
         else:

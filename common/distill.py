@@ -7,6 +7,7 @@ what is saved at a point is what was evaluated there.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import time
@@ -20,10 +21,11 @@ from tqdm import tqdm
 from common import report
 from common.devices import precision
 from common.errors import InputError
-from common.evaluate import Batches, evaluate, in_percent, mean_and_std
+from common.evaluate import Batches, evaluate, in_percent, point_of
 from common.run import Run
 from common.setting import Setting
 from common.synset_file import export_pair, load_synset, save_synset
+from common.track import Tracker, open_tracker
 
 Step = Callable[[int], Tensor]
 
@@ -38,10 +40,12 @@ def distill(setting: Setting, step: Step) -> dict[str, Any]:
     step: iteration -> loss (a scalar without graph), having left the gradient in the coefficients.
     Raises Stopped after SIGINT or SIGTERM, with everything saved; InputError for a loss that is not finite.
     """
-    with contextlib.closing(setting.run) as run:
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(contextlib.closing(setting.run))
         summary = run.summary
         if summary is None:
             loop = _Loop(setting)
+            stack.callback(lambda: loop.tracker.close())  # after the closing lines: it may have to wait for the network
             loop.restore()
             with run.catching_signals():
                 loop.run_through(step)
@@ -59,7 +63,7 @@ def _say(summary: dict[str, Any], run: Run) -> None:
     """The closing lines."""
     for label, key in {"before optimisation": "start", "last": "last", "best on test": "best_on_test"}.items():
         point = summary[key]
-        run.log(f"{label:>20}: {in_percent(point)} ({point['n']} networks, {point['iteration']} updates)")
+        run.log(f"{label:>20}: {in_percent(point)} ({point['n']} x {point['network']}, {point['iteration']} updates)")
     run.log(f"{'synthetic set':>20}: {summary['file']} ({summary['file_bytes']:,} bytes)")
 
 
@@ -68,12 +72,13 @@ class _Loop:
 
     def __init__(self, setting: Setting) -> None:
         self.setting, self.options, self.run, self.synset = setting, setting.options, setting.run, setting.synset
-        self.forward = setting.compiled(setting.evaluated)
+        self.forwards = {name: setting.compiled(network) for name, network in setting.evaluated.items()}
         self.iteration = 0
         self.evaluations: list[dict[str, Any]] = []
-        self.unfinished: list[float] = []  # accuracies of the evaluation under way
+        self.unfinished: dict[str, list[float]] = {}  # accuracies of the evaluation under way, by network
         self.seconds = 0.0
         self.last_loss: float | None = None
+        self.tracker = Tracker()
         self._losses: list[Tensor] = []
         self._started = self._saved = time.monotonic()
         self._saving = 0.0
@@ -85,12 +90,26 @@ class _Loop:
         if state is None:
             self.run.log(self.synset.describe_budget())
             self.run.log(f"run folder {self.run.folder}")
+            self.tracker = self._open_tracker(None)
             self._draw_masks()
             return
         self.synset.load_state_dict(state["synset"])
         self.iteration, self.seconds = state["iteration"], state["seconds"]
         self.evaluations, self.unfinished = state["evaluations"], state["unfinished"]
         self.run.log(f"resumed from iteration {self.iteration} ({self.run.folder})")
+        self.tracker = self._open_tracker(self.iteration)
+
+    def _open_tracker(self, resumed_from: int | None) -> Tracker:
+        context = {key: self.run.config[key] for key in ("objective", "version", "hardware")}
+        return open_tracker(
+            self.options.track,
+            self.run.folder,
+            context | dataclasses.asdict(self.options),
+            name="/".join(self.run.folder.parts[-4:]),
+            project=self.options.track_project,
+            resumed_from=resumed_from,
+            say=self.run.log,
+        )
 
     def save(self) -> None:
         self.look_at_losses()
@@ -124,6 +143,7 @@ class _Loop:
             if not math.isfinite(loss):
                 raise self._diverged(f"the loss of iteration {index} is {loss}")
             self.run.record(iteration=index, loss=loss)
+            self.tracker.scalars(index + 1, loss=loss)
             self.last_loss = loss
         self._losses.clear()
 
@@ -172,36 +192,37 @@ class _Loop:
         return (ends or (every > 0 and self.iteration % every == 0)) and not seen
 
     def _evaluate(self) -> None:
-        """Train and test `num_eval` networks on the set as it is now; keep the set, the figure and a picture."""
+        """Train and test `num_eval` networks of each kind on the set as it is now; keep set, figures and a picture."""
         self.save()
         begun, options = time.monotonic(), self.options
         images, labels = self.synset.get(need_copy=True)
-        numbers = range(len(self.unfinished), options.num_eval)
+        batches, evaluated = Batches(images, labels), self.setting.evaluated
+        numbers = {name: range(len(self.unfinished.get(name, [])), options.num_eval) for name in evaluated}
         epochs = tqdm(
-            total=len(numbers) * (options.epoch_eval_train + 1),
+            total=sum(map(len, numbers.values())) * (options.epoch_eval_train + 1),
             desc="  evaluation",
             unit="epoch",
             leave=False,
             dynamic_ncols=True,
         )
-        accuracies = evaluate(
-            self.setting.evaluated,
-            lambda number: Batches(images, labels),
-            self.setting.test,
-            self.setting.protocol,
-            numbers,
-            options.seed,
-            point=self.iteration,
-            forward=self.forward,
-            check_stop=self.run.raise_if_stopped,
-            on_epoch=epochs.update,
-        )
         with epochs, precision(options.precision, self.setting.device):
-            for accuracy in accuracies:
-                self.unfinished.append(accuracy)
-                self.save()
-        point = {"iteration": self.iteration, **mean_and_std(self.unfinished), "accuracies": self.unfinished}
-        self.unfinished = []
+            for name, network in evaluated.items():
+                for accuracy in evaluate(
+                    network,
+                    lambda number: batches,
+                    self.setting.test,
+                    self.setting.protocol,
+                    numbers[name],
+                    options.seed,
+                    point=self.iteration,
+                    forward=self.forwards[name],
+                    check_stop=self.run.raise_if_stopped,
+                    on_epoch=epochs.update,
+                ):
+                    self.unfinished.setdefault(name, []).append(accuracy)
+                    self.save()
+        point = {"iteration": self.iteration, **point_of(self.unfinished, self.setting.principal)}
+        self.unfinished = {}
         self._keep(point, images)
         self.run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
         self.save()
@@ -212,6 +233,8 @@ class _Loop:
         text = f"accuracy {in_percent(point)} ({point['n']} networks)"
         before = " (before optimisation)" if self.iteration == 0 else ""
         self.run.log(f"iteration {self.iteration}: {text}{before}")
+        for name, figures in point.get("networks", {}).items():
+            self.run.log(f"{name:>20}: {in_percent(figures)}")
         metadata = self._metadata(point)
         save_synset(self.synset, self.run.folder / "synset.safetensors", metadata)
         if point is self.best:
@@ -221,6 +244,8 @@ class _Loop:
             title = f"{what}, {self.iteration} updates: {text}"
             path = self.run.folder / f"images_{self.iteration:06d}.png"
             report.draw_images(path, data.denormalise(images), data.class_names, title)
+            self.tracker.picture("images", path, self.iteration)
+        self.tracker.evaluation(point)
 
     @property
     def best(self) -> dict[str, Any]:
@@ -229,14 +254,17 @@ class _Loop:
 
     def _metadata(self, point: dict[str, Any]) -> dict[str, Any]:
         data, options = self.setting.train, self.options
+        zca = data.whitening
         return {
             "dataset": options.dataset,
             "mean": list(data.mean),
             "std": list(data.std),
+            "zca": None if zca is None else {"eps": zca.eps, "fingerprint": zca.fingerprint},
             "class_names": list(data.class_names),
             "image_size": options.image_size,
             "objective": self.setting.objective,
-            "network": options.model,
+            "model": options.model,
+            "network": self.setting.principal,
             "evaluation": self.setting.protocol.as_metadata(),
             "accuracy": point,
             "seed": options.seed,
@@ -247,7 +275,9 @@ class _Loop:
         if len(self.synset.im_size) == 2:
             kept = f"{self.options.msz_per_channel} of {self.synset.d} {self.synset.transform} coefficients"
             title = f"{kept} kept, by {self.synset.selection}"
-            report.draw_masks(self.run.folder / "masks.png", self.synset.mask, self.setting.train.class_names, title)
+            path = self.run.folder / "masks.png"
+            report.draw_masks(path, self.synset.mask, self.setting.train.class_names, title)
+            self.tracker.picture("masks", path, 0)
 
     # -- the end -----------------------------------------------------------------------------------------------
 
@@ -259,6 +289,7 @@ class _Loop:
                 if "loss" in entry:
                     losses.append((entry["iteration"], entry["loss"]))
         report.draw_curves(self.run.folder / "curves.png", losses, self.evaluations)
+        self.tracker.picture("curves", self.run.folder / "curves.png", self.iteration)
         picture = self.run.folder / f"images_{self.iteration:06d}.png"
         summary: dict[str, Any] = {
             "objective": self.setting.objective,
@@ -275,4 +306,5 @@ class _Loop:
             "version": self.run.config["version"],
         }
         self.run.finish(summary)
+        self.tracker.summary(summary)
         return summary

@@ -19,10 +19,10 @@ def close_names(name: str, known: Iterable[str]) -> str:
 
 
 class Stopped(Exception):
-    """SIGINT or SIGTERM arrived, and what was done so far has been saved."""
+    """SIGINT or SIGTERM arrived, and the work has ended where nothing is lost. kept: what is left, and how to go on."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+    def __init__(self, number: int, kept: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}: {kept}")
         self.exit_code = 128 + number
 
 
@@ -35,7 +35,7 @@ def run_command(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except Stopped as stop:
-        print(f"{stop}: everything is saved, --resume auto (the default) continues", file=sys.stderr)
+        print(stop, file=sys.stderr)
         code = stop.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -79,25 +79,45 @@ def train(
 
     forward: the network or its compiled form. check_stop may raise between steps. Nothing waits for the device in here.
     """
+    for epoch in range(protocol.epochs + 1):
+        if epoch == 0 or epoch == slow_from(protocol.epochs):
+            lr = protocol.lr if epoch == 0 else 0.1 * protocol.lr
+            optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        train_epoch(network, data, optimizer, protocol.batch, protocol.strategy, draws, forward, check_stop)
+        on_epoch()
+
+
+def slow_from(epochs: int) -> int:
+    """The first epoch, counted from 0, at a tenth of the step size: the authors' schedule for networks and experts."""
+    return epochs // 2 + 2
+
+
+def train_epoch(
+    network: nn.Module,
+    data: TrainingSet,
+    optimizer: torch.optim.Optimizer,
+    batch: int,
+    strategy: str,
+    draws: torch.Generator,
+    forward: Callable[[Tensor], Tensor] | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+) -> None:
+    """Train on every image once: cross-entropy, random order, DSA with one strategy a batch and parameters an image.
+
+    The last batch may be smaller. The arguments are those of `train`.
+    """
     forward = network if forward is None else forward
     device = data.labels.device
     network.train()
-    for epoch in range(protocol.epochs + 1):
-        if epoch == 0 or epoch == protocol.epochs // 2 + 2:
-            lr = protocol.lr if epoch == 0 else 0.1 * protocol.lr
-            optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        order = torch.randperm(len(data.labels), generator=draws).to(device, non_blocking=True)
-        for indices in order.split(protocol.batch):
-            check_stop()
-            images, labels = data.batch(indices), data.labels[indices]
-            drawn = augment.sample(
-                protocol.strategy, len(indices), draws, images.shape[2:], one_strategy=True, device=device
-            )
-            loss = F.cross_entropy(forward(augment.apply(images, drawn)), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        on_epoch()
+    order = torch.randperm(len(data.labels), generator=draws).to(device, non_blocking=True)
+    for indices in order.split(batch):
+        check_stop()
+        images, labels = data.batch(indices), data.labels[indices]
+        drawn = augment.sample(strategy, len(indices), draws, images.shape[2:], one_strategy=True, device=device)
+        loss = F.cross_entropy(forward(augment.apply(images, drawn)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 @torch.no_grad()
@@ -144,6 +164,16 @@ def random_real(data: ImageData, ipc: int, draws: torch.Generator) -> Batches:
 def mean_and_std(accuracies: Sequence[float]) -> dict[str, Any]:
     """{"mean", "std", "n"}: fractions; the population standard deviation over networks, as the authors report it."""
     return {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)), "n": len(accuracies)}
+
+
+def point_of(accuracies: dict[str, list[float]], principal: str) -> dict[str, Any]:
+    """One evaluation, of one network or a pool: `mean_and_std` and all accuracies of the principal network.
+
+    accuracies: fractions by network name. Of a pool, "networks" holds the same for each of them.
+    """
+    figures = {name: {**mean_and_std(each), "accuracies": each} for name, each in accuracies.items()}
+    pool = {"networks": figures} if len(figures) > 1 else {}
+    return {"network": principal, **figures[principal], **pool}
 
 
 def in_percent(figures: dict[str, Any]) -> str:

@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from common.augment import parse_strategy
 from common.datasets import ImageData, load_dataset
+from common.datasets.zca import fingerprint, whiten, whitening_of
 from common.devices import can_compile, check_precision, describe_hardware, precision, resolve_device
 from common.errors import InputError, run_command
-from common.evaluate import Batches, EvaluationProtocol, TrainingSet, evaluate, in_percent, mean_and_std, random_real
+from common.evaluate import Batches, EvaluationProtocol, TrainingSet, evaluate, in_percent, point_of, random_real
 from common.files import write_json
-from common.networks import build_network
 from common.options import (
     DataOptions,
     DistillOptions,
@@ -26,6 +26,7 @@ from common.options import (
     parse_plain,
     with_recipe,
 )
+from common.pools import build_pool, principal
 from common.run import code_version
 from common.seeds import generator
 from common.synset_file import load_synset
@@ -45,9 +46,12 @@ def show(options: EvaluateOptions, objective: str) -> None:
     """Evaluate and print; with --output also write the result as JSON."""
     result = evaluate_file(options, objective)
     stored = result["stored"]
-    print(f"{in_percent(result)} ({result['n']} x {result['network']})")
+    for name, figures in result.get("networks", {result["network"]: result}).items():
+        print(f"{in_percent(figures)} ({figures['n']} x {name})")
     if stored:
-        print(f"{in_percent(stored)} is stored in the file ({stored['n']} networks)")
+        print(
+            f"{in_percent(stored)} is stored in the file ({stored['n']} x {stored.get('network', result['network'])})"
+        )
     if options.output:
         write_json(Path(options.output), result)
 
@@ -64,7 +68,10 @@ class _Subject:
 
 
 def evaluate_file(options: EvaluateOptions, objective: str) -> dict[str, Any]:
-    """{"mean", "std", "n", "accuracies", "network", "stored", ...}; raises InputError for what cannot work."""
+    """{"network", "mean", "std", "n", "accuracies", "networks" (of a pool), "stored", ...}.
+
+    Raises InputError for what cannot work.
+    """
     device = resolve_device(options.device)
     check_precision(options.precision, device)
     if (options.synset is None) == (options.baseline is None):
@@ -76,27 +83,28 @@ def evaluate_file(options: EvaluateOptions, objective: str) -> dict[str, Any]:
     else:
         subject = _stored_set(options, options.synset, device)
     test, protocol = subject.test, subject.protocol
-    network = build_network(subject.network, test.channels, test.num_classes, test.im_size).to(device)
-    forward = torch.compile(network) if options.compile and can_compile(tqdm.write) else network
-    bar = tqdm(total=options.num_eval * (protocol.epochs + 1), desc=subject.network, unit="epoch", dynamic_ncols=True)
-    with bar, precision(options.precision, device):
-        accuracies = list(
-            evaluate(
-                network,
-                subject.training_sets,
-                test,
-                protocol,
-                range(options.num_eval),
-                options.seed,
-                forward=forward,
-                on_epoch=bar.update,
+    pool = build_pool(options.eval_mode or "SS", subject.network, test.channels, test.num_classes, test.im_size)
+    compiles = options.compile and can_compile(tqdm.write)
+    accuracies: dict[str, list[float]] = {}
+    for name, network in pool.items():
+        network.to(device)
+        bar = tqdm(total=options.num_eval * (protocol.epochs + 1), desc=name, unit="epoch", dynamic_ncols=True)
+        with bar, precision(options.precision, device):
+            accuracies[name] = list(
+                evaluate(
+                    network,
+                    subject.training_sets,
+                    test,
+                    protocol,
+                    range(options.num_eval),
+                    options.seed,
+                    forward=torch.compile(network) if compiles else network,
+                    on_epoch=bar.update,
+                )
             )
-        )
     return {
-        **mean_and_std(accuracies),
-        "accuracies": accuracies,
+        **point_of(accuracies, principal(pool, subject.network)),
         "options": dataclasses.asdict(options),
-        "network": subject.network,
         "evaluation": protocol.as_metadata(),
         "stored": subject.stored,
         "version": code_version(),
@@ -105,23 +113,26 @@ def evaluate_file(options: EvaluateOptions, objective: str) -> dict[str, Any]:
 
 
 def _stored_set(options: EvaluateOptions, file: str, device: torch.device) -> _Subject:
-    if options.ipc is not None or options.recipe is not None:
-        raise InputError("--ipc and --recipe are for baselines: a synthetic set has its own")
+    if any(value is not None for value in (options.ipc, options.recipe, options.cifar100_stats)):
+        raise InputError("--ipc, --recipe and --cifar100_stats are for baselines: a synthetic set has its own")
     synset, metadata = load_synset(file, device)
     lacks = [key for key in _NEEDED if key not in metadata]
     if lacks:
         raise InputError(f"{file} lacks {', '.join(lacks)}: it was saved without what an evaluation needs")
+    zca = metadata.get("zca")  # absent from files older than the option
+    if options.zca is not None and options.zca != (zca is not None):
+        raise InputError(f"{file} was made {'without' if zca is None else 'with'} ZCA whitening: leave out --zca")
     protocol = EvaluationProtocol(**metadata["evaluation"])
     if "step_size" in metadata:
         # The step size that trajectory matching learned belongs to the set.
         protocol = dataclasses.replace(protocol, lr=metadata["step_size"])
-    _, test = load_dataset(
+    train, test = load_dataset(
         options.dataset or metadata["dataset"],
         options.data_path,
         download=not options.no_download,
         image_size=options.image_size or metadata["image_size"],
-        mean=metadata["mean"],
-        std=metadata["std"],
+        mean=metadata["mean"] if zca is None else None,
+        std=metadata["std"] if zca is None else None,
         workers=options.workers,
     )
     if (test.channels, *test.im_size) != (synset.channel, *synset.im_size):
@@ -131,6 +142,13 @@ def _stored_set(options: EvaluateOptions, file: str, device: torch.device) -> _S
         )
     if list(test.class_names) != metadata["class_names"]:
         raise InputError(f"{file} was made for other classes than those of {test.name}: give its own --dataset")
+    if zca is not None:
+        if fingerprint(train.images, zca["eps"]) != zca["fingerprint"]:
+            raise InputError(
+                f"{file} was whitened by other training images than those of {train.name}: "
+                "give the --dataset it was made from"
+            )
+        test = whiten(test, whitening_of(train, zca["eps"]))
     batches = Batches(*synset.get(need_copy=True))
     network = options.model or metadata["network"]
     return _Subject(
@@ -146,6 +164,8 @@ def _baseline(options: EvaluateOptions, objective: str, device: torch.device) ->
         no_download=options.no_download,
         image_size=options.image_size,
         recipe=options.recipe,
+        zca=bool(options.zca),
+        cifar100_stats=options.cifar100_stats or DataOptions.cifar100_stats,
         workers=options.workers,
     )
     train, test = (part.to(device) for part in data.load())

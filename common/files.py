@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import BytesIO, StringIO
@@ -14,6 +18,12 @@ from typing import Any
 import torch
 
 from common.errors import InputError
+
+# What zipfile and torch.load raise for files that are not whole, or that hold more than tensors and plain values.
+UNREADABLE = (
+    OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError,
+    AttributeError, pickle.UnpicklingError,
+)  # fmt: skip
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

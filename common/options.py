@@ -15,17 +15,21 @@ import tyro
 
 from common import recipes
 from common.augment import STRATEGIES, parse_strategy
-from common.datasets import ImageData, check_dataset, load_dataset, statistics
+from common.datasets import PREFIXES, ImageData, check_dataset, load_dataset, statistics
+from common.datasets.image_data import Statistics
 from common.devices import Precision
 from common.errors import InputError
 from common.frequency import TransformName
+from common.pools import EvalMode
 from common.selection import SelectionRule
+from common.track import TrackerName
 
 DSA_STRATEGY = "_".join(STRATEGIES)
 
 # Where a run computes and where it writes: two runs that differ in these alone are the same run.
 NOT_PART_OF_A_RUN = frozenset({
     "data_path", "no_download", "workers", "save_path", "name", "device", "resume", "checkpoint_every", "export",
+    "track", "track_project",
 })  # fmt: skip
 
 
@@ -34,28 +38,26 @@ class DataOptions:
     """Which images."""
 
     dataset: str = "digits"
-    """digits (built in), MNIST, FashionMNIST, CIFAR10, or folder:PATH with train/CLASS/ and test/CLASS/ (or val/)"""
+    """digits (built in), MNIST, FashionMNIST, SVHN, CIFAR10, CIFAR100, Tiny, folder:PATH with train/CLASS/ and
+    test/CLASS/ (or val/), hf:owner/name of the Hugging Face hub, or hf:PATH with parquet files"""
     data_path: str = "data"
     """folder that holds the datasets, or into which they are downloaded"""
     no_download: bool = False
     """never download a missing dataset"""
     image_size: int | None = None
-    """side in pixels that the images of a folder are resized and cropped to"""
+    """side in pixels that the images of folder: or hf: are resized and cropped to"""
     recipe: str | None = None
-    """take hyper-parameters (for a folder also mean and std) from this dataset's recipe"""
+    """take hyper-parameters (for folder: and hf: also mean and std) from this dataset's recipe"""
+    zca: bool = False
+    """whiten the images (ZCA, fitted to the training images; 2-D only) instead of normalising by mean and std"""
+    cifar100_stats: Literal["cifar100", "cifar10"] = "cifar100"
+    """mean and std that CIFAR100 is normalised with; cifar10: those of the authors' trajectory-matching folder"""
     workers: int | None = None
-    """threads that decode a folder (default: by image size and cores)"""
+    """threads that decode image files (default: by image size and cores)"""
 
     def load(self) -> tuple[ImageData, ImageData]:
-        """(train, test) on the CPU; a folder takes mean and std from `recipe`. Raises InputError."""
-        mean, std = None, None
-        if self.recipe is not None and self.dataset.startswith("folder:"):
-            borrowed = statistics(self.recipe)
-            if borrowed is None:
-                raise InputError(
-                    f"--recipe {self.recipe} has no mean and std to borrow: give a dataset such as CIFAR10"
-                )
-            mean, std = borrowed
+        """(train, test) on the CPU; folder: and hf: take mean and std from `recipe`. Raises InputError."""
+        mean, std = self._borrowed_statistics()
         return load_dataset(
             self.dataset,
             self.data_path,
@@ -63,8 +65,28 @@ class DataOptions:
             image_size=self.image_size,
             mean=mean,
             std=std,
+            zca=self.zca,
             workers=self.workers,
         )
+
+    def _borrowed_statistics(self) -> Statistics | tuple[None, None]:
+        """Mean and std of another dataset than this one; (None, None) to keep its own."""
+        lender = None
+        if self.cifar100_stats == "cifar10":
+            if self.dataset != "CIFAR100" or self.zca:
+                raise InputError(
+                    "--cifar100_stats cifar10 sets CIFAR100's mean and std: "
+                    "leave it out with another dataset or with --zca"
+                )
+            lender = "CIFAR10"
+        elif self.dataset.startswith(tuple(PREFIXES)) and not self.zca:
+            lender = self.recipe
+        if lender is None:
+            return None, None
+        borrowed = statistics(lender)
+        if borrowed is None:
+            raise InputError(f"--recipe {lender} has no mean and std to borrow: give a dataset such as CIFAR10")
+        return borrowed
 
 
 @dataclass
@@ -79,6 +101,9 @@ class EvaluationOptions:
     """images per training step"""
     lr_net: float = 0.01
     """step size of the evaluation networks (SGD, momentum 0.9, weight decay 5e-4)"""
+    eval_mode: EvalMode = "S"
+    """networks that are tested: S the distillation network (without its BN), SS as it is, C it and ConvNet, or a pool:
+    M and B architectures (B with batch norm), ConvNet's W widths, D depths, A activations, P poolings, N norms"""
 
 
 @dataclass
@@ -98,8 +123,8 @@ class DistillOptions(EvaluationOptions, DataOptions):
     mom_freq: float = 0.5
     """momentum on the coefficients"""
     transform: TransformName = "dct"
-    """dct, dft (Fourier), dwt (Haar wavelets), or identity for plain pixels (lr_freq is then in normalised pixel values);
-    k real numbers per channel and image in each"""
+    """dct, dft (Fourier), dwt (Haar wavelets), or identity for plain pixels, whose lr_freq is in normalised pixel
+    values; k real numbers per channel and image in each"""
     selection: SelectionRule = "variance"
     """rule that chooses the k positions of a class; variance is the paper's"""
     selection_images: Literal["init", "class"] = "init"
@@ -136,11 +161,60 @@ class DistillOptions(EvaluationOptions, DataOptions):
     """updates between two checkpoints (0: as often as costs a hundredth of the time)"""
     export: bool = False
     """write the best set also as images_best.pt and labels_best.pt, the authors' format"""
+    track: TrackerName = "none"
+    """show curves and pictures also in wandb or tensorboard; wandb runs offline where nobody is logged in"""
+    track_project: str | None = None
+    """wandb's project (default: WANDB_PROJECT, else fred)"""
 
     @property
     def strategy(self) -> str:
         """The augmentation in force: '' for none."""
         return self.dsa_strategy if self.dsa else ""
+
+
+@dataclass
+class BufferOptions(DataOptions):
+    """Train expert networks on a dataset and keep their weights after every epoch, for trajectory matching."""
+
+    model: str = "ConvNetD3"
+    """network that is trained, and later matched"""
+    num_experts: int = 100
+    """experts in the buffer; those that are there already are not trained again"""
+    train_epochs: int = 50
+    """epochs of an expert's training"""
+    keep_epochs: int | None = None
+    """stop after this many of them: matching needs max_start_epoch - 1 + expert_epochs (default: all)"""
+    batch_train: int = 256
+    """images per training step"""
+    lr_teacher: float = 0.01
+    """step size (SGD)"""
+    mom: float = 0.0
+    """momentum"""
+    l2: float = 0.0
+    """weight decay"""
+    decay: bool = False
+    """lower the step size to a tenth halfway, after epoch train_epochs // 2 + 1 counted from 0"""
+    dsa: bool = True
+    """augment the images"""
+    dsa_strategy: str = DSA_STRATEGY
+    """augmentations, joined by underscores; one is drawn per step, its parameters per image"""
+    test_every: int = 0
+    """epochs between two tests of an expert (0: only at the end)"""
+    buffer_path: str = "buffers"
+    """experts lie below it: <dataset>[_zca]/<model>"""
+    seed: int = 0
+    """every random draw is a function of it"""
+    device: str = "auto"
+    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
+    precision: Precision = "fp32"
+    """networks in fp32, tf32 or bf16"""
+    compile: bool = False
+    """compile the network: half a minute once, then faster epochs"""
+
+    @property
+    def strategy(self) -> str:
+        """The augmentation in force, "none" where there is none."""
+        return self.dsa_strategy if self.dsa else "none"
 
 
 @dataclass
@@ -155,18 +229,24 @@ class EvaluateOptions:
     """baselines: real images a class of the random one (1 unless given); also which recipe says how to train"""
     model: str | None = None
     """another network than the one it was made with (baselines: the recipe's)"""
+    eval_mode: EvalMode | None = None
+    """test a pool of networks instead of one: M B W D A P N, or C, S, SS around the network; see distill.py --help"""
     dataset: str | None = None
     """where the test images are, e.g. folder:PATH, if not where they were (baselines: digits)"""
     image_size: int | None = None
-    """side in pixels that the images of a folder are resized and cropped to, if not as the file says"""
+    """side in pixels that the images of folder: or hf: are resized and cropped to, if not as the file says"""
     recipe: str | None = None
-    """baselines: train as this dataset's recipe says; on a folder also take its mean and std"""
+    """baselines: train as this dataset's recipe says; on folder: and hf: also take its mean and std"""
+    zca: bool | None = None
+    """baselines: whiten the images (ZCA) instead of normalising them; a synthetic set says itself whether"""
+    cifar100_stats: Literal["cifar100", "cifar10"] | None = None
+    """baselines: mean and std that CIFAR100 is normalised with (cifar100 unless given)"""
     data_path: str = DataOptions.data_path
     """folder that holds the datasets, or into which they are downloaded"""
     no_download: bool = False
     """never download a missing dataset"""
     workers: int | None = None
-    """threads that decode a folder (default: by image size and cores)"""
+    """threads that decode image files (default: by image size and cores)"""
     num_eval: int = 5
     """networks trained"""
     epoch_eval_train: int | None = None

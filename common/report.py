@@ -80,7 +80,10 @@ def draw_shares(path: Path, cells: Sequence[tuple[str, Tensor]], columns: int, t
 
 
 def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Sequence[dict[str, Any]]) -> None:
-    """Matching loss (log scale) and accuracy in % (mean and standard deviation over networks) against the updates."""
+    """Matching loss (log scale) and accuracy in % (mean and standard deviation over networks) against the updates.
+
+    evaluations: of a single network, or of a pool, then a line each.
+    """
     figure = _figure(9.0, 3.4)
     left, right = figure.subplots(1, 2)
     if losses:
@@ -88,13 +91,18 @@ def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Se
         if any(loss > 0 for _, loss in losses):
             left.set_yscale("log")
     left.set(xlabel="updates", ylabel="matching loss")
-    right.errorbar(
-        [point["iteration"] for point in evaluations],
-        [100 * point["mean"] for point in evaluations],
-        yerr=[100 * point["std"] for point in evaluations],
-        marker="o",
-        capsize=3,
-    )
+    pools = [point.get("networks", {point.get("network", ""): point}) for point in evaluations]
+    for name in pools[0] if pools else ():
+        right.errorbar(
+            [point["iteration"] for point in evaluations],
+            [100 * pool[name]["mean"] for pool in pools],
+            yerr=[100 * pool[name]["std"] for pool in pools],
+            marker="o",
+            capsize=3,
+            label=name,
+        )
+    if pools and len(pools[0]) > 1:
+        right.legend(fontsize=7)
     right.set(xlabel="updates", ylabel="test accuracy, %")
     for axis in (left, right):
         axis.grid(alpha=0.3)

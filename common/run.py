@@ -8,34 +8,24 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import pickle
-import signal
-import struct
+import shutil
 import subprocess
-import threading
 import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from common.devices import describe_hardware
-from common.errors import InputError, Stopped
-from common.files import torch_bytes, write_atomically, write_json
+from common.errors import InputError
+from common.files import UNREADABLE, torch_bytes, write_atomically, write_json
 from common.options import NOT_PART_OF_A_RUN, DistillOptions, Sources
+from common.signals import Stoppable
+from common.track import TRACKER_FOLDERS
 
 _CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
 _ZIP_FOLDER = 0x10  # attribute of an entry: torch.load would leave its memory as it is, and say nothing
-# What zipfile and torch.load raise for files that are not whole, or that hold more than tensors and plain values.
-_UNREADABLE = (
-    OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError,
-    AttributeError, pickle.UnpicklingError,
-)  # fmt: skip
 # In the order in which a run is removed: what it could be continued from goes first, what says whose it is last.
 _OWN_FILES = (*_CHECKPOINTS, "summary.json", "metrics.jsonl", "log.txt", "config.json")
 
@@ -57,12 +47,19 @@ def _git(root: Path, *words: str) -> str:
 
 
 def run_folder(save_path: str | Path, objective: str, dataset: str, ipc: int, name: str) -> Path:
-    """<save_path>/<objective>/<dataset>/ipc<ipc>/<name>; of folder:PATH the last part of the path is named."""
+    """<save_path>/<objective>/<dataset>/ipc<ipc>/<name>."""
+    return Path(save_path) / objective / dataset_folder(dataset) / f"ipc{ipc}" / name
+
+
+def dataset_folder(dataset: str) -> str:
+    """A dataset's name as that of a folder; of folder:PATH and hf:PATH the path's last part is named."""
     kind, colon, path = dataset.partition(":")
-    return Path(save_path) / objective / (f"{kind}-{Path(path).name}" if colon else kind) / f"ipc{ipc}" / name
+    if kind == "hf":
+        path = path.partition("?")[0]  # what is chosen of it, what lies in the folder tells apart
+    return f"{kind}-{Path(path).name}" if colon else kind
 
 
-class Run:
+class Run(Stoppable):
     """One run folder, held by one process at a time.
 
     `config` is every resolved option; `folder` lies at <save_path>/<objective>/<dataset>/ipc<ipc>/<name>. Opening it
@@ -70,12 +67,12 @@ class Run:
     """
 
     def __init__(self, options: DistillOptions, sources: Sources, objective: str, device: torch.device) -> None:
+        super().__init__("saving, then stopping", "everything is saved, --resume auto (the default) continues")
         values = dataclasses.asdict(options)
         identity = {key: value for key, value in values.items() if key not in NOT_PART_OF_A_RUN}
         name = options.name or hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=5).hexdigest()
         self.folder = run_folder(options.save_path, objective, options.dataset, options.ipc, name)
         self.dataset = self.folder.parts[-3]
-        self.received: int | None = None
         self._entries: list[dict[str, Any]] = []
         self._lock = self._take_folder()
         for leftover in self.folder.glob(".*.tmp"):  # of a process killed while it wrote
@@ -141,7 +138,7 @@ class Run:
         for path in found:
             try:
                 content = _read_checkpoint(path, self.folder / "metrics.jsonl")
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 self.log(f"{path} is damaged ({error}): trying the one before it")
                 continue
             with (self.folder / "metrics.jsonl").open("a") as file:
@@ -171,35 +168,6 @@ class Run:
         """Let go of the folder."""
         self._lock.close()
 
-    # -- signals -----------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def catching_signals(self) -> Iterator[None]:
-        """Inside, the first SIGINT or SIGTERM is noted in `received`; a second one acts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self.received = number
-            for each, handler in before.items():
-                signal.signal(each, handler)
-            tqdm.write(f"{signal.Signals(number).name}: saving, then stopping (once more stops at once)")
-
-        for number in before:
-            signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def raise_if_stopped(self) -> None:
-        """Raises Stopped once a signal has been noted."""
-        if self.received is not None:
-            raise Stopped(self.received)
-
     # -- opening -----------------------------------------------------------------------------------------------
 
     def _take_folder(self) -> Any:
@@ -223,6 +191,9 @@ class Run:
         for pattern in ("*.safetensors", "*.png", "images_best.pt", "labels_best.pt", *_OWN_FILES):
             for path in self.folder.glob(pattern):
                 path.unlink()
+        for name in TRACKER_FOLDERS:
+            if (self.folder / name).exists():
+                shutil.rmtree(self.folder / name)
 
     def _check_identity(self, identity: dict[str, Any]) -> None:
         path = self.folder / "config.json"

@@ -17,6 +17,7 @@ from common.errors import InputError
 from common.evaluate import EvaluationProtocol
 from common.networks import Network, build_network, has_batchnorm
 from common.options import DistillOptions, Sources
+from common.pools import build_pool, principal
 from common.run import Run
 from common.synset import SynSet, SynSetArgs
 
@@ -25,7 +26,8 @@ from common.synset import SynSet, SynSetArgs
 class Setting:
     """What a distillation is made of, built from the options alone.
 
-    evaluated: the network that evaluations train anew.
+    matched: the network of the objective. evaluated: the networks that evaluations train anew, by name; the
+    accuracy of `principal` stands for them where one figure is wanted.
     """
 
     options: DistillOptions
@@ -35,13 +37,15 @@ class Setting:
     train: ImageData
     test: ImageData
     synset: SynSet
-    evaluated: Network
+    matched: Network
+    evaluated: dict[str, Network]
+    principal: str
     compile: bool
     protocol: EvaluationProtocol
 
     def network(self) -> Network:
-        """Another network of the same kind, in training mode, on the run's device."""
-        return copy.deepcopy(self.evaluated).train()
+        """Another network like the matched one, in training mode, on the run's device."""
+        return copy.deepcopy(self.matched).train()
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function compiled, if --compile asks for it and this machine can; else the function."""
@@ -57,6 +61,7 @@ def prepare(options: DistillOptions, sources: Sources, objective: str) -> Settin
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
     if options.chunk and has_batchnorm(network):
         raise InputError(f"{options.model} normalises over the batch and takes all images at once: leave out --chunk")
+    pool = build_pool(options.eval_mode, options.model, train.channels, train.num_classes, train.im_size)
     train, test = train.to(device), test.to(device)
     synset = SynSet(
         SynSetArgs(
@@ -84,7 +89,9 @@ def prepare(options: DistillOptions, sources: Sources, objective: str) -> Settin
         train=train,
         test=test,
         synset=synset,
-        evaluated=network,
+        matched=network,
+        evaluated={name: each.to(device) for name, each in pool.items()},
+        principal=principal(pool, options.model),
         compile=options.compile and can_compile(run.log),
         protocol=EvaluationProtocol.of(options),
     )

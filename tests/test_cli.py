@@ -129,6 +129,9 @@ def test_export_is_the_authors_pair_of_the_best_set(finished):
         ["--batch_syn", 2],
         ["--batch_syn", 100],  # more than there are: all
         ["--transform", "identity"],
+        ["--transform", "dft"],
+        ["--transform", "dwt", "--selection", "low"],
+        ["--model", "MLP", "--no_dsa"],
         ["--no_dsa"],
         ["--Iteration", 0],
         ["--eval_it", 1, "--selection", "variance", "--selection_images", "init"],

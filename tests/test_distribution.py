@@ -60,6 +60,29 @@ def test_image_gradients_agree_to_1e_8_in_float64(chunk):
     assert (found - gradient).norm() <= 1e-8 * gradient.norm()
 
 
+@pytest.mark.parametrize("chunk", [None, 4, 6, 13])
+def test_real_images_may_be_gathered_as_they_are_read(chunk):
+    """Never more than a chunk, or a class where that is more: a whole batch of Tiny ImageNet would take 2.5 GB."""
+    synset, network, real, drawn = setting(torch.float64)
+    images = synset.decode().detach().double()
+    asked = []
+
+    class Recorded:
+        def __len__(self):
+            return len(real)
+
+        def __getitem__(self, rows):
+            asked.append(len(real[rows]))
+            return real[rows]
+
+    loss, gradient = match(network.embed, Recorded(), images, CLASSES, drawn, chunk)
+    expected = match(network.embed, real, images, CLASSES, drawn, chunk)
+    assert torch.equal(loss, expected[0])
+    assert torch.equal(gradient, expected[1])
+    assert sum(asked) == len(real)
+    assert chunk is None or max(asked) <= max(chunk, REAL)
+
+
 def test_batch_statistics_are_those_of_one_joint_forward():
     synset, _, real, _ = setting(torch.float64)
     network = build_network("ConvNetD2W32BN", 3, CLASSES, (8, 8)).double().requires_grad_(False).train()

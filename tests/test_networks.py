@@ -37,6 +37,8 @@ PARAMETERS = [
     ("ConvNetMP", 320_010),
     ("ConvNetAP", 320_010),
     ("ConvNetD3W128ARINAP", 320_010),
+    ("MLP", 411_146),
+    ("LeNet", 62_006),
 ]
 
 
@@ -91,6 +93,12 @@ def test_parameter_counts_of_larger_networks(name: str, classes: int, side: int,
         ("ConvNetD2LN", 3, (33, 20), 128 * 8 * 5),
         ("ConvNetD2LN", 1, (28, 20), 128 * 8 * 6),
         ("ConvNetD1NP", 3, (1, 2), 128 * 2),
+        ("MLP", 3, (32, 32), 128),
+        ("MLP", 1, (16, 16, 16), 128),
+        ("LeNet", 3, (32, 32), 84),
+        ("LeNet", 1, (28, 28), 84),
+        ("LeNet", 1, (12, 12), 84),
+        ("LeNet", 3, (16, 40), 84),
     ],
 )
 def test_features_before_the_classifier(name: str, channels: int, im_size: tuple[int, int], features: int) -> None:

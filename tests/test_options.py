@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from common import recipes
+from common.datasets import DATASETS, ImageData, statistics
 from common.errors import InputError
-from common.options import NOT_PART_OF_A_RUN, DistillOptions, EvaluateOptions, parse, parse_plain
+from common.options import NOT_PART_OF_A_RUN, DataOptions, DistillOptions, EvaluateOptions, parse, parse_plain
 from common.run import Run
-from tests.test_cli import SHORT, call, run_folder
+from tests.test_cli import SHORT, assert_refused, call, run_folder
 
 
 def read(*words):
@@ -129,6 +130,31 @@ def test_borrowing_a_recipe():
         read("--dataset", "folder:/somewhere", "--recipe", "CIFAR10", "--ipc", 7)
 
 
+@pytest.fixture
+def cifar100(monkeypatch):
+    """Four images in CIFAR-100's place, in its own normalisation."""
+    images, labels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4) % 2
+    data = ImageData(images, labels, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("a", "b"), "CIFAR100")
+    monkeypatch.setitem(DATASETS, "CIFAR100", lambda request: (data, data))
+    return data
+
+
+def test_cifar100_can_be_normalised_as_cifar10(cifar100):
+    for chosen, expected in (("cifar100", (cifar100.mean, cifar100.std)), ("cifar10", statistics("CIFAR10"))):
+        for part in DataOptions(dataset="CIFAR100", cifar100_stats=chosen).load():
+            assert (part.mean, part.std) == expected
+
+
+def test_cifar10_statistics_are_for_cifar100_without_whitening(cifar100):
+    for options in ({"dataset": "digits"}, {"dataset": "CIFAR10"}, {"dataset": "CIFAR100", "zca": True}):
+        with pytest.raises(InputError, match="leave it out with another dataset or with --zca"):
+            DataOptions(cifar100_stats="cifar10", **options).load()
+    flags = ["--baseline", "random", "--cifar100_stats", "cifar10", "--device", "cpu"]
+    assert_refused(call("DM/evaluate.py", *flags), "--cifar100_stats cifar10 sets CIFAR100's mean and std")
+    flags += ["--dataset", "CIFAR100", "--num_eval", 1, "--epoch_eval_train", 0, "--model", "ConvNetD1W32"]
+    assert call("DM/evaluate.py", *flags).code == 0
+
+
 def test_plain_pixels_take_their_own_recipe(tmp_path):
     options, sources = read("--transform", "identity", "--ipc", 1)
     assert (options.lr_freq, options.msz_per_channel) == (1.0, 0)
@@ -159,3 +185,15 @@ def test_the_default_name_is_made_from_what_is_computed(tmp_path):
     assert folder("--name", "mine").name == "mine"
     assert {field.name for field in dataclasses.fields(DistillOptions)} >= NOT_PART_OF_A_RUN
     assert folder("--dataset", "folder:/a/b", "--recipe", "digits").parent.parent.name == "folder-b"
+
+
+@pytest.mark.parametrize(("transform", "step"), [("dct", 256.0), ("dft", 32.0), ("dwt", 1.0), ("identity", 1.0)])
+def test_a_recipes_step_is_converted_and_a_flags_is_not(tmp_path, transform, step):
+    """256 in units of the DCT moves an 8x8 image by 256 / (4 * 64) = 1."""
+    for flags, expected in (([], step), (["--lr_freq", 5], 5)):
+        path = tmp_path / str(expected)
+        words = [*SHORT, "--Iteration", 0, "--transform", transform, "--save_path", path, *flags]
+        assert call("DM/distill.py", *words).code == 0
+        written = json.loads((run_folder(path) / "config.json").read_text())["options"]["lr_freq"]
+        assert written["value"] == expected
+        assert ("converted" in written["source"]) == (transform in ("dft", "dwt") and not flags)

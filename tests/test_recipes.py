@@ -29,6 +29,7 @@ SHAPES = {
     "CIFAR10": (3, (32, 32), 5000, 10),
     "CIFAR100": (3, (32, 32), 500, 100),
     "SVHN": (3, (32, 32), 4659, 10),
+    "Tiny": (3, (64, 64), 500, 200),
 }
 BLOCKS = [
     pytest.param(objective, dataset, cell, id=f"{objective} {dataset} {cell}")

@@ -8,6 +8,7 @@ A_c is a differentiable augmentation whose parameters both sides of a class shar
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,9 +18,17 @@ from common.augment import DSAParams, apply
 Embed = Callable[[Tensor], Tensor]
 
 
+class Rows(Protocol):
+    """Images [N, ch, ...], or what makes them slice by slice when there are too many to hold normalised."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice) -> Tensor: ...
+
+
 def match(
     embed: Embed,
-    real: Tensor,
+    real: Tensor | Rows,
     synthetic: Tensor,
     num_classes: int,
     augmentation: DSAParams | None = None,
@@ -27,7 +36,8 @@ def match(
 ) -> tuple[Tensor, Tensor]:
     """The loss (a scalar without graph) and its gradient with respect to the synthetic images.
 
-    embed: [B, ch, ...] -> features [B, F]. real [C * m, ch, ...] and synthetic [C * n, ch, ...], grouped by class.
+    embed: [B, ch, ...] -> features [B, F]. real [C * m, ch, ...] (read a chunk at a time) and synthetic
+    [C * n, ch, ...], grouped by class.
     augmentation: one parameter set a class. chunk: images a forward pass takes at most; None for all at once, which a
     network with batch statistics needs. Each cut gives the same result: whole classes share a pass where they fit,
     and a class larger than a chunk is embedded twice, once for its mean and once for its gradient.
@@ -68,7 +78,7 @@ def _match_large_class(
 
 @torch.no_grad()
 def _class_means(
-    embed: Embed, images: Tensor, num_classes: int, augmentation: DSAParams | None, chunk: int | None
+    embed: Embed, images: Tensor | Rows, num_classes: int, augmentation: DSAParams | None, chunk: int | None
 ) -> Tensor:
     """Mean features [C, F] of images [C * m, ch, ...], without gradient."""
     per_class = len(images) // num_classes

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import InputError, close_names
-from common.networks import convnet
+from common.networks import convnet, small
 from common.networks.network import Network
 
 __all__ = ["FAMILIES", "Family", "Network", "build_network", "has_batchnorm", "reinitialise"]
@@ -30,7 +30,10 @@ class Family(NamedTuple):
     accepts: str  # the names it takes, in words
 
 
-FAMILIES = (Family(convnet.build, convnet.NAMES, convnet.ACCEPTS),)
+FAMILIES = (
+    Family(convnet.build, convnet.NAMES, convnet.ACCEPTS),
+    Family(small.build, small.NAMES, small.ACCEPTS),
+)
 
 
 def build_network(name: str, channels: int, num_classes: int, im_size: Sequence[int]) -> Network:

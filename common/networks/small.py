@@ -1,0 +1,87 @@
+"""The two small networks of the dataset-distillation literature: MLP and LeNet. Facts from the authors' networks.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from common.errors import InputError
+from common.networks.network import Network
+
+NAMES = ("MLP", "LeNet")
+ACCEPTS = "MLP (two hidden layers of 128), LeNet"
+
+_HIDDEN = 128
+
+
+class MLP(Network):
+    """Pixels, two hidden layers of 128 rectified units, a linear classifier. Images of any size and number of sides."""
+
+    def __init__(self, channels: int, num_classes: int, im_size: Sequence[int]) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(channels * math.prod(im_size), _HIDDEN),
+            nn.ReLU(),
+            nn.Linear(_HIDDEN, _HIDDEN),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(_HIDDEN, num_classes)
+
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Features [B, 128]: the second hidden layer."""
+        return self.features(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [B, C] of images [B, channels, *im_size]."""
+        return self.classifier(self.embed(x))
+
+
+class LeNet(Network):
+    """Two blocks of [5x5 convolution, ReLU, 2x2 max pooling] with 6 and 16 channels, then 120, 84 and C units.
+
+    Images are [B, channels, H, W] with sides of at least 16 (12 with one channel). Raises InputError for smaller ones.
+    """
+
+    def __init__(self, channels: int, num_classes: int, im_size: Sequence[int]) -> None:
+        super().__init__()
+        if len(im_size) != 2:
+            raise InputError(f"LeNet takes two-dimensional images, not images of size {tuple(im_size)}.")
+        padding = 2 if channels == 1 else 0  # so the 28 pixels of MNIST act as 32
+        height, breadth = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in im_size)
+        if min(height, breadth) < 1:
+            least = 16 - 2 * padding
+            raise InputError(
+                f"Images of {channels}x{im_size[0]}x{im_size[1]} are too small for LeNet: it takes {least} or more."
+            )
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 6, kernel_size=5, padding=padding),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, kernel_size=5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16 * height * breadth, 120),
+            nn.ReLU(),
+            nn.Linear(120, 84),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(84, num_classes)
+
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Features [B, 84]: the layer before the classifier."""
+        return self.features(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [B, C] of images [B, channels, H, W]."""
+        return self.classifier(self.embed(x))
+
+
+def build(name: str, channels: int, num_classes: int, im_size: Sequence[int]) -> Network | None:
+    """The network of that name for images [B, channels, *im_size]; None for another name."""
+    kinds = {"MLP": MLP, "LeNet": LeNet}
+    return kinds[name](channels, num_classes, im_size) if name in kinds else None

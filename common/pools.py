@@ -1,0 +1,61 @@
+"""Evaluation pools (`--eval_mode`): the architectures that a synthetic set is tested on, as in the authors' scripts.
+
+S    the distillation network, without batch normalisation where its name says BN
+SS   the distillation network as it is
+C    the distillation network and ConvNet
+M    four architectures                 B    five, each with batch normalisation
+W    widths of ConvNet                  D    its depths
+A    its activations                    P    its poolings            N    its norms
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from common.errors import InputError
+from common.networks import Network, build_network
+
+EvalMode = Literal["S", "SS", "M", "B", "W", "D", "A", "P", "N", "C"]
+
+_POOLS = {
+    "M": ("ConvNet", "AlexNet", "VGG11", "ResNet18"),
+    "B": ("ConvNetBN", "ConvNetASwishBN", "AlexNetBN", "VGG11BN", "ResNet18BN"),
+    "W": ("ConvNetW32", "ConvNetW64", "ConvNetW128", "ConvNetW256"),
+    "D": ("ConvNetD1", "ConvNetD2", "ConvNetD3", "ConvNetD4"),
+    "A": ("ConvNetAS", "ConvNetAR", "ConvNetAL", "ConvNetASwish"),
+    "P": ("ConvNetNP", "ConvNetMP", "ConvNetAP"),
+    "N": ("ConvNetNN", "ConvNetBN", "ConvNetLN", "ConvNetIN", "ConvNetGN"),
+}
+
+
+def pool_names(mode: EvalMode, model: str) -> tuple[str, ...]:
+    """The names of the networks to evaluate, each once. model: the distillation network, part of S, SS and C."""
+    if mode == "S":
+        return (model.partition("BN")[0],)
+    if mode == "SS":
+        return (model,)
+    if mode == "C":
+        return tuple(dict.fromkeys((model, "ConvNet")))
+    return _POOLS[mode]
+
+
+def build_pool(
+    mode: EvalMode, model: str, channels: int, num_classes: int, im_size: Sequence[int]
+) -> dict[str, Network]:
+    """The networks of `pool_names` for images [B, channels, *im_size]; InputError for one that cannot be built."""
+    built = {}
+    for name in pool_names(mode, model):
+        try:
+            built[name] = build_network(name, channels, num_classes, im_size)
+        except InputError as error:
+            if name == model:
+                raise
+            raise InputError(f"--eval_mode {mode} tests {name}: {error}") from error
+    return built
+
+
+def principal(names: Iterable[str], model: str) -> str:
+    """Whose accuracy stands for the pool's: the distillation network's if it is in it, else the first one's."""
+    names = list(names)
+    return model if model in names else names[0]

@@ -1,0 +1,78 @@
+"""`ablate.py`: every transform with every rule at one budget, and what it writes."""
+
+import csv
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from common import frequency
+from common.synset_file import load_synset
+from tests.test_cli import assert_refused, call
+
+really_run = subprocess.run
+QUICK = ["--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0, "--batch_real", 8, "--model", "ConvNetD1W32"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ablation")
+    with pytest.MonkeyPatch.context() as patch:
+        # In this process: each start of a script would import torch anew.
+        patch.setattr("common.launch.subprocess.run", run_here)
+        result = call(
+            "ablate.py", "--transforms", "dft", "dwt", "--selections", "energy", "low", "--output", path, *QUICK
+        )
+    assert result.code == 0, result.err
+    with (path / "digits.csv").open() as file:
+        return path, list(csv.DictReader(file)), result.out
+
+
+def run_here(command, **named):
+    if command[0] == "git":
+        return really_run(command, **named)
+    result = call(command[1], *command[2:])
+    print(result.out, result.err)
+    return SimpleNamespace(returncode=result.code)
+
+
+def test_each_variant_is_a_row_at_the_same_budget_and_step(table):
+    path, rows, _ = table
+    names = [(row["transform"], row["selection"]) for row in rows]
+    assert names == [("dft", "energy"), ("dft", "low"), ("dwt", "energy"), ("dwt", "low"), ("identity", "all")]
+    for row in rows:
+        assert int(row["k"]) * int(row["n"]) == 64
+        assert 0 <= float(row["mean"]) <= 1
+        assert row["version"]
+        assert "DM/distill.py" in row["command"]
+        synset, metadata = load_synset(
+            path / f"DM/digits/ipc1/{row['transform']}-{row['selection']}/synset.safetensors"
+        )
+        assert metadata["transform"] == row["transform"]
+        assert synset.coefficients.numel() == 10 * 64
+    steps = {row["transform"]: float(row["lr_freq"]) for row in rows[:4]}
+    orthonormal = 256 / frequency.orthonormal_scale((8, 8)).median().item() ** 2
+    assert steps["dwt"] == pytest.approx(orthonormal)
+    assert steps["dft"] == pytest.approx(orthonormal * 64 / 2)
+
+
+def test_the_table_and_the_picture_are_shown(table):
+    path, rows, shown = table
+    for row in rows:
+        assert f"{100 * float(row['mean']):.1f}" in shown
+    assert str(path / "digits_masks.png") in shown
+    with Image.open(path / "digits_masks.png") as image:
+        assert len(image.convert("L").getcolors()) > 10
+
+
+def test_a_cell_without_a_recipe_is_refused(tmp_path):
+    result = call("ablate.py", "--ipc", 7, "--output", tmp_path / "out")
+    assert_refused(result, "no recipe for DM on digits at ipc 7", "--msz_per_channel and --lr_freq")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failing_run_ends_the_table(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.launch.subprocess.run", run_here)
+    result = call("ablate.py", "--output", tmp_path, *QUICK, "--model", "ConvNte")
+    assert_refused(result, "DM/distill.py ended with exit code 2")
