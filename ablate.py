@@ -127,7 +127,7 @@ def measure(variant: Variant, options: Options, passed_on: list[str]) -> tuple[d
         "n": summary["budget"]["images_per_class"],
         "lr_freq": variant.lr_freq,
         "updates": summary["last"]["iteration"],
-        "batch_real": used["batch_real"],
+        "batch_real": used.get("batch_real", "-"),
         "networks": summary["last"]["n"],
         "epochs": used["epoch_eval_train"],
         "start_mean": round(summary["start"]["mean"], 4),
@@ -168,7 +168,7 @@ def draw(path: Path, options: Options, rows: list[dict[str, Any]], folders: list
         mask = load_synset(folder / "synset.safetensors")[0].mask  # [C, H, W]
         if mask.dim() != 3:
             return False
-        cells.append((f"{row['transform']}, {row['selection']}: {in_percent(row)}", mask.float().mean(dim=0)))
+        cells.append((f"{row['transform']}, {row['selection']}\n{in_percent(row)}", mask.float().mean(dim=0)))
     first = rows[0]
     title = (
         f"{first['dataset']}, {options.objective}, ipc {options.ipc}: positions kept (k {first['k']}), and accuracy. "

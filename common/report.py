@@ -65,7 +65,7 @@ def draw_masks(path: Path, masks: Tensor, class_names: Sequence[str], title: str
 def draw_shares(path: Path, cells: Sequence[tuple[str, Tensor]], columns: int, title: str) -> None:
     """A table of maps, row by row: captions, and for each position [H, W] the share of classes that keep it."""
     rows = -(-len(cells) // columns)
-    figure = _figure(1.9 * columns, 2.2 * rows + 0.7)
+    figure = _figure(1.9 * columns, 2.3 * rows + 0.7)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes[len(cells) :]:
         axis.set_axis_off()
