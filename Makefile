@@ -19,9 +19,12 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	# Each folder by itself, for their scripts share names.
+	@for folder in $(dir $(wildcard */distill.py)); do echo "mypy $$folder" && $(BIN)/mypy "$$folder"*.py || exit 1; done
 
 bench: env
 	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/trajectory.py
 
 # The editable install points to one checkout: say so again whenever another one used this environment last.
 env: $(STAMP)

@@ -18,19 +18,20 @@ from common.distill import distill
 from common.errors import run_command
 from common.matching.distribution import match
 from common.networks import has_batchnorm, reinitialise
-from common.options import DistillOptions, parse
+from common.options import ClassMatchingOptions, parse
 from common.seeds import derive, generator
 from common.setting import prepare
 
 
 @dataclass
-class Options(DistillOptions):
+class Options(ClassMatchingOptions):
     """Distil a dataset by distribution matching (DM) of FreD coefficients."""
 
 
 def main() -> None:
     options, sources = parse(Options, "DM")
     setting = prepare(options, sources, "DM")
+    setting.check_chunk()
     train, synset, device = setting.train, setting.synset, setting.device
     classes, seed = train.num_classes, options.seed
     network = setting.network().requires_grad_(False)
@@ -54,7 +55,9 @@ def main() -> None:
         )
         with precision(options.precision, device):
             loss, gradient = match(embed, real, images, classes, drawn, chunk)
+        synset.optim_zero_grad()
         images.backward(gradient)
+        synset.optim_step()
         return loss
 
     distill(setting, step)

@@ -24,6 +24,7 @@ from common.errors import InputError
 from common.evaluate import Batches, evaluate, in_percent, point_of
 from common.run import Run
 from common.setting import Setting
+from common.step_size import StepSize
 from common.synset_file import export_pair, load_synset, save_synset
 from common.track import Tracker, open_tracker
 
@@ -34,17 +35,19 @@ _LOOK_EVERY = 10
 _CHECKPOINT_SHARE = 0.01
 
 
-def distill(setting: Setting, step: Step) -> dict[str, Any]:
+def distill(setting: Setting, step: Step, step_size: StepSize | None = None) -> dict[str, Any]:
     """Run to the end, from wherever the run folder left off; returns the summary (also in summary.json).
 
-    step: iteration -> loss (a scalar without graph), having left the gradient in the coefficients.
+    step: iteration -> loss (a scalar without graph), having updated the coefficients. step_size: what the networks are
+    trained with, where the objective learns it; `step` updates it too.
     Raises Stopped after SIGINT or SIGTERM, with everything saved; InputError for a loss that is not finite.
     """
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(contextlib.closing(setting.run))
+        run = Run(setting.options, setting.sources, setting.objective, setting.device)
+        stack.callback(run.close)
         summary = run.summary
         if summary is None:
-            loop = _Loop(setting)
+            loop = _Loop(setting, run, step_size)
             stack.callback(lambda: loop.tracker.close())  # after the closing lines: it may have to wait for the network
             loop.restore()
             with run.catching_signals():
@@ -70,8 +73,9 @@ def _say(summary: dict[str, Any], run: Run) -> None:
 class _Loop:
     """The state of a distillation between two updates, all of which a checkpoint holds."""
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting, self.options, self.run, self.synset = setting, setting.options, setting.run, setting.synset
+    def __init__(self, setting: Setting, run: Run, step_size: StepSize | None) -> None:
+        self.run, self.step_size = run, step_size
+        self.setting, self.options, self.synset = setting, setting.options, setting.synset
         self.forwards = {name: setting.compiled(network) for name, network in setting.evaluated.items()}
         self.iteration = 0
         self.evaluations: list[dict[str, Any]] = []
@@ -94,6 +98,8 @@ class _Loop:
             self._draw_masks()
             return
         self.synset.load_state_dict(state["synset"])
+        if self.step_size is not None:
+            self.step_size.load_state_dict(state["step_size"])
         self.iteration, self.seconds = state["iteration"], state["seconds"]
         self.evaluations, self.unfinished = state["evaluations"], state["unfinished"]
         self.run.log(f"resumed from iteration {self.iteration} ({self.run.folder})")
@@ -118,6 +124,7 @@ class _Loop:
         begun = time.monotonic()
         self.run.save_checkpoint({
             "synset": self.synset.state_dict(),
+            "step_size": None if self.step_size is None else self.step_size.state_dict(),
             "iteration": self.iteration,
             "seconds": self.seconds + begun - self._started,
             "evaluations": self.evaluations,
@@ -168,9 +175,7 @@ class _Loop:
                     bar.set_postfix(self._postfix())
                 if self.iteration == self.options.Iteration:
                     return
-                self.synset.optim_zero_grad()
                 self._losses.append(step(self.iteration))
-                self.synset.optim_step()
                 self.iteration += 1
                 bar.update()
                 if len(self._losses) == _LOOK_EVERY:
@@ -197,6 +202,10 @@ class _Loop:
         begun, options = time.monotonic(), self.options
         images, labels = self.synset.get(need_copy=True)
         batches, evaluated = Batches(images, labels), self.setting.evaluated
+        learned = None if self.step_size is None else self.step_size.value.item()
+        protocol = self.setting.protocol
+        if learned is not None:
+            protocol = dataclasses.replace(protocol, lr=learned)
         numbers = {name: range(len(self.unfinished.get(name, [])), options.num_eval) for name in evaluated}
         epochs = tqdm(
             total=sum(map(len, numbers.values())) * (options.epoch_eval_train + 1),
@@ -211,7 +220,7 @@ class _Loop:
                     network,
                     lambda number: batches,
                     self.setting.test,
-                    self.setting.protocol,
+                    protocol.for_network(options.dataset, name),
                     numbers[name],
                     options.seed,
                     point=self.iteration,
@@ -222,6 +231,8 @@ class _Loop:
                     self.unfinished.setdefault(name, []).append(accuracy)
                     self.save()
         point = {"iteration": self.iteration, **point_of(self.unfinished, self.setting.principal)}
+        if learned is not None:
+            point["step_size"] = learned
         self.unfinished = {}
         self._keep(point, images)
         self.run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
@@ -236,9 +247,10 @@ class _Loop:
         for name, figures in point.get("networks", {}).items():
             self.run.log(f"{name:>20}: {in_percent(figures)}")
         metadata = self._metadata(point)
-        save_synset(self.synset, self.run.folder / "synset.safetensors", metadata)
+        learned = None if self.step_size is None else self.step_size.value
+        save_synset(self.synset, self.run.folder / "synset.safetensors", metadata, learned)
         if point is self.best:
-            save_synset(self.synset, self.run.folder / "synset_best.safetensors", metadata)
+            save_synset(self.synset, self.run.folder / "synset_best.safetensors", metadata, learned)
         if len(data.im_size) == 2:
             what = f"{self.run.dataset}, ipc {self.options.ipc}, {self.setting.objective}"
             title = f"{what}, {self.iteration} updates: {text}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import augment
+from common import augment, dc_augment
+from common.augment import parse_strategy
 from common.datasets import ImageData, draw_per_class
+from common.dc_augment import strategy_for
 from common.networks import reinitialise
 from common.options import DistillOptions
 from common.seeds import derive, generator
@@ -48,22 +50,28 @@ class EvaluationProtocol:
     """The evaluation of DC, DM, TM and 3D-MNIST in the authors' code.
 
     SGD with momentum 0.9 and weight decay 5e-4 for epochs + 1 epochs; after epoch epochs // 2 + 1 the step size falls
-    to a tenth and the momentum starts again from zero. strategy: DSA per image, '' for none.
+    to a tenth and the momentum starts again from zero. strategy: DSA per image, '' for none. dc_strategy: what DC's
+    augmentation does instead (see `for_network`).
     """
 
     epochs: int
     lr: float
     batch: int
     strategy: str
+    dc_strategy: str = ""
 
     @classmethod
     def of(cls, options: DistillOptions) -> EvaluationProtocol:
         """The protocol that a distillation's options ask for."""
         return cls(options.epoch_eval_train, options.lr_net, options.batch_train, options.strategy)
 
+    def for_network(self, dataset: str, network: str) -> EvaluationProtocol:
+        """This protocol for one of the evaluated networks: without DSA some are augmented as DC does."""
+        return self if parse_strategy(self.strategy) else replace(self, dc_strategy=strategy_for(dataset, network))
+
     def as_metadata(self) -> dict[str, Any]:
         """The JSON form that a synthetic-set file carries."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("dc_strategy", "")}
 
 
 def train(
@@ -83,7 +91,17 @@ def train(
         if epoch == 0 or epoch == slow_from(protocol.epochs):
             lr = protocol.lr if epoch == 0 else 0.1 * protocol.lr
             optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        train_epoch(network, data, optimizer, protocol.batch, protocol.strategy, draws, forward, check_stop)
+        train_epoch(
+            network,
+            data,
+            optimizer,
+            protocol.batch,
+            protocol.strategy,
+            draws,
+            forward,
+            check_stop,
+            protocol.dc_strategy,
+        )
         on_epoch()
 
 
@@ -101,10 +119,11 @@ def train_epoch(
     draws: torch.Generator,
     forward: Callable[[Tensor], Tensor] | None = None,
     check_stop: Callable[[], None] = lambda: None,
+    dc_strategy: str = "",
 ) -> None:
     """Train on every image once: cross-entropy, random order, DSA with one strategy a batch and parameters an image.
 
-    The last batch may be smaller. The arguments are those of `train`.
+    The last batch may be smaller. The arguments are those of `train`; dc_strategy is DC's augmentation, on top of DSA.
     """
     forward = network if forward is None else forward
     device = data.labels.device
@@ -114,7 +133,12 @@ def train_epoch(
         check_stop()
         images, labels = data.batch(indices), data.labels[indices]
         drawn = augment.sample(strategy, len(indices), draws, images.shape[2:], one_strategy=True, device=device)
-        loss = F.cross_entropy(forward(augment.apply(images, drawn)), labels)
+        images = augment.apply(images, drawn)
+        if dc_strategy:
+            images = dc_augment.apply(
+                images, dc_augment.sample(dc_strategy, len(images), draws, images.shape[1:], device=device)
+            )
+        loss = F.cross_entropy(forward(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

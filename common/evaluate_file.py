@@ -62,6 +62,7 @@ class _Subject:
 
     training_sets: Callable[[int], TrainingSet]
     test: ImageData
+    dataset: str
     network: str
     protocol: EvaluationProtocol
     stored: dict[str, Any] | None = None
@@ -95,17 +96,18 @@ def evaluate_file(options: EvaluateOptions, objective: str) -> dict[str, Any]:
                     network,
                     subject.training_sets,
                     test,
-                    protocol,
+                    protocol.for_network(subject.dataset, name),
                     range(options.num_eval),
                     options.seed,
                     forward=torch.compile(network) if compiles else network,
                     on_epoch=bar.update,
                 )
             )
+    standing = principal(pool, subject.network)
     return {
-        **point_of(accuracies, principal(pool, subject.network)),
+        **point_of(accuracies, standing),
         "options": dataclasses.asdict(options),
-        "evaluation": protocol.as_metadata(),
+        "evaluation": protocol.for_network(subject.dataset, standing).as_metadata(),
         "stored": subject.stored,
         "version": code_version(),
         "hardware": describe_hardware(device),
@@ -151,8 +153,9 @@ def _stored_set(options: EvaluateOptions, file: str, device: torch.device) -> _S
         test = whiten(test, whitening_of(train, zca["eps"]))
     batches = Batches(*synset.get(need_copy=True))
     network = options.model or metadata["network"]
+    protocol = _override(protocol, options)
     return _Subject(
-        lambda number: batches, test.to(device), network, _override(protocol, options), metadata.get("accuracy")
+        lambda number: batches, test.to(device), metadata["dataset"], network, protocol, metadata.get("accuracy")
     )
 
 
@@ -178,7 +181,8 @@ def _baseline(options: EvaluateOptions, objective: str, device: torch.device) ->
             return train
         return random_real(train, ipc, generator(options.seed, "random real images", number))
 
-    return _Subject(training_set, test, options.model or like.model, _override(EvaluationProtocol.of(like), options))
+    protocol = _override(EvaluationProtocol.of(like), options)
+    return _Subject(training_set, test, data.dataset, options.model or like.model, protocol)
 
 
 def _override(protocol: EvaluationProtocol, options: EvaluateOptions) -> EvaluationProtocol:

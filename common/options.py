@@ -131,14 +131,10 @@ class DistillOptions(EvaluationOptions, DataOptions):
     """images the rule looks at: the n initial ones (as the authors do) or all of the class"""
     Iteration: int = 20000
     """updates of the synthetic set"""
-    batch_real: int = 256
-    """real images per class and update"""
-    batch_syn: int = 0
-    """synthetic images per class and update, drawn anew each time (0: all)"""
     dsa: bool = True
     """differentiable Siamese augmentation while matching and evaluating"""
     dsa_strategy: str = DSA_STRATEGY
-    """augmentations, joined by underscores; one is drawn per class and update"""
+    """augmentations, joined by underscores"""
     eval_it: int = 2000
     """updates between two evaluations (0: only before the first and after the last update)"""
     seed: int = 0
@@ -150,7 +146,7 @@ class DistillOptions(EvaluationOptions, DataOptions):
     compile: bool = False
     """compile the networks: about half a minute before the first update, then faster ones"""
     chunk: int | None = None
-    """images per forward pass (default: one class on a CPU, 4096 on a GPU); memory and speed, not the result"""
+    """images per pass through the network (default: by device); memory and speed, not the result"""
     save_path: str = "runs"
     """run folders lie below it: <objective>/<dataset>/ipc<ipc>/<name>"""
     name: str | None = None
@@ -218,6 +214,16 @@ class BufferOptions(DataOptions):
 
 
 @dataclass
+class ClassMatchingOptions(DistillOptions):
+    """What objectives take that compare real and synthetic images class by class, DM and DC."""
+
+    batch_real: int = 256
+    """real images per class and update"""
+    batch_syn: int = 0
+    """synthetic images per class and update, drawn anew each time (0: all)"""
+
+
+@dataclass
 class EvaluateOptions:
     """Train networks on a synthetic set and test them. What is not given comes from the file."""
 
@@ -270,6 +276,7 @@ class EvaluateOptions:
 
 
 Options = TypeVar("Options", bound=DistillOptions)
+Recipes = TypeVar("Recipes", bound=DataOptions)
 Plain = TypeVar("Plain")
 Sources = dict[str, str]
 
@@ -293,13 +300,7 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     Raises InputError for values that cannot work; a flag that does not exist or does not parse exits with code 2.
     """
     argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
-    wanted = [word for word in argv if word not in ("-h", "--help")]
-    quiet = {"add_help": False, "console_outputs": False, "use_underscores": True}
-    try:
-        with redirect_stderr(io.StringIO()):
-            cell, _ = tyro.cli(_Cell, args=wanted, return_unknown_args=True, **quiet)  # type: ignore[call-overload]
-    except SystemExit:  # a value is missing or wrong: the second reading meets it too, and says so
-        cell = _Cell()
+    cell = _cell(argv)
     recipe = find_recipe(objective, cell.dataset, cell.ipc, cell.recipe, cell.transform)
     options = tyro.cli(kind, args=argv, default=with_recipe(kind, recipe), **_STYLE)
     flags = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
@@ -309,6 +310,26 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
             raise InputError(f"--{key} {getattr(options, key)} must be positive")
     check(options, objective)
     return options, sources
+
+
+def parse_buffer(argv: Sequence[str] | None = None) -> BufferOptions:
+    """The options of TM/buffer.py: flag, then what the recipes of TM say for every ipc of the dataset, then default."""
+    argv = _spell_out_booleans(BufferOptions, list(sys.argv[1:] if argv is None else argv))
+    cell = _cell(argv)
+    recipe = find_recipe("TM", cell.dataset, recipes.EVERY_IPC, cell.recipe)
+    return tyro.cli(BufferOptions, args=argv, default=with_recipe(BufferOptions, recipe), **_STYLE)
+
+
+def _cell(argv: Sequence[str]) -> _Cell:
+    """What decides the recipe, read before anything else is."""
+    wanted = [word for word in argv if word not in ("-h", "--help")]
+    quiet = {"add_help": False, "console_outputs": False, "use_underscores": True}
+    try:
+        with redirect_stderr(io.StringIO()):
+            cell, _ = tyro.cli(_Cell, args=wanted, return_unknown_args=True, **quiet)  # type: ignore[call-overload]
+    except SystemExit:  # a value is missing or wrong: the second reading meets it too, and says so
+        return _Cell()
+    return cell
 
 
 def parse_plain(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
@@ -332,7 +353,7 @@ def find_recipe(
     return recipes.find(objective, borrowed or dataset, ipc, pixels=transform == "identity")
 
 
-def with_recipe(kind: type[Options], recipe: recipes.Recipe) -> Options:
+def with_recipe(kind: type[Recipes], recipe: recipes.Recipe) -> Recipes:
     """Default options with the recipe's values; values for the options of other scripts are left out."""
     known = {field.name for field in dataclasses.fields(kind)}
     return kind(**{key: value for key, value in recipe.values.items() if key in known})
@@ -365,8 +386,8 @@ def check(options: DistillOptions, objective: str) -> None:
 
 
 def check_least(options: object, key: str, bound: int) -> None:
-    """Raises InputError for an option that is given and below its bound."""
-    value = getattr(options, key)
+    """Raises InputError for an option that is there, given, and below its bound."""
+    value = getattr(options, key, None)
     if value is not None and value < bound:
         raise InputError(f"--{key} {value} is too small: give at least {bound}")
 

@@ -1,4 +1,4 @@
-"""What a distillation is made of: data, synthetic set, networks, run folder, from the options alone."""
+"""What a distillation is made of: data, synthetic set, networks, from the options alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from common import frequency
 from common.datasets import ImageData
@@ -18,7 +19,6 @@ from common.evaluate import EvaluationProtocol
 from common.networks import Network, build_network, has_batchnorm
 from common.options import DistillOptions, Sources
 from common.pools import build_pool, principal
-from common.run import Run
 from common.synset import SynSet, SynSetArgs
 
 
@@ -31,8 +31,8 @@ class Setting:
     """
 
     options: DistillOptions
+    sources: Sources
     objective: str
-    run: Run
     device: torch.device
     train: ImageData
     test: ImageData
@@ -51,16 +51,21 @@ class Setting:
         """The function compiled, if --compile asks for it and this machine can; else the function."""
         return torch.compile(function) if self.compile else function
 
+    def check_chunk(self) -> None:
+        """Raises InputError for --chunk with a network that takes its images all at once."""
+        if self.options.chunk and has_batchnorm(self.matched):
+            raise InputError(
+                f"{self.options.model} normalises over the batch and takes all images at once: leave out --chunk"
+            )
+
 
 def prepare(options: DistillOptions, sources: Sources, objective: str) -> Setting:
-    """Read the data, draw the initial synthetic set, open the run folder. Raises InputError for what cannot work."""
+    """Read the data, build the networks, draw the initial synthetic set. Raises InputError for what cannot work."""
     device = resolve_device(options.device)
     check_precision(options.precision, device)
     train, test = options.load()
     options, sources = _fitted(options, sources, train.im_size)
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
-    if options.chunk and has_batchnorm(network):
-        raise InputError(f"{options.model} normalises over the batch and takes all images at once: leave out --chunk")
     pool = build_pool(options.eval_mode, options.model, train.channels, train.num_classes, train.im_size)
     train, test = train.to(device), test.to(device)
     synset = SynSet(
@@ -80,11 +85,10 @@ def prepare(options: DistillOptions, sources: Sources, objective: str) -> Settin
         )
     )
     synset.init(train, train.labels, train.class_indices)
-    run = Run(options, sources, objective, device)
     return Setting(
         options=options,
+        sources=sources,
         objective=objective,
-        run=run,
         device=device,
         train=train,
         test=test,
@@ -92,7 +96,7 @@ def prepare(options: DistillOptions, sources: Sources, objective: str) -> Settin
         matched=network,
         evaluated={name: each.to(device) for name, each in pool.items()},
         principal=principal(pool, options.model),
-        compile=options.compile and can_compile(run.log),
+        compile=options.compile and can_compile(tqdm.write),
         protocol=EvaluationProtocol.of(options),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -196,7 +197,8 @@ class SynSet:
         return {
             "coefficients": self.coefficients.detach().clone(),
             "positions": self.positions.clone(),
-            "optimizer": self.optimizer.state_dict(),
+            # A copy: the optimiser goes on changing its own.
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

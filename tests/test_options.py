@@ -9,13 +9,21 @@ import torch
 from common import recipes
 from common.datasets import DATASETS, ImageData, statistics
 from common.errors import InputError
-from common.options import NOT_PART_OF_A_RUN, DataOptions, DistillOptions, EvaluateOptions, parse, parse_plain
+from common.options import (
+    NOT_PART_OF_A_RUN,
+    ClassMatchingOptions,
+    DataOptions,
+    DistillOptions,
+    EvaluateOptions,
+    parse,
+    parse_plain,
+)
 from common.run import Run
 from tests.test_cli import SHORT, assert_refused, call, run_folder
 
 
 def read(*words):
-    return parse(DistillOptions, "DM", [str(word) for word in words])
+    return parse(ClassMatchingOptions, "DM", [str(word) for word in words])
 
 
 def test_flag_then_recipe_then_default():
@@ -23,11 +31,11 @@ def test_flag_then_recipe_then_default():
     recipe = recipes.find("DM", "digits", 1)
     assert options.lr_freq == 7
     assert sources["lr_freq"] == "flag"
-    assert options.batch_real == recipe.values["batch_real"] != DistillOptions.batch_real
+    assert options.batch_real == recipe.values["batch_real"] != ClassMatchingOptions.batch_real
     assert sources["batch_real"] == recipe.sources["batch_real"]
     assert options.lr_net == DistillOptions.lr_net
     assert sources["lr_net"] == "default"
-    assert sources.keys() == {field.name for field in dataclasses.fields(DistillOptions)}
+    assert sources.keys() == {field.name for field in dataclasses.fields(ClassMatchingOptions)}
     for key, value in recipe.values.items():
         if key != "lr_freq":
             assert getattr(options, key) == value
@@ -183,7 +191,7 @@ def test_the_default_name_is_made_from_what_is_computed(tmp_path):
     ]
     assert len({plain.name, *others}) == 5
     assert folder("--name", "mine").name == "mine"
-    assert {field.name for field in dataclasses.fields(DistillOptions)} >= NOT_PART_OF_A_RUN
+    assert {field.name for field in dataclasses.fields(ClassMatchingOptions)} >= NOT_PART_OF_A_RUN
     assert folder("--dataset", "folder:/a/b", "--recipe", "digits").parent.parent.name == "folder-b"
 
 

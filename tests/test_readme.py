@@ -43,9 +43,10 @@ def test_scripts_that_the_makefile_runs_exist():
 
 
 def test_flags_that_it_names_exist():
-    from common.options import DistillOptions, EvaluateOptions
+    from common.options import BufferOptions, ClassMatchingOptions, EvaluateOptions
 
-    known = {*DistillOptions.__dataclass_fields__, *EvaluateOptions.__dataclass_fields__, "help"}
+    kinds = (ClassMatchingOptions, EvaluateOptions, BufferOptions)
+    known = {"help"}.union(*(kind.__dataclass_fields__ for kind in kinds))
     assert set(re.findall(r"--([a-z_]+)", README)) <= known
 
 

@@ -8,10 +8,11 @@ import typing
 
 import pytest
 
+import common.options as options_module
 from common import recipes
 from common.errors import InputError
 from common.networks import build_network
-from common.options import DSA_STRATEGY, DistillOptions, check
+from common.options import DSA_STRATEGY, ClassMatchingOptions, check
 from tests.conftest import ROOT
 
 if sys.version_info >= (3, 11):
@@ -47,11 +48,13 @@ CELLS = [
 
 def options_of(objective):
     """The dataclass behind <objective>/distill.py, with the type of each option."""
-    scripts = [path for path in ROOT.glob("*/distill.py") if path.parent.name == objective]
-    kind = runpy.run_path(str(scripts[0]))["Options"] if scripts else DistillOptions
-    return kind, typing.get_type_hints(DistillOptions) | {
-        field.name: field.type for field in dataclasses.fields(kind) if not isinstance(field.type, str)
-    }
+    (script,) = [path for path in ROOT.glob("*/distill.py") if path.parent.name == objective]
+    names = runpy.run_path(str(script))
+    kind = names["Options"]
+    # The annotations of a script are text that its own names give a meaning to.
+    kinds = typing.get_type_hints(kind, {**vars(options_module), **names})
+    # TM's recipes also say how its experts are trained.
+    return kind, kinds | (typing.get_type_hints(options_module.BufferOptions) if objective == "TM" else {})
 
 
 def fits(value, kind):
@@ -100,7 +103,7 @@ def test_cells_are_possible(objective, dataset, ipc):
     """At least one image a class, no more than there are, at most all coefficients; options that pass the check."""
     recipe = recipes.find(objective, dataset, ipc)
     kind, _ = options_of(objective)
-    options = dataclasses.replace(kind(), dataset=dataset, ipc=ipc, **recipe.values)
+    options = dataclasses.replace(options_module.with_recipe(kind, recipe), dataset=dataset, ipc=ipc)
     check(options, objective)
     assert recipe.values.keys() == recipe.sources.keys()
     channels, sides, smallest, classes = SHAPES[dataset]
@@ -168,5 +171,5 @@ def test_cifar10_at_two_images_is_as_published():
         "dsa_strategy": DSA_STRATEGY, "model": "ConvNetD3", "selection": "variance", "selection_images": "init",
         "batch_syn": 0, "precision": "fp32", "seed": 0,
     }  # fmt: skip
-    options = dataclasses.asdict(DistillOptions(**recipe.values))
+    options = dataclasses.asdict(ClassMatchingOptions(**recipe.values))
     assert {key: options[key] for key in defaults} == defaults

@@ -24,6 +24,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+EVERY_IPC = 0  # in place of an ipc: what holds for all of a dataset's
+
 _FOLDER = Path(__file__).parent
 
 

@@ -1,0 +1,245 @@
+"""Trajectory matching (Cazenavette et al., CVPR 2022): a student trained on synthetic images follows an expert.
+
+    theta_{t+1} = theta_t - s * grad_theta CE(network(theta_t, A_t(x_t)), y_t)        t = 0 .. T-1
+    loss        = || theta_T - theta* ||^2 / || theta_0 - theta* ||^2
+
+theta_0 and theta* are snapshots of the expert, s is the step size, x_t a batch of the synthetic images, A_t a
+differentiable augmentation. Unrolled plainly, the activations of all T steps stay in memory until the one backward.
+The adjoint method keeps theta_0 .. theta_T alone and goes back through the steps one by one, from
+lambda_T = dloss / dtheta_T. With g_t the gradient in step t, of which nothing is approximated:
+
+    lambda_t      = lambda_{t+1} - s * d<g_t, lambda_{t+1}> / dtheta_t
+    dloss / dx_t  = -s * d<g_t, lambda_{t+1}> / dx_t
+    dloss / ds    = - sum over t of <g_t, lambda_{t+1}>
+
+Cross-entropy is a mean over the batch, so g_t and these derivatives are sums over images: a step is cut into chunks,
+and what is held at a time is the T + 1 vectors and the activations of one chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, grad_and_value
+
+from common.augment import DSAParams, apply
+from common.errors import InputError
+from common.networks import has_batchnorm
+
+Unroll = Literal["adjoint", "plain"]
+
+# (theta [P], images [B, ch, ...], labels [B]) -> d CE / d theta [P], the cross-entropy summed over the images
+Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (theta, images, labels, direction [P]) -> d<g, direction> / d theta [P], d<g, direction> / d images, <g, direction>
+Pullback = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+class Step(NamedTuple):
+    """One step of the student."""
+
+    rows: Tensor | None = None
+    """int64 [B], the images of the batch, on their device; None for all of them"""
+    augmentation: DSAParams | None = None
+    """one parameter set an image of the batch, on their device"""
+
+
+@dataclass(frozen=True)
+class Student:
+    """A network as functions of its parameters, flat; made by `build_student`."""
+
+    num_parameters: int
+    batch_statistics: bool  # images of one batch influence each other: a step cannot be cut into chunks
+    gradient: Gradient
+    pullback: Pullback
+
+
+def flatten(parameters: Iterable[Tensor]) -> Tensor:
+    """Tensors in the order of `network.parameters()` as one vector [P], without graph."""
+    return torch.cat([p.detach().reshape(-1) for p in parameters])
+
+
+def build_student(network: nn.Module, compiled: Callable[[Any], Any] | None = None) -> Student:
+    """The student that `match` trains; one serves a whole run.
+
+    Of the network only its architecture and mode are used, never its weights, and nothing of it is changed: batch
+    normalisation in training mode normalises over the batch, and its running statistics stay as they were. It has to
+    be deterministic, for a step is computed once on the way there and once on the way back.
+    compiled: torch.compile, or None. Both functions take tensors only, and compile once for each size of a part.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    shapes = [p.shape for p in network.parameters()]
+    sizes = [p.numel() for p in network.parameters()]
+
+    def cross_entropy(theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        pieces = zip(names, theta.split(sizes), shapes, strict=True)
+        state = {name: piece.view(shape) for name, piece, shape in pieces}
+        # Batch normalisation writes into its buffers: it gets copies.
+        state.update((name, buffer.clone()) for name, buffer in network.named_buffers())
+        return F.cross_entropy(functional_call(network, state, (images,)), labels, reduction="sum")
+
+    gradient: Gradient = grad(cross_entropy)
+
+    def pullback_eager(
+        theta: Tensor, images: Tensor, labels: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        leaves = theta.detach().requires_grad_(), images.detach().requires_grad_()
+        with torch.enable_grad():
+            g = gradient(*leaves, labels)
+        to_theta, to_images = torch.autograd.grad(g, leaves, direction)
+        return to_theta, to_images, g.detach() @ direction
+
+    def pullback_pure(
+        theta: Tensor, images: Tensor, labels: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        def product(theta: Tensor, images: Tensor) -> Tensor:
+            return gradient(theta, images, labels) @ direction
+
+        (to_theta, to_images), value = grad_and_value(product, argnums=(0, 1))(theta, images)
+        return to_theta, to_images, value
+
+    # One graph from start to end is what compiles best; run eagerly it is slower and takes a third more memory.
+    pullback = pullback_eager if compiled is None else compiled(pullback_pure)
+    return Student(sum(sizes), has_batchnorm(network), gradient if compiled is None else compiled(gradient), pullback)
+
+
+def match(
+    student: Student,
+    start: Tensor,
+    target: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    step_size: Tensor,
+    steps: Sequence[Step],
+    *,
+    chunk: int | None = None,
+    unroll: Unroll = "adjoint",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss (a scalar), its gradient with respect to the images, and with respect to the step size; no graph.
+
+    start theta_0 and target theta* [P], images [N, ch, ...], labels int64 [N], step_size s a scalar, all on one device;
+    steps t = 0 .. T-1, at least one.
+    chunk: images a pass takes at most. A batch is cut into parts that differ by one image at most, and each cut gives
+    the same result. unroll: "plain" is the textbook's, whose memory grows with T whatever the chunk.
+    Diverged students give NaN or infinity, not an exception.
+    Raises InputError if start and target are the same or of another network, and for a chunk with a network that
+    normalises over the batch; ValueError for an augmentation that was not drawn for its batch.
+    """
+    if chunk is not None and student.batch_statistics:
+        raise InputError("A network that normalises over the batch takes a whole batch at once: leave out the chunk.")
+    for name, theta in (("start", start), ("target", target)):
+        if theta.shape != (student.num_parameters,):
+            given = f"The trajectory's {name} has shape {list(theta.shape)}"
+            raise InputError(f"{given}, the network has {student.num_parameters} parameters: are they of one network?")
+    # On a GPU this is the one wait, before any work is queued.
+    if torch.equal(start, target):
+        raise InputError(
+            "The trajectory's start and target are the same weights: there is no distance to compare with."
+        )
+    for t, step in enumerate(steps):
+        batch = _batch_size(images, step)
+        if step.augmentation is not None and step.augmentation.groups != batch:
+            raise ValueError(f"Step {t} has {batch} images and an augmentation for {step.augmentation.groups}.")
+    run = _adjoint if unroll == "adjoint" else _plain
+    return run(student, start.detach(), target.detach(), images.detach(), labels, step_size.detach(), steps, chunk)
+
+
+@torch.no_grad()
+def _adjoint(
+    student: Student,
+    start: Tensor,
+    target: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    step_size: Tensor,
+    steps: Sequence[Step],
+    chunk: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    thetas = [start]
+    for step in steps:
+        thetas.append(thetas[-1] - step_size * _mean_gradient(student, thetas[-1], images, labels, step, chunk))
+    distance = (start - target).square().sum()
+    difference = thetas.pop() - target
+    direction = 2 * difference / distance  # lambda_T
+    to_images = torch.zeros_like(images)
+    to_step_size = torch.zeros_like(step_size)
+    for step in reversed(steps):
+        theta, batch = thetas.pop(), _batch_size(images, step)
+        to_theta = torch.zeros_like(theta)
+        for rows, augmentation in _parts(images, step, chunk):
+            with torch.enable_grad():
+                part = images[rows].requires_grad_()
+                seen = _augment(part, augmentation)
+            some_theta, to_seen, product = student.pullback(theta, seen.detach(), labels[rows], direction)
+            # Through the augmentation by itself: it need not be differentiated twice, nor compiled once a strategy.
+            (to_part,) = torch.autograd.grad(seen, part, to_seen)
+            _add(to_images, rows, to_part * (-step_size / batch))
+            to_theta += some_theta
+            to_step_size -= product / batch
+        direction = direction - step_size / batch * to_theta  # lambda_t
+    return difference.square().sum() / distance, to_images, to_step_size
+
+
+@torch.enable_grad()
+def _plain(
+    student: Student,
+    start: Tensor,
+    target: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    step_size: Tensor,
+    steps: Sequence[Step],
+    chunk: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    images.requires_grad_()
+    step_size.requires_grad_()
+    theta = start
+    for step in steps:
+        theta = theta - step_size * _mean_gradient(student, theta, images, labels, step, chunk)
+    loss = (theta - target).square().sum() / (start - target).square().sum()
+    to_images, to_step_size = torch.autograd.grad(loss, (images, step_size))
+    return loss.detach(), to_images, to_step_size
+
+
+def _mean_gradient(
+    student: Student, theta: Tensor, images: Tensor, labels: Tensor, step: Step, chunk: int | None
+) -> Tensor:
+    """g_t [P]: of the cross-entropy's mean over the batch, whatever the chunk."""
+    total = torch.zeros_like(theta)
+    for rows, augmentation in _parts(images, step, chunk):
+        total = total + student.gradient(theta, _augment(images[rows], augmentation), labels[rows])
+    return total / _batch_size(images, step)
+
+
+def _parts(images: Tensor, step: Step, chunk: int | None) -> Iterator[tuple[slice | Tensor, DSAParams | None]]:
+    """What a step's batch is cut into: rows of the images, and their augmentation.
+
+    The parts are as equal as they can be, for a small rest would be slow, and each other size is compiled.
+    """
+    batch = _batch_size(images, step)
+    count = 1 if chunk is None else math.ceil(batch / chunk)
+    for i in range(count):
+        within = slice(i * batch // count, (i + 1) * batch // count)
+        rows = within if step.rows is None else step.rows[within]
+        yield rows, None if step.augmentation is None else step.augmentation[within]
+
+
+def _batch_size(images: Tensor, step: Step) -> int:
+    return len(images) if step.rows is None else len(step.rows)
+
+
+def _augment(images: Tensor, augmentation: DSAParams | None) -> Tensor:
+    return images if augmentation is None else apply(images, augmentation)
+
+
+def _add(total: Tensor, rows: slice | Tensor, part: Tensor) -> None:
+    """total[rows] += part, where an image may be in the rows more than once."""
+    if isinstance(rows, slice):
+        total[rows] += part
+    else:
+        total.index_add_(0, rows, part)

@@ -1,0 +1,235 @@
+"""DC and TM from their command lines: what they write, that they continue bit for bit, what they refuse."""
+
+import itertools
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from common.evaluate import EvaluationProtocol
+from common.matching import gradient, trajectory
+from common.step_size import LEAST, StepSize
+from common.synset_file import load_synset
+from tests.test_cli import assert_refused, call
+
+TINY = [
+    "--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", "--num_eval", 1, "--epoch_eval_train", 1,
+    "--eval_it", 0, "--name", "run",
+]  # fmt: skip
+EXPERTS, EPOCHS = 2, 4
+
+
+@pytest.fixture(scope="module")
+def buffers(tmp_path_factory):
+    """Two experts of four epochs."""
+    path = tmp_path_factory.mktemp("buffers")
+    flags = ["--model", "ConvNetD1W16", "--num_experts", EXPERTS, "--train_epochs", EPOCHS, "--device", "cpu"]
+    result = call("TM/buffer.py", *flags, "--buffer_path", path)
+    assert result.code == 0, result.err
+    return path
+
+
+@pytest.fixture(scope="module")
+def commands(buffers):
+    """Script and flags of a run of a few seconds, and what computes its loss."""
+    tm = ["--buffer_path", buffers, "--syn_steps", 2, "--max_start_epoch", 2, "--expert_epochs", 2]
+    return {
+        "DC": (["DC/distill.py", *TINY, "--batch_real", 16, "--Iteration", 4], gradient),
+        "TM": (["TM/distill.py", *TINY, *tm, "--Iteration", 4], trajectory),
+    }
+
+
+def folder_of(path, objective):
+    return path / objective / "digits" / "ipc1" / "run"
+
+
+def outcome(folder):
+    """All that a run leaves that does not tell the time."""
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for entry in metrics:
+        entry.pop("seconds", None)
+    return (folder / "synset.safetensors").read_bytes(), metrics
+
+
+@pytest.mark.parametrize("objective", ["DC", "TM"])
+def test_a_stopped_run_continues_bit_for_bit(tmp_path, commands, objective):
+    words, module = commands[objective]
+    assert call(*words, "--save_path", tmp_path / "straight").code == 0
+    original, calls = module.match, []
+
+    def stopping(*positional, **named):
+        calls.append(None)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*positional, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "match", stopping)
+        assert call(*words, "--save_path", tmp_path / "stopped").code == 128 + signal.SIGTERM
+    again = call(*words, "--save_path", tmp_path / "stopped")
+    assert again.code == 0, again.err
+    assert "resumed from iteration 3" in again.out
+    straight, stopped = (outcome(folder_of(tmp_path / name, objective)) for name in ("straight", "stopped"))
+    assert straight == stopped
+    losses = [entry["loss"] for entry in straight[1] if "loss" in entry]
+    assert len(losses) == 4
+    assert all(loss > 0 for loss in losses)
+
+
+@pytest.mark.parametrize("objective", ["DC", "TM"])
+@pytest.mark.parametrize(
+    "flags",
+    [["--batch_syn", 1], ["--chunk", 3], ["--transform", "identity"], ["--zca"], ["--precision", "bf16"]],
+    ids=lambda flags: " ".join(map(str, flags)),
+)
+def test_variants_run(tmp_path, commands, objective, flags):
+    words, _ = commands[objective]
+    if "--zca" in flags and objective == "TM":
+        result = call(*words, *flags, "--save_path", tmp_path)
+        assert_refused(result, "no experts in", "--zca")  # those that are there were trained on other images
+        return
+    result = call(*words, "--Iteration", 1, *flags, "--save_path", tmp_path)
+    assert result.code == 0, result.err
+
+
+# -- DC ----------------------------------------------------------------------------------------------------------
+
+
+def test_dc_makes_the_loops_updates_with_the_network_trained_between(tmp_path, commands, monkeypatch):
+    words, _ = commands["DC"]
+    original, seen = gradient.match, []
+
+    def recorded(network, *positional, **named):
+        seen.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+        return original(network, *positional, **named)
+
+    monkeypatch.setattr(gradient, "match", recorded)
+    flags = ["--outer_loop", 3, "--inner_loop", 1, "--Iteration", 2]
+    assert call(*words, *flags, "--save_path", tmp_path).code == 0
+    assert len(seen) == 6
+    differ = [not torch.equal(a, b) for a, b in itertools.pairwise(seen)]
+    assert all(differ)
+    _, metrics = outcome(folder_of(tmp_path, "DC"))
+    assert len([entry for entry in metrics if "loss" in entry]) == 2  # of an iteration, the mean over its updates
+
+
+def test_batch_norm_is_matched_with_frozen_statistics(tmp_path, commands):
+    words, _ = commands["DC"]
+    for flags in ([], ["--chunk", 2]):
+        result = call(
+            *words, "--model", "ConvNetD1W16BN", "--Iteration", 1, *flags, "--save_path", tmp_path / str(len(flags))
+        )
+        assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "dsa", "epochs"),
+    [([], False, 300), (["--method", "DSA"], True, 1000), (["--method", "DSA", "--epoch_eval_train", 7], True, 7)],
+)
+def test_the_method_decides_on_augmentation_and_epochs(tmp_path, monkeypatch, flags, dsa, epochs):
+    """The authors' rule: 1000 epochs with any augmentation, 300 without."""
+    seen = {}
+
+    def stop(setting, step):
+        seen["options"] = setting.options
+
+    monkeypatch.setattr("common.distill.distill", stop)
+    words = ["--msz_per_channel", 16, "--lr_freq", 1, "--ipc", 30, "--dataset", "digits", "--device", "cpu"]
+    # At an ipc without a cell of its own only the dataset's values apply, which state the epochs; those are left out.
+    monkeypatch.setattr("common.recipes._table", lambda objective: {"digits": {}, "pixels": {"any": []}})
+    result = call("DC/distill.py", *words, *flags, "--save_path", tmp_path)
+    assert result.code == 0, result.err
+    assert seen["options"].dsa == dsa
+    assert seen["options"].epoch_eval_train == epochs
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (
+            ["--ipc", 3, "--msz_per_channel", 16, "--lr_freq", 1],
+            ["DC has loops for ipc 1, 2, 10", "not 3", "--outer_loop"],
+        ),
+        (["--dsa", "True"], ["--dsa True contradicts --method DC"]),
+        (["--outer_loop", -1], ["--outer_loop -1 is too small"]),
+    ],
+    ids=str,
+)
+def test_dc_refuses(tmp_path, flags, parts):
+    assert_refused(call("DC/distill.py", *TINY, *flags, "--save_path", tmp_path / "runs"), *parts)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_dc_augmentation_is_for_networks_evaluated_without_dsa():
+    without, with_dsa = EvaluationProtocol(1, 0.01, 8, "none"), EvaluationProtocol(1, 0.01, 8, "flip")
+    assert without.for_network("MNIST", "ConvNet").dc_strategy == "crop_scale_rotate"
+    assert without.for_network("CIFAR10", "ConvNetBN").dc_strategy == "crop_noise"
+    assert without.for_network("CIFAR10", "ConvNet") == without
+    assert with_dsa.for_network("MNIST", "ConvNetBN") == with_dsa
+
+
+# -- TM ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_learned_step_size_is_kept_and_evaluated_with(tmp_path, commands):
+    words, _ = commands["TM"]
+    flags = ["--lr_teacher", 0.05, "--lr_lr", 1e-4]
+    assert call(*words, *flags, "--save_path", tmp_path).code == 0
+    folder = folder_of(tmp_path, "TM")
+    _, metadata = load_synset(folder / "synset.safetensors")
+    assert metadata["step_size"] == metadata["accuracy"]["step_size"] != 0.05
+    assert metadata["step_size"] >= LEAST
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["start"]["step_size"] == pytest.approx(0.05)
+    output = tmp_path / "result.json"
+    words = ["--synset", folder / "synset.safetensors", "--num_eval", 1, "--device", "cpu", "--output", output]
+    assert call("TM/evaluate.py", *words).code == 0
+    assert json.loads(output.read_text())["evaluation"]["lr"] == metadata["step_size"]
+
+
+def test_both_unrolls_make_the_same_updates(tmp_path, commands):
+    words, _ = commands["TM"]
+    sets = []
+    for unroll in ("adjoint", "plain"):
+        assert call(*words, "--Iteration", 1, "--unroll", unroll, "--save_path", tmp_path / unroll).code == 0
+        sets.append(load_synset(folder_of(tmp_path / unroll, "TM") / "synset.safetensors"))
+    (a, one), (b, other) = sets
+    torch.testing.assert_close(a.coefficients, b.coefficients, rtol=1e-4, atol=1e-4)
+    assert one["step_size"] == pytest.approx(other["step_size"], rel=1e-5)
+
+
+def test_step_size_is_sgd_with_momentum_and_a_floor():
+    step_size = StepSize(0.1, 0.5, torch.device("cpu"))
+    step_size.update(torch.tensor(0.02))
+    assert step_size.value.item() == pytest.approx(0.1 - 0.5 * 0.02)
+    kept = step_size.state_dict()
+    step_size.update(torch.tensor(0.02))
+    assert step_size.value.item() == pytest.approx(0.09 - 0.5 * (0.5 * 0.02 + 0.02))
+    again = StepSize(1.0, 0.5, torch.device("cpu"))
+    again.load_state_dict(kept)
+    again.update(torch.tensor(0.02))
+    assert again.value == step_size.value
+    step_size.update(torch.tensor(10.0))
+    assert step_size.value.item() == pytest.approx(LEAST)
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--buffer_path", "nowhere"], ["no experts in nowhere", "TM/buffer.py"]),
+        (["--max_start_epoch", 4], ["have 4 epochs", "max_start_epoch - 1 + expert_epochs is 5"]),
+        (["--model", "ConvNetD1W32"], ["no experts in"]),
+        (["--syn_steps", 0], ["--syn_steps"]),
+        (["--expert_epochs", -1], ["--expert_epochs -1 is too small"]),
+        (["--lr_teacher", -0.1], ["--lr_teacher -0.1 must be positive"]),
+        (["--lr_lr", "nan"], ["--lr_lr nan must be positive"]),
+        (["--model", "ConvNetD1W16BN", "--chunk", 2], ["leave out --chunk"]),
+    ],
+    ids=str,
+)
+def test_tm_refuses(tmp_path, commands, flags, parts):
+    words, _ = commands["TM"]
+    assert_refused(call(*words, *flags, "--save_path", tmp_path / "runs"), *parts)
+    assert not (tmp_path / "runs").exists()
