@@ -14,7 +14,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from common import frequency, report
 from common.errors import InputError, run_command
@@ -32,7 +32,7 @@ from common.synset_file import load_synset
 class Options(DataOptions):
     """Distil with every transform and selection rule at one budget; print the table. Other flags go to distill.py."""
 
-    objective: str = "DM"
+    objective: Literal["DM", "DC"] = "DM"
     """folder whose distill.py is run"""
     ipc: int = 1
     """budget: what is stored per class, in images of the dataset"""
@@ -65,6 +65,7 @@ class Variant:
 
 def main() -> None:
     options, passed_on = parse_some(Options)
+    check(options, passed_on)
     rows, folders = [], []
     for variant in variants(options, im_size=options.load()[0].im_size):
         row, folder = measure(variant, options, passed_on)
@@ -76,6 +77,17 @@ def main() -> None:
     print(f"\ntable    {output / f'{name}.csv'}")
     if draw(output / f"{name}_masks.png", options, rows, folders):
         print(f"picture  {output / f'{name}_masks.png'}")
+
+
+def check(options: Options, passed_on: list[str]) -> None:
+    """Raises InputError for flags that would turn a variant into another one, and where nothing is to be compared."""
+    given = {word.removeprefix("--").partition("=")[0].replace("-", "_") for word in passed_on if word.startswith("--")}
+    if own := sorted(given & {"transform", "selection", "save_path", "name"}):
+        raise InputError(
+            f"--{own[0]} is decided by the table: give --transforms, --selections or --output (a folder) instead"
+        )
+    if not (options.transforms and options.selections):
+        raise InputError("there is nothing to compare: give at least one of --transforms and one of --selections")
 
 
 def variants(options: Options, im_size: tuple[int, ...]) -> list[Variant]:

@@ -3,4 +3,4 @@
 from common.evaluate_file import main
 
 if __name__ == "__main__":
-    main("DC")
+    main("DC", dsa=False, epoch_eval_train=None)

@@ -3,7 +3,7 @@
 python TM/buffer.py --num_experts 5 --train_epochs 20   the built-in digits, two minutes on a CPU
 sh TM/scripts/run_buffer.sh                             CIFAR-10, 100 experts of 50 epochs, as published
 
-Stopped, even killed, the same command trains the experts that are missing.
+Stopped, even killed, the same command trains the experts that are missing. Started twice, two processes share them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict
 import torch
 from tqdm import tqdm
 
-from common.buffers import buffer_folder, describe, filling, missing_experts, save_expert
+from common.buffers import buffer_folder, claimed, describe, filling, missing_experts, save_expert
 from common.devices import can_compile, check_precision, precision, resolve_device
 from common.errors import run_command
 from common.evaluate import accuracy
@@ -57,16 +57,24 @@ def main() -> None:
             accuracies[done] = accuracy(network, test, forward)
 
     with filling(folder, made_for, made_by), work.catching_signals(), precision(options.precision, device):
-        missing = missing_experts(folder, options.num_experts, (epochs + 1, made_for["parameter_count"]))
+        shape = (epochs + 1, made_for["parameter_count"])
+        missing = missing_experts(folder, options.num_experts, shape)
         there = options.num_experts - len(missing)
         tqdm.write(f"{there} of {options.num_experts} experts are in {folder}")
         total = options.num_experts * epochs
         with tqdm(total=total, initial=there * epochs, unit="epoch", dynamic_ncols=True) as bar:
             for number in missing:
-                bar.set_description(f"expert {number}")
-                accuracies.clear()
-                trajectory = train_expert(network, train, protocol, number, forward, work.raise_if_stopped, after_epoch)
-                save_expert(folder, number, trajectory, accuracies)
+                with claimed(folder, number, shape) as ours:
+                    if not ours:
+                        tqdm.write(f"expert {number}: left to another process")
+                        bar.update(epochs)
+                        continue
+                    bar.set_description(f"expert {number}")
+                    accuracies.clear()
+                    trajectory = train_expert(
+                        network, train, protocol, number, forward, work.raise_if_stopped, after_epoch
+                    )
+                    save_expert(folder, number, trajectory, accuracies)
                 tested = ", ".join(f"{100 * each:.2f} % after {done} epochs" for done, each in accuracies.items())
                 tqdm.write(f"expert {number}: {tested}")
 

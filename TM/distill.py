@@ -19,11 +19,11 @@ from common.distill import distill
 from common.errors import InputError, run_command
 from common.matching.trajectory import Step, Unroll, build_student, match
 from common.networks import has_batchnorm
-from common.options import DistillOptions, check_least, parse
+from common.options import DistillOptions, Sources, check_least, parse
 from common.seeds import generator
 from common.setting import prepare
 from common.step_size import StepSize
-from common.trajectories import find_buffer, open_buffer
+from common.trajectories import ExpertOrder, find_buffer, open_buffer
 
 _GPU_PIXELS = 1024 * 32 * 32
 
@@ -58,7 +58,7 @@ class Options(DistillOptions):
 
 def main() -> None:
     options, sources = parse(Options, "TM")
-    check_trajectory(options)
+    check_trajectory(options, sources)
     setting = prepare(options, sources, "TM")
     setting.check_chunk()
     train, synset, device, seed = setting.train, setting.synset, setting.device, options.seed
@@ -67,26 +67,25 @@ def main() -> None:
         find_buffer(options.buffer_path, train.name, options.model, options.zca),
         describe(train, options.model, network),
         options.max_start_epoch - 1 + options.expert_epochs,
+        options,
     )
-    experts = min(len(buffer), options.max_experts or len(buffer))
+    order = ExpertOrder(buffer, seed, options.max_experts)
     chunk = None if has_batchnorm(network) else options.chunk or default_chunk(device, train.im_size)
-    student = build_student(network, torch.compile if setting.compile else None)
+    student = build_student(network, setting.compiler)
     step_size = StepSize(options.lr_teacher, options.lr_lr, device)
     count = len(synset.labels)
     batch = min(options.batch_syn or count, count)
 
     def step(iteration: int) -> Tensor:
-        # Every expert once, in random order, before any comes again.
-        order = torch.randperm(experts, generator=generator(seed, "experts", iteration // experts))
         draws = generator(seed, "trajectory", iteration)
         start = int(torch.randint(options.max_start_epoch, (), generator=draws))
-        theta, target = buffer.pair(int(order[iteration % experts]), start, options.expert_epochs)
+        theta, target = buffer.pair(order.expert(iteration), start, options.expert_epochs)
         images = synset.decode()
         with precision(options.precision, device):
             loss, gradient, to_step_size = match(
                 student,
-                theta.to(device, non_blocking=True),
-                target.to(device, non_blocking=True),
+                to_device(theta, device),
+                to_device(target, device),
                 images,
                 synset.labels,
                 step_size.value,
@@ -112,7 +111,12 @@ def main() -> None:
                 batches.append(Step(rows.to(device, non_blocking=True) if batch < count else None, drawn))
         return batches[: options.syn_steps]
 
-    distill(setting, step, step_size)
+    distill(setting, step, step_size, order)
+
+
+def to_device(weights: Tensor, device: torch.device) -> Tensor:
+    """Weights [P] of the CPU on the device. Only from pinned memory does a GPU copy without keeping the CPU waiting."""
+    return weights.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else weights.to(device)
 
 
 def default_chunk(device: torch.device, im_size: tuple[int, ...]) -> int:
@@ -120,18 +124,26 @@ def default_chunk(device: torch.device, im_size: tuple[int, ...]) -> int:
     return 32 if device.type == "cpu" else max(1, _GPU_PIXELS // math.prod(im_size))
 
 
-def check_trajectory(options: Options) -> None:
+def check_trajectory(options: Options, sources: Sources) -> None:
     """Raises InputError for the first option of the trajectories that cannot work."""
-    for key in ("syn_steps", "expert_epochs", "max_start_epoch", "max_experts"):
-        if getattr(options, key) == 0:
+    if sources["lr_net"] == "flag":
+        raise InputError(
+            "--lr_net has no use in TM: networks are evaluated with the learned step size, which --lr_teacher begins; "
+            "leave it out"
+        )
+    for key in ("syn_steps", "expert_epochs", "max_start_epoch", "lr_lr"):
+        if getattr(options, key) == 0 and sources[key] == "default":
             raise InputError(
                 f"no recipe for TM on {options.recipe or options.dataset} at ipc {options.ipc} says --{key}: give it, "
                 "or --recipe NAME to borrow another dataset's"
             )
+    for key in ("syn_steps", "expert_epochs", "max_start_epoch", "max_experts"):
         check_least(options, key, 1)
     for key in ("lr_teacher", "lr_lr"):
-        if not 0 < getattr(options, key) < float("inf"):
+        if not getattr(options, key) > 0:
             raise InputError(f"--{key} {getattr(options, key)} must be positive")
+        if getattr(options, key) > torch.finfo(torch.float32).max:
+            raise InputError(f"--{key} {getattr(options, key)} is not a finite float32: give another")
 
 
 if __name__ == "__main__":

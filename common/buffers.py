@@ -4,6 +4,7 @@
     manifest.json               what the experts were made for and how, the same for all of them
     expert_0000.safetensors     `trajectory`, float32 [epochs + 1, P]: row e holds the weights after e epochs
     expert_0001.safetensors     ...
+    .expert_0002.lock           while a process trains this one
 
 Every file is written once and whole, so that any number of processes may fill a folder, and be killed while they do.
 """
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.datasets import ImageData
+from common.datasets.image_data import fingerprint
 from common.errors import InputError
 from common.files import read_json, write_atomically, write_json
 from common.run import code_version, dataset_folder
@@ -35,7 +37,7 @@ MANIFEST = "manifest.json"
 _METADATA_KEY = "fred"
 _EXPERT = re.compile(r"expert_(\d+)\.safetensors")
 _NOT_FLAGS = ("image_size", "channels", "mean", "std")
-_OF_THE_DATASET = ("image_size", "channels", "class_names", "mean", "std", "parameters")
+_OF_THE_DATASET = ("image_size", "channels", "class_names", "training_images", "mean", "std", "parameters")
 # What safe_open and reading from it raise for a file that is not whole, or another.
 UNREADABLE_TENSORS = (SafetensorError, OSError, ValueError, LookupError, TypeError)
 
@@ -46,13 +48,21 @@ def buffer_folder(buffer_path: str | Path, dataset: str, model: str, zca: bool) 
 
 
 def describe(data: ImageData, model: str, network: nn.Module) -> dict[str, Any]:
-    """What experts are made for, as JSON values: the images, how they are normalised, and the network's parameters."""
+    """What experts are made for, as JSON values: the images, how they are normalised, and the network's parameters.
+
+    data: the training images. Names, mean and std can be borrowed or shared, so a fingerprint says which they are: that
+    of the raw images, which of whitened ones the whitening keeps.
+    """
     zca = data.whitening
     return {
         "dataset": data.name,
         "image_size": list(data.im_size),
         "channels": data.channels,
         "class_names": list(data.class_names),
+        "training_images": {
+            "count": len(data),
+            "fingerprint": fingerprint(data.images) if zca is None else zca.fingerprint,
+        },
         "mean": list(data.mean),
         "std": list(data.std),
         "zca": None if zca is None else {"eps": zca.eps, "fingerprint": zca.fingerprint},
@@ -77,8 +87,9 @@ def filling(folder: Path, made_for: dict[str, Any], made_by: dict[str, Any]) -> 
         raise InputError(f"cannot write to {folder}: {error.strerror}; choose another --buffer_path") from error
     with lock:
         if _is_alone(lock):
-            for leftover in folder.glob(".*.tmp"):  # of a process killed while it wrote
-                leftover.unlink()
+            for pattern in (".*.tmp", ".expert_*.lock"):  # of a process killed while it wrote, or trained
+                for leftover in folder.glob(pattern):
+                    leftover.unlink()
             if not (folder / MANIFEST).exists() and not expert_files(folder):
                 stated = {"format": FORMAT, "format_version": VERSION, **made_for, **made_by}
                 write_json(folder / MANIFEST, stated | {"version": code_version()})
@@ -95,15 +106,33 @@ def missing_experts(folder: Path, num_experts: int, shape: tuple[int, int]) -> l
     """The numbers below num_experts that have no file with a trajectory of this shape; a damaged one is told of."""
     missing = []
     for number in range(num_experts):
-        file = expert_file(folder, number)
-        if file.exists():
-            try:
-                if trajectory_shape(file) == shape:
-                    continue
-            except InputError:
-                tqdm.write(f"{file} is damaged: training this expert anew", file=sys.stderr)
-        missing.append(number)
+        if not _is_there(folder, number, shape):
+            if expert_file(folder, number).exists():
+                tqdm.write(f"{expert_file(folder, number)} is damaged: training this expert anew", file=sys.stderr)
+            missing.append(number)
     return missing
+
+
+@contextmanager
+def claimed(folder: Path, number: int, shape: tuple[int, int]) -> Iterator[bool]:
+    """Whether to train expert `number` here: no process is at it, and none has saved it in this shape meanwhile.
+
+    Inside, other processes are told no. Raises InputError where the folder cannot be written.
+    """
+    path = folder / f".expert_{number:04d}.lock"
+    try:
+        lock = path.open("w")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another --buffer_path") from error
+    with lock:
+        if not _is_alone(lock):
+            yield False
+            return
+        try:
+            yield not _is_there(folder, number, shape)
+        finally:
+            # A process that has just opened it locks what has no name: at worst an expert is trained twice, alike.
+            path.unlink(missing_ok=True)
 
 
 def save_expert(folder: Path, number: int, trajectory: Tensor, accuracies: dict[int, float]) -> Path:
@@ -174,6 +203,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def differences(stored: dict[str, Any], asked: dict[str, Any]) -> str:
     """In words what of `asked` is otherwise in a manifest; "" if nothing is. What follows from another is left out."""
     skip = {"parameter_count"}
+    if any(stored.get(key) != asked[key] for key in ("image_size", "channels", "zca")):
+        skip.add("training_images")
     if dataset_folder(str(stored.get("dataset"))) == dataset_folder(asked["dataset"]):
         skip.add("dataset")  # the same images in another place
     else:
@@ -192,6 +223,8 @@ def _difference(key: str, stored: Any, asked: Any) -> str:
         return "whitened by other training images"
     if key == "zca":
         stored, asked = bool(stored), bool(asked)
+    if key == "training_images":
+        return "other training images"
     if key == "class_names":
         return "other classes"
     if key == "parameters":
@@ -199,8 +232,17 @@ def _difference(key: str, stored: Any, asked: Any) -> str:
     return f"{'' if key in _NOT_FLAGS else '--'}{key} {stored} there, {asked} now"
 
 
+def _is_there(folder: Path, number: int, shape: tuple[int, int]) -> bool:
+    """Whether an expert has a whole file with a trajectory of this shape."""
+    file = expert_file(folder, number)
+    try:
+        return file.exists() and trajectory_shape(file) == shape
+    except InputError:
+        return False
+
+
 def _is_alone(lock: Any) -> bool:
-    """Whether no other process is at work in the folder; if so, the lock keeps others waiting."""
+    """Whether no other process holds the lock, that of a folder or of an expert; if so, it is held from here on."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from common import report
 from common.devices import precision
 from common.errors import InputError
-from common.evaluate import Batches, evaluate, in_percent, point_of
+from common.evaluate import Batches, EvaluationProtocol, evaluate, in_percent, point_of
 from common.run import Run
 from common.setting import Setting
 from common.step_size import StepSize
@@ -35,11 +35,29 @@ _LOOK_EVERY = 10
 _CHECKPOINT_SHARE = 0.01
 
 
-def distill(setting: Setting, step: Step, step_size: StepSize | None = None) -> dict[str, Any]:
+class Source(Protocol):
+    """What an objective takes its updates from beside the images, of which a run has to keep to the same."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def stated(self) -> dict[str, Any]:
+        """Facts for config.json and summary.json."""
+        ...
+
+    def check(self, stated: dict[str, Any]) -> None:
+        """Raises InputError where a finished run had another, by the facts in its summary."""
+        ...
+
+
+def distill(
+    setting: Setting, step: Step, step_size: StepSize | None = None, source: Source | None = None
+) -> dict[str, Any]:
     """Run to the end, from wherever the run folder left off; returns the summary (also in summary.json).
 
     step: iteration -> loss (a scalar without graph), having updated the coefficients. step_size: what the networks are
-    trained with, where the objective learns it; `step` updates it too.
+    trained with, where the objective learns it; `step` updates it too. source: what `step` reads beside the images.
     Raises Stopped after SIGINT or SIGTERM, with everything saved; InputError for a loss that is not finite.
     """
     with contextlib.ExitStack() as stack:
@@ -47,13 +65,15 @@ def distill(setting: Setting, step: Step, step_size: StepSize | None = None) -> 
         stack.callback(run.close)
         summary = run.summary
         if summary is None:
-            loop = _Loop(setting, run, step_size)
+            loop = _Loop(setting, run, step_size, source)
             stack.callback(lambda: loop.tracker.close())  # after the closing lines: it may have to wait for the network
             loop.restore()
             with run.catching_signals():
                 loop.run_through(step)
             summary = loop.finish()
         else:
+            if source is not None:
+                source.check(summary)
             run.log(f"{run.folder} is finished; --resume never would start it over")
         if setting.options.export:
             best, _ = load_synset(run.folder / "synset_best.safetensors")
@@ -73,8 +93,8 @@ def _say(summary: dict[str, Any], run: Run) -> None:
 class _Loop:
     """The state of a distillation between two updates, all of which a checkpoint holds."""
 
-    def __init__(self, setting: Setting, run: Run, step_size: StepSize | None) -> None:
-        self.run, self.step_size = run, step_size
+    def __init__(self, setting: Setting, run: Run, step_size: StepSize | None, source: Source | None) -> None:
+        self.run, self.step_size, self.source = run, step_size, source
         self.setting, self.options, self.synset = setting, setting.options, setting.synset
         self.forwards = {name: setting.compiled(network) for name, network in setting.evaluated.items()}
         self.iteration = 0
@@ -91,6 +111,10 @@ class _Loop:
 
     def restore(self) -> None:
         state = self.run.load_checkpoint()
+        if self.source is not None:
+            if state is not None:
+                self.source.load_state_dict(state["source"])
+            self.run.state(self.source.stated())
         if state is None:
             self.run.log(self.synset.describe_budget())
             self.run.log(f"run folder {self.run.folder}")
@@ -119,12 +143,16 @@ class _Loop:
 
     def save(self) -> None:
         self.look_at_losses()
-        if not self.synset.coefficients.isfinite().all():
-            raise self._diverged(f"the coefficients after {self.iteration} updates are not finite")
+        learned = [] if self.step_size is None else [("step size", self.step_size.value)]
+        for what, values in [("coefficients", self.synset.coefficients), *learned]:
+            if not values.isfinite().all():
+                verb = "are" if what == "coefficients" else "is"
+                raise self._diverged(f"the {what} after {self.iteration} updates {verb} not finite")
         begun = time.monotonic()
         self.run.save_checkpoint({
             "synset": self.synset.state_dict(),
             "step_size": None if self.step_size is None else self.step_size.state_dict(),
+            "source": None if self.source is None else self.source.state_dict(),
             "iteration": self.iteration,
             "seconds": self.seconds + begun - self._started,
             "evaluations": self.evaluations,
@@ -156,7 +184,10 @@ class _Loop:
 
     def _diverged(self, what: str) -> InputError:
         kept = f"the last good checkpoint is kept in {self.run.folder}"
-        return InputError(f"{what}: lower --lr_freq ({self.options.lr_freq:g}); {kept}")
+        flags = [f"--lr_freq ({self.options.lr_freq:g})"]
+        if self.step_size is not None:
+            flags += [f"--lr_lr ({self.step_size.lr:g})", f"--lr_teacher ({self.step_size.initial:g})"]
+        return InputError(f"{what}: lower {' or '.join(flags)}; {kept}")
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
@@ -196,19 +227,23 @@ class _Loop:
         seen = bool(self.evaluations) and self.evaluations[-1]["iteration"] == self.iteration
         return (ends or (every > 0 and self.iteration % every == 0)) and not seen
 
+    @property
+    def protocol(self) -> EvaluationProtocol:
+        """How networks are trained at this point: with the learned step size, where there is one."""
+        protocol = self.setting.protocol
+        return protocol if self.step_size is None else dataclasses.replace(protocol, lr=self.step_size.value.item())
+
     def _evaluate(self) -> None:
         """Train and test `num_eval` networks of each kind on the set as it is now; keep set, figures and a picture."""
         self.save()
         begun, options = time.monotonic(), self.options
         images, labels = self.synset.get(need_copy=True)
         batches, evaluated = Batches(images, labels), self.setting.evaluated
-        learned = None if self.step_size is None else self.step_size.value.item()
-        protocol = self.setting.protocol
-        if learned is not None:
-            protocol = dataclasses.replace(protocol, lr=learned)
+        protocol = self.protocol
+        protocols = {name: protocol.for_network(options.dataset, name) for name in evaluated}
         numbers = {name: range(len(self.unfinished.get(name, [])), options.num_eval) for name in evaluated}
         epochs = tqdm(
-            total=sum(map(len, numbers.values())) * (options.epoch_eval_train + 1),
+            total=sum(len(numbers[name]) * each.epochs_of_training for name, each in protocols.items()),
             desc="  evaluation",
             unit="epoch",
             leave=False,
@@ -220,7 +255,7 @@ class _Loop:
                     network,
                     lambda number: batches,
                     self.setting.test,
-                    protocol.for_network(options.dataset, name),
+                    protocols[name],
                     numbers[name],
                     options.seed,
                     point=self.iteration,
@@ -231,8 +266,8 @@ class _Loop:
                     self.unfinished.setdefault(name, []).append(accuracy)
                     self.save()
         point = {"iteration": self.iteration, **point_of(self.unfinished, self.setting.principal)}
-        if learned is not None:
-            point["step_size"] = learned
+        if self.step_size is not None:
+            point["step_size"] = protocol.lr
         self.unfinished = {}
         self._keep(point, images)
         self.run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
@@ -277,7 +312,7 @@ class _Loop:
             "objective": self.setting.objective,
             "model": options.model,
             "network": self.setting.principal,
-            "evaluation": self.setting.protocol.as_metadata(),
+            "evaluation": self.protocol.as_metadata(),
             "accuracy": point,
             "seed": options.seed,
             "version": self.run.config["version"],
@@ -309,13 +344,14 @@ class _Loop:
             "start": self.evaluations[0],
             "last": self.evaluations[-1],
             "best_on_test": self.best,
-            "evaluation": self.setting.protocol.as_metadata(),
+            "evaluation": self.protocol.as_metadata(),
             "budget": self.synset.budget(),
             "file": str(self.run.folder / "synset.safetensors"),
             "file_bytes": (self.run.folder / "synset.safetensors").stat().st_size,
             "picture": str(picture) if picture.exists() else None,
             "seconds": round(self.seconds + time.monotonic() - self._started, 1),
             "version": self.run.config["version"],
+            **({} if self.source is None else self.source.stated()),
         }
         self.run.finish(summary)
         self.tracker.summary(summary)

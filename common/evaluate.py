@@ -21,6 +21,7 @@ from common.seeds import derive, generator
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
+AUGMENTED_EPOCHS, PLAIN_EPOCHS = 1000, 300  # DC's main script
 _TEST_BATCH = 500
 
 
@@ -50,11 +51,12 @@ class EvaluationProtocol:
     """The evaluation of DC, DM, TM and 3D-MNIST in the authors' code.
 
     SGD with momentum 0.9 and weight decay 5e-4 for epochs + 1 epochs; after epoch epochs // 2 + 1 the step size falls
-    to a tenth and the momentum starts again from zero. strategy: DSA per image, '' for none. dc_strategy: what DC's
-    augmentation does instead (see `for_network`).
+    to a tenth and the momentum starts again from zero. epochs: None for DC's rule, 1000 where images are augmented and
+    300 where they are not. strategy: DSA per image, '' for none. dc_strategy: what DC's augmentation does instead.
+    `for_network` fills in what depends on the network.
     """
 
-    epochs: int
+    epochs: int | None
     lr: float
     batch: int
     strategy: str
@@ -67,7 +69,18 @@ class EvaluationProtocol:
 
     def for_network(self, dataset: str, network: str) -> EvaluationProtocol:
         """This protocol for one of the evaluated networks: without DSA some are augmented as DC does."""
-        return self if parse_strategy(self.strategy) else replace(self, dc_strategy=strategy_for(dataset, network))
+        dsa = bool(parse_strategy(self.strategy))
+        dc_strategy = "" if dsa else strategy_for(dataset, network)
+        by_rule = AUGMENTED_EPOCHS if dsa or dc_strategy else PLAIN_EPOCHS
+        epochs = by_rule if self.epochs is None else self.epochs
+        return replace(self, epochs=epochs, dc_strategy=dc_strategy)
+
+    @property
+    def epochs_of_training(self) -> int:
+        """Epochs that are run, one more than `epochs`. Raises ValueError where `for_network` has yet to say."""
+        if self.epochs is None:
+            raise ValueError("The number of epochs depends on the network: for_network comes first.")
+        return self.epochs + 1
 
     def as_metadata(self) -> dict[str, Any]:
         """The JSON form that a synthetic-set file carries."""
@@ -87,8 +100,9 @@ def train(
 
     forward: the network or its compiled form. check_stop may raise between steps. Nothing waits for the device in here.
     """
-    for epoch in range(protocol.epochs + 1):
-        if epoch == 0 or epoch == slow_from(protocol.epochs):
+    epochs = protocol.epochs_of_training
+    for epoch in range(epochs):
+        if epoch == 0 or epoch == slow_from(epochs - 1):
             lr = protocol.lr if epoch == 0 else 0.1 * protocol.lr
             optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         train_epoch(

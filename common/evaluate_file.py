@@ -34,17 +34,18 @@ from common.synset_file import load_synset
 _NEEDED = ("network", "dataset", "image_size", "mean", "std", "class_names", "evaluation")
 
 
-def main(objective: str) -> None:
+def main(objective: str, **defaults: Any) -> None:
     """`python DM/evaluate.py --synset FILE`: print the accuracy, and the one stored in the file beside it.
 
-    objective: whose recipes say how a baseline is trained; a file says it itself.
+    objective: whose recipes say how a baseline is trained; a file says it itself. defaults: options of the objective's
+    distillation that have another default than in `DistillOptions`, and bear upon evaluations.
     """
-    run_command(lambda: show(parse_plain(EvaluateOptions), objective))
+    run_command(lambda: show(parse_plain(EvaluateOptions), objective, defaults))
 
 
-def show(options: EvaluateOptions, objective: str) -> None:
+def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> None:
     """Evaluate and print; with --output also write the result as JSON."""
-    result = evaluate_file(options, objective)
+    result = evaluate_file(options, objective, defaults)
     stored = result["stored"]
     for name, figures in result.get("networks", {result["network"]: result}).items():
         print(f"{in_percent(figures)} ({figures['n']} x {name})")
@@ -68,7 +69,7 @@ class _Subject:
     stored: dict[str, Any] | None = None
 
 
-def evaluate_file(options: EvaluateOptions, objective: str) -> dict[str, Any]:
+def evaluate_file(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> dict[str, Any]:
     """{"network", "mean", "std", "n", "accuracies", "networks" (of a pool), "stored", ...}.
 
     Raises InputError for what cannot work.
@@ -80,7 +81,7 @@ def evaluate_file(options: EvaluateOptions, objective: str) -> dict[str, Any]:
     for key in ("num_eval", "ipc"):
         check_least(options, key, 1)
     if options.synset is None:
-        subject = _baseline(options, objective, device)
+        subject = _baseline(options, objective, defaults, device)
     else:
         subject = _stored_set(options, options.synset, device)
     test, protocol = subject.test, subject.protocol
@@ -89,14 +90,16 @@ def evaluate_file(options: EvaluateOptions, objective: str) -> dict[str, Any]:
     accuracies: dict[str, list[float]] = {}
     for name, network in pool.items():
         network.to(device)
-        bar = tqdm(total=options.num_eval * (protocol.epochs + 1), desc=name, unit="epoch", dynamic_ncols=True)
+        own = protocol.for_network(subject.dataset, name)
+        total = options.num_eval * own.epochs_of_training
+        bar = tqdm(total=total, desc=name, unit="epoch", dynamic_ncols=True)
         with bar, precision(options.precision, device):
             accuracies[name] = list(
                 evaluate(
                     network,
                     subject.training_sets,
                     test,
-                    protocol.for_network(subject.dataset, name),
+                    own,
                     range(options.num_eval),
                     options.seed,
                     forward=torch.compile(network) if compiles else network,
@@ -159,7 +162,7 @@ def _stored_set(options: EvaluateOptions, file: str, device: torch.device) -> _S
     )
 
 
-def _baseline(options: EvaluateOptions, objective: str, device: torch.device) -> _Subject:
+def _baseline(options: EvaluateOptions, objective: str, defaults: dict[str, Any], device: torch.device) -> _Subject:
     """Trained as the objective's recipe for this dataset and ipc trains, so that the two can be compared."""
     data = DataOptions(
         dataset=options.dataset or DataOptions.dataset,
@@ -174,7 +177,8 @@ def _baseline(options: EvaluateOptions, objective: str, device: torch.device) ->
     train, test = (part.to(device) for part in data.load())
     ipc = options.ipc or DistillOptions.ipc
     recipe = find_recipe(objective, data.dataset, ipc, options.recipe)
-    like = with_recipe(DistillOptions, recipe)
+    stated = {key: value for key, value in defaults.items() if key not in recipe.values}
+    like = dataclasses.replace(with_recipe(DistillOptions, recipe), **stated)
 
     def training_set(number: int) -> TrainingSet:
         if options.baseline == "full":
@@ -194,7 +198,7 @@ def _override(protocol: EvaluationProtocol, options: EvaluateOptions) -> Evaluat
         "strategy": options.dsa_strategy,
     }
     protocol = dataclasses.replace(protocol, **{key: value for key, value in asked.items() if value is not None})
-    if not (protocol.epochs >= 0 and protocol.lr > 0 and protocol.batch >= 1):
+    if not ((protocol.epochs is None or protocol.epochs >= 0) and protocol.lr > 0 and protocol.batch >= 1):
         raise InputError(f"--epoch_eval_train, --lr_net and --batch_train must be positive: {protocol}")
     parse_strategy(protocol.strategy)
     return protocol

@@ -26,10 +26,10 @@ from common.track import TrackerName
 
 DSA_STRATEGY = "_".join(STRATEGIES)
 
-# Where a run computes and where it writes: two runs that differ in these alone are the same run.
+# Where a run computes, reads and writes: two runs that differ in these alone are the same run.
 NOT_PART_OF_A_RUN = frozenset({
     "data_path", "no_download", "workers", "save_path", "name", "device", "resume", "checkpoint_every", "export",
-    "track", "track_project",
+    "track", "track_project", "buffer_path",
 })  # fmt: skip
 
 
@@ -95,8 +95,9 @@ class EvaluationOptions:
 
     num_eval: int = 5
     """networks trained per evaluation"""
-    epoch_eval_train: int = 1000
-    """epochs of training; one more is run, as in the authors' code, and the step size falls to a tenth halfway"""
+    epoch_eval_train: int | None = 1000
+    """epochs of training; one more is run, as in the authors' code, and the step size falls to a tenth halfway
+    (None, the default of DC: 1000 where images are augmented, else 300)"""
     batch_train: int = 256
     """images per training step"""
     lr_net: float = 0.01
@@ -132,7 +133,8 @@ class DistillOptions(EvaluationOptions, DataOptions):
     Iteration: int = 20000
     """updates of the synthetic set"""
     dsa: bool = True
-    """differentiable Siamese augmentation while matching and evaluating"""
+    """differentiable Siamese augmentation while matching and evaluating; without it MNIST and ConvNetBN are evaluated
+    with the augmentation of DC, as in the authors' code"""
     dsa_strategy: str = DSA_STRATEGY
     """augmentations, joined by underscores"""
     eval_it: int = 2000
@@ -262,7 +264,7 @@ class EvaluateOptions:
     lr_net: float | None = None
     """step size of the networks; a learned one in the file goes before the protocol's"""
     dsa_strategy: str | None = None
-    """augmentations joined by underscores, or none"""
+    """augmentations joined by underscores, or none (MNIST and ConvNetBN then get the augmentation of DC)"""
     seed: int = 0
     """every random draw is a function of it"""
     device: str = "auto"
@@ -292,6 +294,15 @@ class _Cell:
     ipc: int = DistillOptions.ipc
     recipe: str | None = None
     transform: str = DistillOptions.transform
+    zca: bool = False
+
+    def recipe_of(self, objective: str, ipc: int) -> recipes.Recipe:
+        """The cell's recipe; of one that is borrowed, or for whitened images, without what is CIFAR-100's alone."""
+        found = find_recipe(objective, self.dataset, ipc, self.recipe, self.transform)
+        if self.dataset != "CIFAR100" or self.zca:
+            values = {key: value for key, value in found.values.items() if key != "cifar100_stats"}
+            found = dataclasses.replace(found, values=values)
+        return found
 
 
 def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None) -> tuple[Options, Sources]:
@@ -301,10 +312,13 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     """
     argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
     cell = _cell(argv)
-    recipe = find_recipe(objective, cell.dataset, cell.ipc, cell.recipe, cell.transform)
+    recipe = cell.recipe_of(objective, cell.ipc)
     options = tyro.cli(kind, args=argv, default=with_recipe(kind, recipe), **_STYLE)
     flags = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
-    sources = {key: "flag" if key in flags else recipe.sources.get(key, "default") for key in vars(options)}
+    sources = {
+        key: "flag" if key in flags else recipe.sources[key] if key in recipe.values else "default"
+        for key in vars(options)
+    }
     for key in ("msz_per_channel", "lr_freq"):
         if key in flags and not getattr(options, key) > 0:
             raise InputError(f"--{key} {getattr(options, key)} must be positive")
@@ -316,17 +330,17 @@ def parse_buffer(argv: Sequence[str] | None = None) -> BufferOptions:
     """The options of TM/buffer.py: flag, then what the recipes of TM say for every ipc of the dataset, then default."""
     argv = _spell_out_booleans(BufferOptions, list(sys.argv[1:] if argv is None else argv))
     cell = _cell(argv)
-    recipe = find_recipe("TM", cell.dataset, recipes.EVERY_IPC, cell.recipe)
+    recipe = cell.recipe_of("TM", recipes.EVERY_IPC)
     return tyro.cli(BufferOptions, args=argv, default=with_recipe(BufferOptions, recipe), **_STYLE)
 
 
 def _cell(argv: Sequence[str]) -> _Cell:
     """What decides the recipe, read before anything else is."""
     wanted = [word for word in argv if word not in ("-h", "--help")]
-    quiet = {"add_help": False, "console_outputs": False, "use_underscores": True}
+    quiet = {**_STYLE, "add_help": False, "console_outputs": False}
     try:
         with redirect_stderr(io.StringIO()):
-            cell, _ = tyro.cli(_Cell, args=wanted, return_unknown_args=True, **quiet)  # type: ignore[call-overload]
+            cell, _ = tyro.cli(_Cell, args=wanted, return_unknown_args=True, **quiet)
     except SystemExit:  # a value is missing or wrong: the second reading meets it too, and says so
         return _Cell()
     return cell

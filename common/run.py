@@ -102,6 +102,11 @@ class Run(Stoppable):
         with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 
+    def state(self, facts: dict[str, Any]) -> None:
+        """Say these in config.json too."""
+        self.config |= facts
+        write_json(self.folder / "config.json", self.config)
+
     def record(self, **entry: Any) -> None:
         """A line for metrics.jsonl; written with the next checkpoint, so that the two never disagree."""
         self._entries.append(entry)

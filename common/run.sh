@@ -1,11 +1,12 @@
 #!/bin/sh
-# Behind every scripts/run_*.sh: sh common/run.sh SCRIPT DATASET IPC [FLAGS]
-# Runs SCRIPT (relative to the repository's root) with what the environment sets: DATASET, IPC, DATA_PATH, SAVE_PATH,
-# BUFFER_PATH, PYTHON; then FLAGS. Without DATASET the script's own is taken, and its IPC unless the environment has one.
+# Behind every scripts/run_*.sh: sh common/run.sh SCRIPT DATASET IPC VARIABLES [FLAGS]
+# Runs SCRIPT (relative to the repository's root) with --dataset, the flags that the environment sets (VARIABLES names those
+# which the script takes, e.g. "IPC DATA_PATH"), then FLAGS. Without DATASET in the environment the script's own is taken,
+# and its IPC unless the environment has one. PYTHON names the interpreter.
 set -eu
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
-script=$1 default_dataset=$2 default_ipc=$3
-shift 3
+script=$1 default_dataset=$2 default_ipc=$3 variables=$4
+shift 4
 if [ -z "${PYTHON:-}" ]; then
   if [ -x "$root/.venv/bin/python" ]; then PYTHON=$root/.venv/bin/python; else PYTHON=python3; fi
 fi
@@ -13,6 +14,11 @@ if [ -z "${DATASET:-}" ]; then
   DATASET=$default_dataset
   IPC=${IPC:-$default_ipc}
 fi
-exec "$PYTHON" "$root/$script" --dataset "$DATASET" ${IPC:+--ipc "$IPC"} \
-  ${DATA_PATH:+--data_path "$DATA_PATH"} ${SAVE_PATH:+--save_path "$SAVE_PATH"} \
-  ${BUFFER_PATH:+--buffer_path "$BUFFER_PATH"} "$@"
+# Each goes before those that are there, so the last one comes first.
+backwards=
+for name in $variables; do backwards="$name $backwards"; done
+for name in $backwards; do
+  eval "value=\${$name:-}"
+  if [ -n "$value" ]; then set -- "--$(printf %s "$name" | tr '[:upper:]' '[:lower:]')" "$value" "$@"; fi
+done
+exec "$PYTHON" "$root/$script" --dataset "$DATASET" "$@"

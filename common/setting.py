@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,6 +51,14 @@ class Setting:
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function compiled, if --compile asks for it and this machine can; else the function."""
         return torch.compile(function) if self.compile else function
+
+    @property
+    def compiler(self) -> Callable[..., Any] | None:
+        """torch.compile for objectives that compile functions of their own, or None where nothing is compiled.
+
+        A size is compiled when it comes: with sizes left open, older versions fail on derivatives of derivatives.
+        """
+        return partial(torch.compile, dynamic=False) if self.compile else None
 
     def check_chunk(self) -> None:
         """Raises InputError for --chunk with a network that takes its images all at once."""

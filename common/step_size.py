@@ -19,6 +19,7 @@ class StepSize:
     """
 
     def __init__(self, initial: float, lr: float, device: torch.device) -> None:
+        self.initial, self.lr = initial, lr
         self.value = torch.tensor(initial, dtype=torch.float32, device=device)
         self._optimizer = torch.optim.SGD([self.value], lr=lr, momentum=MOMENTUM)
 

@@ -6,6 +6,9 @@ of network.parameters(). They say nothing of how they were made, so only the ten
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import re
 import shlex
 from collections.abc import Callable
@@ -28,12 +31,16 @@ from common.buffers import (
     read_manifest,
     trajectory_shape,
 )
+from common.datasets.image_data import fingerprint
 from common.errors import InputError
 from common.files import UNREADABLE
-from common.options import BufferOptions
+from common.options import DataOptions, parse_buffer
 from common.run import dataset_folder
+from common.seeds import generator
 
 _REPLAY = re.compile(r"replay_buffer_(\d+)\.pt")
+# What a manifest says of the code, not of the experts.
+_OF_THE_CODE = ("format", "format_version", "version")
 
 
 class Expert(NamedTuple):
@@ -50,6 +57,13 @@ class Buffer:
 
     folder: Path
     experts: tuple[Expert, ...]
+    digest: str
+    """of what the experts are and how they were made, wherever they lie, and however many of them there are yet"""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What tells the experts apart in any place: their names without the folder."""
+        return tuple(expert.name.removeprefix(f"{self.folder}/") for expert in self.experts)
 
     def __len__(self) -> int:
         return len(self.experts)
@@ -82,6 +96,56 @@ class Buffer:
         return pair
 
 
+class ExpertOrder:
+    """Which expert comes when: each once, in random order, before any comes again.
+
+    A run keeps to the experts that it began with, however many are trained while it is stopped: `state_dict` is part of
+    its checkpoints. max_experts: use the first so many. seed: of the run.
+    """
+
+    def __init__(self, buffer: Buffer, seed: int, max_experts: int | None = None) -> None:
+        self._buffer, self._seed = buffer, seed
+        self._experts = list(range(len(buffer)))[:max_experts]
+
+    def __len__(self) -> int:
+        return len(self._experts)
+
+    def expert(self, iteration: int) -> int:
+        """The number in the buffer of the expert that iteration `iteration` follows."""
+        order = torch.randperm(len(self), generator=generator(self._seed, "experts", iteration // len(self)))
+        return self._experts[int(order[iteration % len(self)])]
+
+    def stated(self) -> dict[str, Any]:
+        """For configuration and summary: how many experts are used, and of which buffer."""
+        return {"experts": len(self), "buffer": self._buffer.digest}
+
+    def check(self, stated: dict[str, Any]) -> None:
+        """Raises InputError where a run, by what it `stated`, has followed the experts of another buffer."""
+        if stated["buffer"] != self._buffer.digest:
+            raise InputError(
+                f"the run has followed other experts than those in {self._buffer.folder}: give the --buffer_path "
+                "that it began with, another --name, or --resume never to start over"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The experts that are used, and of which buffer they are."""
+        names = self._buffer.names
+        return self.stated() | {"names": [names[expert] for expert in self._experts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`. Raises InputError for another buffer, and for one that lacks some of the experts."""
+        self.check(state)
+        places = {name: place for place, name in enumerate(self._buffer.names)}
+        missing = [name for name in state["names"] if name not in places]
+        if missing:
+            raise InputError(
+                f"{len(missing)} of the {len(state['names'])} experts that the run began with are missing in "
+                f"{self._buffer.folder} ({missing[0]}{', ...' if len(missing) > 1 else ''}): train them with "
+                "TM/buffer.py as before, or give --resume never to start over"
+            )
+        self._experts = [places[name] for name in state["names"]]
+
+
 def find_buffer(buffer_path: str | Path, dataset: str, model: str, zca: bool) -> Path:
     """The folder to read experts from: ours, or the authors' (<dataset>_NO_ZCA/<network>; whitened: <dataset>/...).
 
@@ -92,11 +156,12 @@ def find_buffer(buffer_path: str | Path, dataset: str, model: str, zca: bool) ->
     return theirs if numbered_files(theirs, _REPLAY) and not expert_files(ours) else ours
 
 
-def open_buffer(folder: Path, made_for: dict[str, Any], epochs: int = 1) -> Buffer:
+def open_buffer(folder: Path, made_for: dict[str, Any], epochs: int = 1, data: DataOptions | None = None) -> Buffer:
     """The experts in a folder, checked against what they are to be used for.
 
     made_for: `buffers.describe` of the training images and the network. epochs: the last snapshot that will be asked
-    for, max_start_epoch - 1 + expert_epochs. Only headers are read, of the authors' files the lists.
+    for, max_start_epoch - 1 + expert_epochs. data: the options that chose the images, for the command that would train
+    missing experts. Only headers are read, of the authors' files the lists and one snapshot.
     Raises InputError for a folder without experts, for experts of another dataset, normalisation or network, with fewer
     epochs, and for files that are damaged or hold more than tensors.
     """
@@ -105,8 +170,10 @@ def open_buffer(folder: Path, made_for: dict[str, Any], epochs: int = 1) -> Buff
         raise InputError(f"{folder} holds {ours[0].name} and {theirs[0].name}, two formats: move one of them elsewhere")
     experts = _replayed(folder, theirs, made_for) if theirs else _stored(folder, ours, made_for)
     if not experts:
-        raise InputError(f"no experts in {folder}: run `{_command(folder, made_for, epochs)}` first")
-    buffer = Buffer(folder, tuple(experts))
+        data = data or DataOptions(dataset=made_for["dataset"], zca=made_for["zca"] is not None)
+        raise InputError(f"no experts in {folder}: run `{_command(folder, data, made_for['model'], epochs)}` first")
+    digest = fingerprint(experts[0].snapshot(0)) if theirs else _digest(read_manifest(folder))
+    buffer = Buffer(folder, tuple(experts), digest)
     if buffer.epochs < epochs:
         raise InputError(
             f"the experts in {folder} have {buffer.epochs} epochs; max_start_epoch - 1 + expert_epochs is {epochs}: "
@@ -135,6 +202,13 @@ def _stored(folder: Path, files: list[Path], made_for: dict[str, Any]) -> list[E
             raise damaged(file, f"{count} parameters, the network has {made_for['parameter_count']}")
         experts.append(Expert(str(file), snapshots - 1, partial(_stored_snapshot, file)))
     return experts
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """Of what a manifest says of the experts, from which they follow; of the dataset's place its last part."""
+    stated = {key: value for key, value in manifest.items() if key not in _OF_THE_CODE}
+    stated["dataset"] = dataset_folder(str(stated["dataset"]))
+    return hashlib.blake2b(json.dumps(stated, sort_keys=True).encode(), digest_size=20).hexdigest()
 
 
 def _stored_snapshot(file: Path, epoch: int) -> Tensor:
@@ -212,8 +286,15 @@ def _check_whitening(folder: Path, made_for: dict[str, Any]) -> None:
         )
 
 
-def _command(folder: Path, made_for: dict[str, Any], epochs: int) -> str:
-    words = ["python", "TM/buffer.py", "--dataset", made_for["dataset"], "--model", made_for["model"]]
-    words += ["--zca"] if made_for["zca"] else []
-    words += ["--train_epochs", str(epochs)] if epochs > BufferOptions.train_epochs else []
-    return shlex.join([*words, "--keep_epochs", str(epochs), "--buffer_path", str(folder.parent.parent)])
+def _command(folder: Path, data: DataOptions, model: str, epochs: int) -> str:
+    """The command line that trains what is missing, on the same images."""
+    chosen = ["--dataset", data.dataset, *(["--recipe", data.recipe] if data.recipe else [])]
+    unless_given = parse_buffer(chosen)  # what the recipe says, where there is one
+    words = ["python", "TM/buffer.py", *chosen, "--model", model]
+    for field in dataclasses.fields(DataOptions):
+        value = getattr(data, field.name)
+        if value != getattr(unless_given, field.name):
+            words += [f"--{field.name}"] if value is True else [f"--{field.name}", str(value)]
+    # A recipe may say fewer epochs than are asked for.
+    words += ["--train_epochs", str(max(epochs, unless_given.train_epochs)), "--keep_epochs", str(epochs)]
+    return shlex.join([*words, "--buffer_path", str(folder.parent.parent)])

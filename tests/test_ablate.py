@@ -72,6 +72,21 @@ def test_a_cell_without_a_recipe_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--transform", "dct"], "--transform is decided by the table"),
+        (["--selection=low"], "--selection is decided by the table"),
+        (["--name", "mine"], "--name is decided by the table"),
+        (["--selections"], "there is nothing to compare"),
+    ],
+    ids=str,
+)
+def test_flags_that_would_change_a_variant_are_refused(tmp_path, flags, part):
+    assert_refused(call("ablate.py", *flags, "--output", tmp_path / "out"), part)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_failing_run_ends_the_table(tmp_path, monkeypatch):
     monkeypatch.setattr("common.launch.subprocess.run", run_here)
     result = call("ablate.py", "--output", tmp_path, *QUICK, "--model", "ConvNte")

@@ -1,8 +1,11 @@
 """Buffers hold whole experts or none, say what they are of, and are read two snapshots at a time."""
 
+import dataclasses
+import fcntl
 import json
 import os
 import pickle
+import shlex
 import shutil
 import signal
 import struct
@@ -15,14 +18,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import common.experts
-from common.buffers import buffer_folder, describe, expert_file, filling, missing_experts, save_expert
+from common.buffers import buffer_folder, claimed, describe, expert_file, filling, missing_experts, save_expert
 from common.datasets import load_dataset
 from common.datasets.zca import whitened
 from common.errors import InputError
 from common.experts import ExpertProtocol, train_expert
 from common.networks import build_network
-from common.options import parse_buffer
-from common.trajectories import find_buffer, open_buffer
+from common.options import DataOptions, parse_buffer
+from common.trajectories import ExpertOrder, find_buffer, open_buffer
 from tests.conftest import ROOT
 from tests.image_sets import make_data
 from tests.test_cli import assert_refused, call
@@ -130,10 +133,33 @@ def test_experts_come_in_the_order_of_their_numbers(folder):
 def test_a_missing_buffer_says_how_to_make_it(tmp_path):
     described = made_for(dataset="folder:a b", zca={"eps": 0.1, "fingerprint": "f"})
     path = buffer_folder(tmp_path / "buffers", "folder:a b", MODEL, zca=True)
-    command = f"run `python TM/buffer.py --dataset 'folder:a b' --model {MODEL} --zca --keep_epochs 6 --buffer_path"
+    command = f"run `python TM/buffer.py --dataset 'folder:a b' --model {MODEL} --zca --train_epochs 50 --keep_epochs 6"
     refused(lambda: open_buffer(path, described, 6), f"no experts in {path}", command, str(tmp_path / "buffers"))
     path.mkdir(parents=True)
     refused(lambda: open_buffer(path, described, 60), "--train_epochs 60 --keep_epochs 60")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DataOptions(),
+        DataOptions("folder:a b", recipe="CIFAR10", image_size=32, data_path="c d", workers=2),
+        DataOptions("folder:a b", recipe="digits", zca=True, no_download=True),
+        DataOptions("CIFAR100", cifar100_stats="cifar10"),
+        DataOptions("CIFAR100", cifar100_stats="cifar100"),  # a recipe may say the other
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("epochs", [6, 60])
+def test_the_command_for_a_missing_buffer_reads_as_it_was_meant(tmp_path, data, epochs):
+    """Every option of the images, and epochs that go together whatever the recipe says of them."""
+    path = buffer_folder(tmp_path, data.dataset, MODEL, data.zca)
+    with pytest.raises(InputError) as error:
+        open_buffer(path, made_for(), epochs, data)
+    read = parse_buffer(shlex.split(str(error.value).split("`")[1])[2:])
+    assert {key: getattr(read, key) for key in vars(data)} == vars(data)
+    assert read.keep_epochs == epochs <= read.train_epochs
+    assert (read.model, read.buffer_path) == (MODEL, str(tmp_path))
 
 
 def test_too_few_epochs(folder):
@@ -151,6 +177,7 @@ def test_too_few_epochs(folder):
         ({"mean": [0.1, 0.2, 0.3]}, "(mean [0.4, 0.5, 0.6] there, [0.1, 0.2, 0.3] now)"),
         ({"zca": {"eps": 0.1, "fingerprint": "f"}}, "(--zca False there, True now)"),
         ({"class_names": ["a", "b", "c"]}, "(other classes)"),
+        ({"training_images": {"count": 12, "fingerprint": "f"}}, "(other training images)"),
         ({"image_size": [8, 8]}, "(image_size [4, 6] there, [8, 8] now)"),
         ({"parameters": {"weight": [3]}}, "(parameters of other names or shapes)"),
     ],
@@ -174,11 +201,23 @@ def test_the_same_images_in_another_place(tmp_path):
     refused(lambda: open_buffer(path, made_for(dataset="folder:/here/birds")), "--dataset folder:/here/flowers there")
 
 
+def test_other_images_under_the_same_name_with_the_same_statistics(folder):
+    """As of two folders of one name, for both of which mean and std are borrowed."""
+    data, network = make_data(), small_network()
+    again = dataclasses.replace(data, images=data.images.clone())
+    assert len(open_buffer(folder, describe(again, MODEL, network))) == EXPERTS
+    again.images[3, 2, 1, 0] += 1
+    fewer = dataclasses.replace(data, images=data.images[1:], labels=data.labels[1:])
+    for other in (again, fewer):
+        refused(lambda other=other: open_buffer(folder, describe(other, MODEL, network)), "(other training images)")
+    refused(lambda: fill(folder, described=describe(again, MODEL, network)), "(other training images)")
+
+
 def test_descriptions_tell_whitened_images_apart(cache):
     raw = make_data()
     white, _ = whitened(raw, raw, progress=False)
     plain, changed = (describe(data, MODEL, small_network()) for data in (raw, white))
-    assert {key for key in plain if plain[key] != changed[key]} == {"zca", "mean", "std"}
+    assert {key for key in plain if plain[key] != changed[key]} == {"zca", "mean", "std", "training_images"}
     assert json.loads(json.dumps(changed)) == changed
 
 
@@ -284,9 +323,71 @@ def test_several_processes_fill_a_folder(folder):
     assert (folder / "manifest.json").stat().st_mtime_ns == stamp
 
 
+def test_an_expert_is_claimed_by_one_process_until_it_is_there(folder):
+    shape = (EPOCHS + 1, made_for()["parameter_count"])
+    with claimed(folder, EXPERTS, shape) as mine, claimed(folder, EXPERTS, shape) as theirs:
+        assert (mine, theirs) == (True, False)
+        with claimed(folder, EXPERTS + 1, shape) as another:
+            assert another
+    with claimed(folder, EXPERTS, shape) as now:
+        assert now
+    with claimed(folder, 0, shape) as saved:
+        assert not saved
+    with claimed(folder, 0, (EPOCHS + 2, shape[1])) as of_another_length:
+        assert of_another_length
+    assert not list(folder.glob(".expert_*"))
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("a file, where a folder is needed")
     refused(lambda: fill(tmp_path / "file" / "model"), "cannot write to", "--buffer_path")
+
+
+# -- which experts a run follows -------------------------------------------------------------------------------------
+
+
+def test_every_expert_comes_once_before_any_comes_again(folder):
+    order = ExpertOrder(open_buffer(folder, made_for()), seed=3)
+    rounds = [[order.expert(EXPERTS * i + j) for j in range(EXPERTS)] for i in range(6)]
+    assert all(sorted(each) == list(range(EXPERTS)) for each in rounds)
+    assert len({tuple(each) for each in rounds}) > 1
+    first = ExpertOrder(open_buffer(folder, made_for()), seed=3, max_experts=2)
+    assert len(first) == first.stated()["experts"] == 2
+    assert {first.expert(i) for i in range(8)} == {0, 1}
+
+
+def test_a_run_keeps_to_the_experts_that_it_began_with(folder, tmp_path):
+    """Whatever is trained meanwhile, also numbers that come before its own, and wherever the folder is moved."""
+    rows = random_rows()
+    expert_file(folder, 1).unlink()
+    before = open_buffer(folder, made_for())
+    order = ExpertOrder(before, seed=0)
+    kept = order.state_dict()
+    followed = [before.pair(order.expert(i), 0, 1)[0] for i in range(6)]
+    for number in (1, EXPERTS):
+        save_expert(folder, number, rows[1], {})
+    moved = folder.rename(tmp_path / "moved")
+    after = open_buffer(moved, made_for())
+    assert after.digest == before.digest
+    order = ExpertOrder(after, seed=0)
+    assert len(order) == EXPERTS + 1
+    order.load_state_dict(kept)
+    assert order.state_dict() == kept
+    assert all(torch.equal(after.pair(order.expert(i), 0, 1)[0], followed[i]) for i in range(6))
+    expert_file(moved, 2).unlink()
+    fewer = ExpertOrder(open_buffer(moved, made_for()), seed=0)
+    refused(lambda: fewer.load_state_dict(kept), "1 of the 2 experts", "are missing", "expert_0002.safetensors")
+
+
+def test_a_run_is_not_continued_with_another_buffer(folder, tmp_path):
+    order = ExpertOrder(open_buffer(folder, made_for()), seed=0)
+    with filling(tmp_path / "other", made_for(), MADE_BY | {"lr_teacher": 0.02}):
+        for number, trajectory in enumerate(random_rows()):
+            save_expert(tmp_path / "other", number, trajectory, {})
+    for path in (tmp_path / "other", replay(tmp_path / "replayed", random_rows())):
+        other = ExpertOrder(open_buffer(path, made_for()), seed=0)
+        refused(lambda other=other: other.load_state_dict(order.state_dict()), "other experts than those in")
+        refused(lambda other=other: other.check(order.stated()), "--buffer_path that it began with")
 
 
 # -- the authors' files ------------------------------------------------------------------------------------------
@@ -417,7 +518,10 @@ def test_both_formats_in_one_folder(folder):
 
 # -- the command -------------------------------------------------------------------------------------------------
 
-COMMAND = ["--dataset", "digits", "--model", MODEL, "--num_experts", 2, "--train_epochs", 2, "--device", "cpu"]
+COMMAND = [
+    "--dataset", "digits", "--model", MODEL, "--num_experts", 2, "--train_epochs", 2, "--lr_teacher", 0.01,
+    "--device", "cpu",
+]  # fmt: skip
 
 
 def train(path, *flags):
@@ -474,6 +578,31 @@ def test_the_command_again_trains_only_what_is_missing(trained, tmp_path, monkey
     assert train(path, "--num_experts", 3).code == 0
     assert numbers == [0, 1, 2]
     assert {name: content for name, content in written(path).items() if "0002" not in name} == written(trained[0])
+
+
+def test_two_processes_share_the_experts(trained, tmp_path, monkeypatch):
+    """First another one trains expert 0 all the time; then it saves expert 1 before this one comes to it."""
+    path = shutil.copytree(trained[0], tmp_path / "copy")
+    folder = path / "digits" / MODEL
+    original, numbers = common.experts.train_expert, []
+    expert_file(folder, 0).unlink()
+
+    def counted(network, data, protocol, number, *rest):
+        numbers.append(number)
+        shutil.copy(expert_file(trained[0] / "digits" / MODEL, 1), expert_file(folder, 1))
+        return original(network, data, protocol, number, *rest)
+
+    with (folder / ".expert_0000.lock").open("w") as lock, (folder / ".lock").open("w") as shared:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(shared, fcntl.LOCK_SH)
+        monkeypatch.setattr(common.experts, "train_expert", lambda *_: pytest.fail("is another's"))
+        assert "expert 0: left to another process" in train(path, "--test_every", 1).out
+    expert_file(folder, 1).unlink()
+    monkeypatch.setattr(common.experts, "train_expert", counted)
+    result = train(path, "--test_every", 1)
+    assert "expert 1: left to another process" in result.out
+    assert numbers == [0]
+    assert written(path) == written(trained[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -556,29 +685,6 @@ def test_the_command_refuses_in_a_sentence(trained, flags, parts):
     before = written(trained[0])
     assert_refused(train(trained[0], *flags), *parts)
     assert written(trained[0]) == before
-
-
-def test_shell_script_hands_on_the_environment_and_the_flags(tmp_path):
-    """With a PYTHON that prints its arguments."""
-    echo = tmp_path / "echo me"
-    echo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    echo.chmod(0o755)
-    names = ("DATASET", "IPC", "DATA_PATH", "SAVE_PATH", "BUFFER_PATH")
-    inherited = {key: value for key, value in os.environ.items() if key not in names}
-
-    def arguments(*words, **environment):
-        script = ["sh", str(ROOT / "TM/scripts/run_buffer.sh"), *words]
-        chosen = inherited | {"PYTHON": str(echo)} | environment
-        return subprocess.run(
-            script, cwd=tmp_path, env=chosen, capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-
-    assert Path(arguments()[0]).resolve() == ROOT / "TM/buffer.py"
-    assert arguments()[1:] == ["--dataset", "CIFAR10"]
-    given = {"DATASET": "folder:a b", "DATA_PATH": "e f", "BUFFER_PATH": "c d"}
-    assert arguments("--zca", "--seed", "1", **given)[1:] == [
-        "--dataset", "folder:a b", "--data_path", "e f", "--buffer_path", "c d", "--zca", "--seed", "1",
-    ]  # fmt: skip
 
 
 def test_the_published_experts_are_the_default_and_recipes_change_them():

@@ -192,7 +192,7 @@ def test_compiled_passes_are_the_same_and_are_not_compiled_anew(chunk):
         return graph
 
     def compile(function):
-        return torch.compile(function, backend=backend)
+        return torch.compile(function, backend=backend, dynamic=False)
 
     network, real, synthetic = setting("ConvNetD1W8")
     for seed in (5, 6):

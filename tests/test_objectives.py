@@ -3,11 +3,13 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 
+from common.errors import InputError
 from common.evaluate import EvaluationProtocol
 from common.matching import gradient, trajectory
 from common.step_size import LEAST, StepSize
@@ -125,24 +127,39 @@ def test_batch_norm_is_matched_with_frozen_statistics(tmp_path, commands):
 
 
 @pytest.mark.parametrize(
-    ("flags", "dsa", "epochs"),
-    [([], False, 300), (["--method", "DSA"], True, 1000), (["--method", "DSA", "--epoch_eval_train", 7], True, 7)],
+    ("flags", "network", "strategy", "epochs"),
+    [
+        ([], "ConvNet", "", 300),
+        ([], "ConvNetBN", "crop_noise", 1000),
+        (["--dataset", "MNIST", "--recipe", "CIFAR10"], "ConvNet", "crop_scale_rotate", 1000),
+        (["--method", "DSA"], "ConvNet", "", 1000),
+        (["--method", "DSA"], "ConvNetBN", "", 1000),
+        (["--method", "DSA", "--epoch_eval_train", 7], "ConvNet", "", 7),
+    ],
 )
-def test_the_method_decides_on_augmentation_and_epochs(tmp_path, monkeypatch, flags, dsa, epochs):
-    """The authors' rule: 1000 epochs with any augmentation, 300 without."""
-    seen = {}
+def test_the_method_decides_on_augmentation_and_epochs(monkeypatch, flags, network, strategy, epochs):
+    """The authors' rule, for every network that is evaluated: 1000 epochs with any augmentation, 300 without."""
+    seen = []
 
-    def stop(setting, step):
-        seen["options"] = setting.options
+    def prepare(options, sources, objective):
+        seen.append(options)
+        raise InputError("no data is read")
 
-    monkeypatch.setattr("common.distill.distill", stop)
-    words = ["--msz_per_channel", 16, "--lr_freq", 1, "--ipc", 30, "--dataset", "digits", "--device", "cpu"]
-    # At an ipc without a cell of its own only the dataset's values apply, which state the epochs; those are left out.
-    monkeypatch.setattr("common.recipes._table", lambda objective: {"digits": {}, "pixels": {"any": []}})
-    result = call("DC/distill.py", *words, *flags, "--save_path", tmp_path)
-    assert result.code == 0, result.err
-    assert seen["options"].dsa == dsa
-    assert seen["options"].epoch_eval_train == epochs
+    monkeypatch.setattr("common.setting.prepare", prepare)
+    assert_refused(call("DC/distill.py", "--dataset", "CIFAR10", "--ipc", 2, *flags), "no data is read")
+    (options,) = seen
+    assert options.dsa == ("DSA" in flags)
+    protocol = EvaluationProtocol.of(options).for_network(options.dataset, network)
+    assert protocol.dc_strategy == strategy
+    assert protocol.epochs == epochs
+    assert protocol.epochs_of_training == epochs + 1
+
+
+def test_real_images_are_trained_on_as_dc_trains(tmp_path):
+    output = tmp_path / "result.json"
+    flags = ["--baseline", "random", "--model", "ConvNetD1W16", "--num_eval", 1, "--ipc", 3, "--device", "cpu"]
+    assert call("DC/evaluate.py", *flags, "--epoch_eval_train", 1, "--output", output).code == 0
+    assert json.loads(output.read_text())["evaluation"]["strategy"] == ""
 
 
 @pytest.mark.parametrize(
@@ -153,6 +170,7 @@ def test_the_method_decides_on_augmentation_and_epochs(tmp_path, monkeypatch, fl
             ["DC has loops for ipc 1, 2, 10", "not 3", "--outer_loop"],
         ),
         (["--dsa", "True"], ["--dsa True contradicts --method DC"]),
+        (["--dsa_strategy", "color"], ["--dsa_strategy is for --method DSA"]),
         (["--outer_loop", -1], ["--outer_loop -1 is too small"]),
     ],
     ids=str,
@@ -167,6 +185,8 @@ def test_dc_augmentation_is_for_networks_evaluated_without_dsa():
     assert without.for_network("MNIST", "ConvNet").dc_strategy == "crop_scale_rotate"
     assert without.for_network("CIFAR10", "ConvNetBN").dc_strategy == "crop_noise"
     assert without.for_network("CIFAR10", "ConvNet") == without
+    with pytest.raises(ValueError, match="for_network comes first"):
+        assert EvaluationProtocol(None, 0.01, 8, "").epochs_of_training
     assert with_dsa.for_network("MNIST", "ConvNetBN") == with_dsa
 
 
@@ -187,6 +207,66 @@ def test_the_learned_step_size_is_kept_and_evaluated_with(tmp_path, commands):
     words = ["--synset", folder / "synset.safetensors", "--num_eval", 1, "--device", "cpu", "--output", output]
     assert call("TM/evaluate.py", *words).code == 0
     assert json.loads(output.read_text())["evaluation"]["lr"] == metadata["step_size"]
+    # What files say of the evaluation is what was done.
+    assert metadata["evaluation"]["lr"] == summary["evaluation"]["lr"] == metadata["step_size"]
+
+
+def stop_after(words, path, updates):
+    """Start TM, and stop it in update number `updates`."""
+    original, calls = trajectory.match, []
+
+    def stopping(*positional, **named):
+        calls.append(None)
+        if len(calls) == updates:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*positional, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trajectory, "match", stopping)
+        assert call(*words, "--save_path", path).code == 128 + signal.SIGTERM
+
+
+def test_a_buffer_that_grows_or_moves_does_not_change_a_run(tmp_path, commands, buffers):
+    words, _ = commands["TM"]
+    assert call(*words, "--save_path", tmp_path / "straight").code == 0
+    stop_after(words, tmp_path / "stopped", 1)
+    moved = shutil.copytree(buffers, tmp_path / "buffers")
+    folder = moved / "digits" / "ConvNetD1W16"
+    expert = folder / "expert_0001.safetensors"
+    shutil.copy(expert, folder / "expert_0002.safetensors")
+    again = [*words, "--buffer_path", moved, "--save_path", tmp_path / "stopped"]
+    hidden = expert.rename(tmp_path / "hidden")
+    assert_refused(call(*again), "1 of the 2 experts that the run began with are missing")
+    hidden.rename(expert)
+    assert call(*again).code == 0
+    straight, stopped = (folder_of(tmp_path / name, "TM") for name in ("straight", "stopped"))
+    assert outcome(straight) == outcome(stopped)
+    for name in ("config.json", "summary.json"):
+        assert json.loads((stopped / name).read_text())["experts"] == EXPERTS
+
+
+def test_a_run_is_not_continued_with_other_experts(tmp_path, commands):
+    words, _ = commands["TM"]
+    flags = ["--model", "ConvNetD1W16", "--num_experts", 2, "--train_epochs", EPOCHS, "--device", "cpu", "--seed", 1]
+    assert call("TM/buffer.py", *flags, "--buffer_path", tmp_path / "others").code == 0
+    stop_after(words, tmp_path, 1)
+    for _ in ("stopped", "finished"):
+        others = call(*words, "--buffer_path", tmp_path / "others", "--save_path", tmp_path)
+        assert_refused(others, "has followed other experts than those in")
+        assert call(*words, "--save_path", tmp_path).code == 0
+
+
+def test_a_step_size_that_diverges_is_named(tmp_path, commands, monkeypatch):
+    words, _ = commands["TM"]
+    original = trajectory.match
+
+    def diverging(*positional, **named):
+        loss, gradient, _ = original(*positional, **named)
+        return loss, gradient, torch.tensor(-float("inf"))
+
+    monkeypatch.setattr(trajectory, "match", diverging)
+    result = call(*words, "--Iteration", 1, "--lr_lr", 1e30, "--save_path", tmp_path)
+    assert_refused(result, "the step size after 1 updates is not finite", "--lr_lr (1e+30) or --lr_teacher")
 
 
 def test_both_unrolls_make_the_same_updates(tmp_path, commands):
@@ -221,10 +301,15 @@ def test_step_size_is_sgd_with_momentum_and_a_floor():
         (["--buffer_path", "nowhere"], ["no experts in nowhere", "TM/buffer.py"]),
         (["--max_start_epoch", 4], ["have 4 epochs", "max_start_epoch - 1 + expert_epochs is 5"]),
         (["--model", "ConvNetD1W32"], ["no experts in"]),
-        (["--syn_steps", 0], ["--syn_steps"]),
+        (["--syn_steps", 0], ["--syn_steps 0 is too small: give at least 1"]),
+        (["--expert_epochs", 0], ["--expert_epochs 0 is too small: give at least 1"]),
+        (["--max_experts", 0], ["--max_experts 0 is too small: give at least 1"]),
+        (["--lr_net", 0.1], ["--lr_net has no use in TM", "learned step size"]),
         (["--expert_epochs", -1], ["--expert_epochs -1 is too small"]),
         (["--lr_teacher", -0.1], ["--lr_teacher -0.1 must be positive"]),
         (["--lr_lr", "nan"], ["--lr_lr nan must be positive"]),
+        (["--lr_lr", 0], ["--lr_lr 0.0 must be positive"]),
+        (["--lr_teacher", 1e39], ["--lr_teacher 1e+39 is not a finite float32"]),
         (["--model", "ConvNetD1W16BN", "--chunk", 2], ["leave out --chunk"]),
     ],
     ids=str,
@@ -233,3 +318,11 @@ def test_tm_refuses(tmp_path, commands, flags, parts):
     words, _ = commands["TM"]
     assert_refused(call(*words, *flags, "--save_path", tmp_path / "runs"), *parts)
     assert not (tmp_path / "runs").exists()
+
+
+def test_tm_without_a_recipe_says_so(tmp_path, commands):
+    """Of a value that nobody gave; --recipe MNIST has no cell of this budget."""
+    words = ["TM/distill.py", "--recipe", "MNIST", "--ipc", 7, "--device", "cpu", "--save_path", tmp_path / "runs"]
+    assert_refused(call(*words), "no recipe for TM on MNIST at ipc 7 says --syn_steps")
+    given = ["--syn_steps", 2, "--max_start_epoch", 2]
+    assert_refused(call(*words, *given), "no recipe for TM on MNIST at ipc 7 says --lr_lr")

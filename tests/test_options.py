@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import subprocess
 
 import pytest
 import torch
@@ -11,14 +13,17 @@ from common.datasets import DATASETS, ImageData, statistics
 from common.errors import InputError
 from common.options import (
     NOT_PART_OF_A_RUN,
+    BufferOptions,
     ClassMatchingOptions,
     DataOptions,
     DistillOptions,
     EvaluateOptions,
     parse,
+    parse_buffer,
     parse_plain,
 )
 from common.run import Run
+from tests.conftest import ROOT
 from tests.test_cli import SHORT, assert_refused, call, run_folder
 
 
@@ -116,7 +121,8 @@ def test_help_shows_the_recipe_and_underscores():
     values = recipes.find("DM", "digits", 1).values
     assert f"(default: {values['lr_freq']})" in text.split("--lr_freq FLOAT")[1].split("--mom_freq")[0]
     assert (
-        f"(default: {values['epoch_eval_train']})" in text.split("--epoch_eval_train INT")[1].split("--batch_train")[0]
+        f"(default: {values['epoch_eval_train']})"
+        in text.split("--epoch_eval_train {None}|INT")[1].split("--batch_train")[0]
     )
     for field in dataclasses.fields(DistillOptions):
         assert f"--{field.name}" in text
@@ -191,7 +197,8 @@ def test_the_default_name_is_made_from_what_is_computed(tmp_path):
     ]
     assert len({plain.name, *others}) == 5
     assert folder("--name", "mine").name == "mine"
-    assert {field.name for field in dataclasses.fields(ClassMatchingOptions)} >= NOT_PART_OF_A_RUN
+    kinds = (ClassMatchingOptions, BufferOptions)
+    assert {field.name for kind in kinds for field in dataclasses.fields(kind)} >= NOT_PART_OF_A_RUN
     assert folder("--dataset", "folder:/a/b", "--recipe", "digits").parent.parent.name == "folder-b"
 
 
@@ -205,3 +212,45 @@ def test_a_recipes_step_is_converted_and_a_flags_is_not(tmp_path, transform, ste
         written = json.loads((run_folder(path) / "config.json").read_text())["options"]["lr_freq"]
         assert written["value"] == expected
         assert ("converted" in written["source"]) == (transform in ("dft", "dwt") and not flags)
+
+
+@pytest.mark.parametrize(
+    ("words", "stats"),
+    [
+        (["--dataset", "CIFAR100"], "cifar10"),  # as the authors' trajectory-matching folder has it
+        (["--dataset", "CIFAR100", "--zca"], "cifar100"),  # whitened images are not normalised
+        (["--dataset", "folder:x", "--recipe", "CIFAR100"], "cifar100"),  # borrowed: not these images' statistics
+    ],
+)
+def test_statistics_of_a_recipe_are_for_its_own_dataset(words, stats):
+    options, sources = parse(DistillOptions, "TM", words)
+    assert options.cifar100_stats == parse_buffer(words).cifar100_stats == stats
+    assert (sources["cifar100_stats"] == "default") == (stats == "cifar100")
+
+
+@pytest.mark.parametrize(
+    ("script", "published", "given"),
+    [
+        ("DM/scripts/run_DM_FreD.sh", ["--ipc", "2"], ["ipc", "data_path", "save_path"]),
+        ("DC/scripts/run_DC_FreD.sh", ["--ipc", "2"], ["ipc", "data_path", "save_path"]),
+        ("TM/scripts/run_TM_FreD.sh", ["--ipc", "1"], ["ipc", "data_path", "save_path", "buffer_path"]),
+        ("TM/scripts/run_buffer.sh", [], ["data_path", "buffer_path"]),
+    ],
+)
+def test_shell_scripts_hand_on_what_their_script_takes(tmp_path, script, published, given):
+    """With a PYTHON that prints its arguments."""
+    echo = tmp_path / "echo me"
+    echo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    echo.chmod(0o755)
+    everything = {"IPC": "7", "DATA_PATH": "a b", "SAVE_PATH": "c", "BUFFER_PATH": "d"}
+    clean = {key: value for key, value in os.environ.items() if key not in {*everything, "DATASET"}}
+
+    def arguments(**environment):
+        command = ["sh", str(ROOT / script), "--seed", "1"]
+        chosen = clean | {"PYTHON": str(echo)} | environment
+        return subprocess.run(command, cwd=tmp_path, env=chosen, capture_output=True, text=True, check=True).stdout
+
+    assert arguments().splitlines()[1:] == ["--dataset", "CIFAR10", *published, "--seed", "1"]
+    lines = arguments(DATASET="digits", **everything).splitlines()[1:]
+    flags = [word for key in given for word in (f"--{key}", everything[key.upper()])]
+    assert lines == ["--dataset", "digits", *flags, "--seed", "1"]

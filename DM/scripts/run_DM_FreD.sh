@@ -4,4 +4,4 @@
 #   DATASET=MNIST IPC=1 sh DM/scripts/run_DM_FreD.sh --num_eval 3
 # Environment: DATASET, IPC, DATA_PATH, SAVE_PATH, PYTHON. Flags go on to DM/distill.py (see --help there).
 # The hyper-parameters themselves are in common/recipes/DM.toml.
-exec sh "$(dirname -- "$0")/../../common/run.sh" DM/distill.py CIFAR10 2 "$@"
+exec sh "$(dirname -- "$0")/../../common/run.sh" DM/distill.py CIFAR10 2 "IPC DATA_PATH SAVE_PATH" "$@"

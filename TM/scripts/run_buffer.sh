@@ -4,4 +4,4 @@
 #   sh TM/scripts/run_buffer.sh --num_experts 10 --keep_epochs 6
 # Environment: DATASET, DATA_PATH, BUFFER_PATH, PYTHON. Flags go on to TM/buffer.py (see --help there).
 # Experts that are in the buffer already are not trained again.
-exec sh "$(dirname -- "$0")/../../common/run.sh" TM/buffer.py CIFAR10 "" "$@"
+exec sh "$(dirname -- "$0")/../../common/run.sh" TM/buffer.py CIFAR10 "" "DATA_PATH BUFFER_PATH" "$@"

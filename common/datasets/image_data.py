@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -143,6 +144,14 @@ class ImageData:
 def in_unit_range(images: Tensor) -> Tensor:
     """Raw images as floating point in 0..1: uint8 is divided by 255, anything else returned as it is."""
     return images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images
+
+
+def fingerprint(images: Tensor, *how: object) -> str:
+    """A hash of images `[N, ...]` (values, shape, type), and of what else is given: the same in every process."""
+    stated = (*how, images.dtype, tuple(images.shape))
+    digest = hashlib.blake2b("".join(f"{each}\0" for each in stated).encode(), digest_size=20)
+    digest.update(images.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ transformed by the same W. As in the trajectory-matching code, nothing is normal
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common.datasets import disk_cache
+from common.datasets import disk_cache, image_data
 from common.datasets.image_data import ImageData, in_unit_range
 from common.errors import InputError
 
@@ -62,9 +61,7 @@ class Whitening:
 
 def fingerprint(images: Tensor, eps: float = EPS) -> str:
     """A hash of images `[N, ...]` (values, shape, type), eps and FORMAT: the same in every process."""
-    digest = hashlib.blake2b(f"{FORMAT}\0{eps}\0{images.dtype}\0{tuple(images.shape)}\0".encode(), digest_size=20)
-    digest.update(images.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+    return image_data.fingerprint(images, FORMAT, eps)
 
 
 def fit(images: Tensor, eps: float = EPS) -> Whitening:

@@ -126,9 +126,10 @@ def match(
     steps t = 0 .. T-1, at least one.
     chunk: images a pass takes at most. A batch is cut into parts that differ by one image at most, and each cut gives
     the same result. unroll: "plain" is the textbook's, whose memory grows with T whatever the chunk.
-    Diverged students give NaN or infinity, not an exception.
-    Raises InputError if start and target are the same or of another network, and for a chunk with a network that
-    normalises over the batch; ValueError for an augmentation that was not drawn for its batch.
+    Diverged students, and a start that is the target, give NaN or infinity, not an exception: nothing waits for the
+    device in here.
+    Raises InputError if start or target is of another network, and for a chunk with a network that normalises over the
+    batch; ValueError for an augmentation that was not drawn for its batch.
     """
     if chunk is not None and student.batch_statistics:
         raise InputError("A network that normalises over the batch takes a whole batch at once: leave out the chunk.")
@@ -136,11 +137,6 @@ def match(
         if theta.shape != (student.num_parameters,):
             given = f"The trajectory's {name} has shape {list(theta.shape)}"
             raise InputError(f"{given}, the network has {student.num_parameters} parameters: are they of one network?")
-    # On a GPU this is the one wait, before any work is queued.
-    if torch.equal(start, target):
-        raise InputError(
-            "The trajectory's start and target are the same weights: there is no distance to compare with."
-        )
     for t, step in enumerate(steps):
         batch = _batch_size(images, step)
         if step.augmentation is not None and step.augmentation.groups != batch:
