@@ -93,18 +93,19 @@ class DSAParams:
         )
 
 
-def parse_strategy(text: str) -> tuple[str, ...]:
+def parse_strategy(text: str, known: Sequence[str] = STRATEGIES, kind: str = "a DSA strategy") -> tuple[str, ...]:
     """The names in e.g. "color_crop_cutout_flip_scale_rotate"; () for "" and "none". A name given twice counts twice.
 
-    Raises InputError for a name that is not one of STRATEGIES.
+    Raises InputError for a name that is not one of `known`, of which each is `kind`.
     """
     if text.strip().lower() in ("", "none"):
         return ()
     names = tuple(name.strip().lower() for name in text.split("_"))
     for name in names:
-        if name not in STRATEGIES:
-            known = ", ".join(STRATEGIES)
-            raise InputError(f"'{name}' in '{text}' is not a DSA strategy: join some of {known} by '_', or say none.")
+        if name not in known:
+            raise InputError(
+                f"'{name}' in '{text}' is not {kind}: join some of {', '.join(known)} by '_', or say none."
+            )
     return names
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.augment import parse_strategy
 from common.errors import InputError
 
 STRATEGIES = ("crop", "scale", "rotate", "noise")
@@ -46,23 +47,6 @@ def strategy_for(dataset: str, network: str) -> str:
     return "crop_scale_rotate" if dataset == "MNIST" else ""
 
 
-def parse_strategy(text: str) -> tuple[str, ...]:
-    """The names in e.g. "crop_scale_rotate"; () for "" and "none". A name given twice counts twice.
-
-    Raises InputError for a name that is not one of STRATEGIES.
-    """
-    if text.strip().lower() in ("", "none"):
-        return ()
-    names = tuple(name.strip().lower() for name in text.split("_"))
-    for name in names:
-        if name not in STRATEGIES:
-            known = ", ".join(STRATEGIES)
-            raise InputError(
-                f"'{name}' in '{text}' is not one of DC's augmentations: join some of {known} by '_', or say none."
-            )
-    return names
-
-
 def sample(
     strategy: str,
     count: int,
@@ -76,7 +60,7 @@ def sample(
     The draws do not depend on the device.
     Raises InputError for an unknown strategy and for images that are not two-dimensional (no strategy takes any size).
     """
-    names = parse_strategy(strategy)
+    names = parse_strategy(strategy, STRATEGIES, "one of DC's augmentations")
     if not names:
         return DCParams(count, tuple(shape), {})
     if len(shape) != 3:

@@ -8,7 +8,8 @@ import scipy.ndimage
 import torch
 import torch.nn.functional as F
 
-from common.dc_augment import STRATEGIES, DCParams, apply, parse_strategy, sample, strategy_for
+from common.augment import parse_strategy
+from common.dc_augment import STRATEGIES, DCParams, apply, sample, strategy_for
 from common.errors import InputError
 
 SHAPES = [(1, 28, 28), (3, 9, 9), (2, 12, 10)]
@@ -164,7 +165,7 @@ def test_what_the_authors_augment_with() -> None:
     assert strategy_for("MNIST", "ConvNetD3") == "crop_scale_rotate"
     assert strategy_for("MNIST", "ConvNetBN") == strategy_for("CIFAR10", "ConvNetBN") == "crop_noise"
     assert strategy_for("CIFAR10", "ConvNetD3") == ""
-    assert parse_strategy("Crop_noise") == ("crop", "noise")
+    assert parse_strategy("Crop_noise", STRATEGIES) == ("crop", "noise")
 
 
 def test_what_it_refuses() -> None:
