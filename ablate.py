@@ -22,8 +22,8 @@ from common.evaluate import in_percent
 from common.files import read_json, write_csv
 from common.frequency import TransformName
 from common.launch import run_script
-from common.options import DataOptions, DistillOptions, find_recipe, parse_some, with_recipe
-from common.run import run_folder
+from common.options import DataOptions, DistillOptions, data_flags, find_recipe, parse_some, with_recipe
+from common.run import dataset_folder, run_folder
 from common.selection import SelectionRule
 from common.synset_file import load_synset
 
@@ -66,12 +66,14 @@ class Variant:
 def main() -> None:
     options, passed_on = parse_some(Options)
     check(options, passed_on)
+    # Only the size is looked at, which whitening leaves as it is.
+    im_size = dataclasses.replace(options, zca=False).load()[0].im_size
     rows, folders = [], []
-    for variant in variants(options, im_size=options.load()[0].im_size):
+    for variant in variants(options, im_size):
         row, folder = measure(variant, options, passed_on)
         rows.append(row)
         folders.append(folder)
-    output, name = Path(options.output), folders[0].parts[-3]
+    output, name = Path(options.output), dataset_folder(options.dataset)
     write_csv(output / f"{name}.csv", rows)
     show(options, rows)
     print(f"\ntable    {output / f'{name}.csv'}")
@@ -120,16 +122,14 @@ def measure(variant: Variant, options: Options, passed_on: list[str]) -> tuple[d
     flags: list[object] = ["--ipc", options.ipc, "--transform", variant.transform]
     flags += ["--selection", variant.selection] if variant.selection != "all" else []
     flags += ["--msz_per_channel", variant.k, "--lr_freq", variant.lr_freq]
-    for field in dataclasses.fields(DataOptions):
-        if getattr(options, field.name) != field.default:
-            flags += [f"--{field.name}", getattr(options, field.name)]
+    flags += data_flags(options, unless=DataOptions())
     script = f"{options.objective}/distill.py"
     command = run_script(script, *flags, *passed_on, "--save_path", options.output, "--name", variant.name)
     folder = run_folder(options.output, options.objective, options.dataset, options.ipc, variant.name)
     summary, config = read_json(folder / "summary.json"), read_json(folder / "config.json")
     used = {key: entry["value"] for key, entry in config["options"].items()}
     row = {
-        "dataset": folder.parts[-3],
+        "dataset": dataset_folder(options.dataset),
         "objective": options.objective,
         "ipc": options.ipc,
         "transform": variant.transform,

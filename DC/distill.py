@@ -74,7 +74,7 @@ def main() -> None:
     # Measured on a CPU: small pieces stay in the cache (32: a quarter faster than whole classes), unless compiled.
     chunk = options.chunk or (32 if device.type == "cpu" and not setting.compile else None)
     real_sampler = ClassSampler(train)
-    synthetic_sampler = ClassSampler(torch.arange(len(synset.labels), device=device).split(synset.num_per_class))
+    synthetic_images = setting.synthetic_images(options.batch_syn)
 
     def step(iteration: int) -> Tensor:
         reinitialise(network, derive(seed, "network", iteration))
@@ -95,13 +95,7 @@ def main() -> None:
             some = real_sampler.draw(BATCHNORM_IMAGES, generator(seed, "batch statistics", iteration, outer))
             freeze_batchnorm(network, train.batch(some.flatten()))
         drawn = real_sampler.draw(options.batch_real, generator(seed, "real", iteration, outer))
-        if options.batch_syn == 0:
-            images = synset.decode()
-        else:
-            count = min(options.batch_syn, synset.num_per_class)
-            images, _ = synset.get(
-                synthetic_sampler.draw(count, generator(seed, "synthetic", iteration, outer)).flatten()
-            )
+        images = synthetic_images(generator(seed, "synthetic", iteration, outer))
         augmentation = augment.sample(
             options.strategy, classes, generator(seed, "augmentation", iteration, outer), train.im_size, device=device
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from common import augment
@@ -37,19 +36,14 @@ def main() -> None:
     network = setting.network().requires_grad_(False)
     embed = setting.compiled(network.embed)
     real_sampler = ClassSampler(train)
-    synthetic_sampler = ClassSampler(torch.arange(len(synset.labels), device=device).split(synset.num_per_class))
+    synthetic_images = setting.synthetic_images(options.batch_syn)
     # Batch statistics run over all classes at once: such a network cannot be fed in pieces.
     chunk = None if has_batchnorm(network) else options.chunk or (4096 if device.type == "cuda" else options.batch_real)
 
     def step(iteration: int) -> Tensor:
         reinitialise(network, derive(seed, "network", iteration))
         real = Gathered(train, real_sampler.draw(options.batch_real, generator(seed, "real", iteration)).flatten())
-        if options.batch_syn == 0:
-            images = synset.decode()
-        else:
-            count = min(options.batch_syn, synset.num_per_class)
-            subset = synthetic_sampler.draw(count, generator(seed, "synthetic", iteration)).flatten()
-            images = synset.get(subset)[0]
+        images = synthetic_images(generator(seed, "synthetic", iteration))
         drawn = augment.sample(
             options.strategy, classes, generator(seed, "augmentation", iteration), train.im_size, device=device
         )

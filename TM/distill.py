@@ -19,7 +19,7 @@ from common.distill import distill
 from common.errors import InputError, run_command
 from common.matching.trajectory import Step, Unroll, build_student, match
 from common.networks import has_batchnorm
-from common.options import DistillOptions, Sources, check_least, parse
+from common.options import DistillOptions, Sources, check_float32, check_least, check_positive, parse
 from common.seeds import generator
 from common.setting import prepare
 from common.step_size import StepSize
@@ -140,10 +140,8 @@ def check_trajectory(options: Options, sources: Sources) -> None:
     for key in ("syn_steps", "expert_epochs", "max_start_epoch", "max_experts"):
         check_least(options, key, 1)
     for key in ("lr_teacher", "lr_lr"):
-        if not getattr(options, key) > 0:
-            raise InputError(f"--{key} {getattr(options, key)} must be positive")
-        if getattr(options, key) > torch.finfo(torch.float32).max:
-            raise InputError(f"--{key} {getattr(options, key)} is not a finite float32: give another")
+        check_positive(options, key)
+        check_float32(options, key)
 
 
 if __name__ == "__main__":

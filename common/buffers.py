@@ -28,7 +28,7 @@ from tqdm import tqdm
 from common.datasets import ImageData
 from common.datasets.image_data import fingerprint
 from common.errors import InputError
-from common.files import read_json, write_atomically, write_json
+from common.files import read_json, take_lock, write_atomically, write_json
 from common.run import code_version, dataset_folder
 
 FORMAT = "fred-experts"
@@ -65,7 +65,7 @@ def describe(data: ImageData, model: str, network: nn.Module) -> dict[str, Any]:
         },
         "mean": list(data.mean),
         "std": list(data.std),
-        "zca": None if zca is None else {"eps": zca.eps, "fingerprint": zca.fingerprint},
+        "zca": None if zca is None else zca.stated(),
         "model": model,
         "parameters": {name: list(parameter.shape) for name, parameter in network.named_parameters()},
         "parameter_count": sum(parameter.numel() for parameter in network.parameters()),
@@ -86,7 +86,7 @@ def filling(folder: Path, made_for: dict[str, Any], made_by: dict[str, Any]) -> 
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; choose another --buffer_path") from error
     with lock:
-        if _is_alone(lock):
+        if take_lock(lock):
             for pattern in (".*.tmp", ".expert_*.lock"):  # of a process killed while it wrote, or trained
                 for leftover in folder.glob(pattern):
                     leftover.unlink()
@@ -125,7 +125,7 @@ def claimed(folder: Path, number: int, shape: tuple[int, int]) -> Iterator[bool]
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another --buffer_path") from error
     with lock:
-        if not _is_alone(lock):
+        if not take_lock(lock):
             yield False
             return
         try:
@@ -239,12 +239,3 @@ def _is_there(folder: Path, number: int, shape: tuple[int, int]) -> bool:
         return file.exists() and trajectory_shape(file) == shape
     except InputError:
         return False
-
-
-def _is_alone(lock: Any) -> bool:
-    """Whether no other process holds the lock, that of a folder or of an expert; if so, it is held from here on."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

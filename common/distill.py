@@ -143,11 +143,10 @@ class _Loop:
 
     def save(self) -> None:
         self.look_at_losses()
-        learned = [] if self.step_size is None else [("step size", self.step_size.value)]
-        for what, values in [("coefficients", self.synset.coefficients), *learned]:
-            if not values.isfinite().all():
-                verb = "are" if what == "coefficients" else "is"
-                raise self._diverged(f"the {what} after {self.iteration} updates {verb} not finite")
+        if not self.synset.coefficients.isfinite().all():
+            raise self._diverged(f"the coefficients after {self.iteration} updates are not finite")
+        if self.step_size is not None and not self.step_size.value.isfinite():
+            raise self._diverged(f"the step size after {self.iteration} updates is not finite")
         begun = time.monotonic()
         self.run.save_checkpoint({
             "synset": self.synset.state_dict(),
@@ -301,12 +300,11 @@ class _Loop:
 
     def _metadata(self, point: dict[str, Any]) -> dict[str, Any]:
         data, options = self.setting.train, self.options
-        zca = data.whitening
         return {
             "dataset": options.dataset,
             "mean": list(data.mean),
             "std": list(data.std),
-            "zca": None if zca is None else {"eps": zca.eps, "fingerprint": zca.fingerprint},
+            "zca": None if data.whitening is None else data.whitening.stated(),
             "class_names": list(data.class_names),
             "image_size": options.image_size,
             "objective": self.setting.objective,

@@ -12,9 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import augment, dc_augment
-from common.augment import parse_strategy
 from common.datasets import ImageData, draw_per_class
-from common.dc_augment import strategy_for
 from common.networks import reinitialise
 from common.options import DistillOptions
 from common.seeds import derive, generator
@@ -69,8 +67,8 @@ class EvaluationProtocol:
 
     def for_network(self, dataset: str, network: str) -> EvaluationProtocol:
         """This protocol for one of the evaluated networks: without DSA some are augmented as DC does."""
-        dsa = bool(parse_strategy(self.strategy))
-        dc_strategy = "" if dsa else strategy_for(dataset, network)
+        dsa = bool(augment.parse_strategy(self.strategy))
+        dc_strategy = "" if dsa else dc_augment.strategy_for(dataset, network)
         by_rule = AUGMENTED_EPOCHS if dsa or dc_strategy else PLAIN_EPOCHS
         epochs = by_rule if self.epochs is None else self.epochs
         return replace(self, epochs=epochs, dc_strategy=dc_strategy)

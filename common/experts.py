@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from common.augment import parse_strategy
 from common.errors import InputError
 from common.evaluate import TrainingSet, slow_from, train_epoch
+from common.matching.trajectory import flatten
 from common.networks import reinitialise
-from common.options import check_least
+from common.options import check_least, check_positive
 from common.seeds import derive, generator
 
 
@@ -51,8 +52,7 @@ class ExpertProtocol:
         for key in ("lr_teacher", "mom", "l2"):
             if not math.isfinite(getattr(self, key)):
                 raise InputError(f"--{key} {getattr(self, key)} is not finite: give another")
-        if not self.lr_teacher > 0:
-            raise InputError(f"--lr_teacher {self.lr_teacher} must be positive")
+        check_positive(self, "lr_teacher")
         parse_strategy(self.dsa_strategy)
 
 
@@ -74,7 +74,7 @@ def train_expert(
     Raises InputError once a weight is no longer finite.
     """
     reinitialise(network, derive(protocol.seed, "expert", number))
-    initial = flat_parameters(network)
+    initial = flatten(network.parameters())
     # Rows of one tensor: a detached parameter would still share the memory that the next step changes.
     trajectory = torch.empty(protocol.keep_epochs + 1, len(initial), dtype=torch.float32)
     trajectory[0] = initial
@@ -84,7 +84,7 @@ def train_expert(
             optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=protocol.mom, weight_decay=protocol.l2)
         draws = generator(protocol.seed, "expert draws", number, epoch)
         train_epoch(network, data, optimizer, protocol.batch_train, protocol.dsa_strategy, draws, forward, check_stop)
-        trajectory[epoch + 1] = flat_parameters(network)
+        trajectory[epoch + 1] = flatten(network.parameters())
         if not trajectory[epoch + 1].isfinite().all():
             raise InputError(
                 f"the weights of expert {number} are not finite after {epoch + 1} epochs: "
@@ -92,8 +92,3 @@ def train_expert(
             )
         on_epoch(epoch + 1)
     return trajectory
-
-
-def flat_parameters(network: nn.Module) -> Tensor:
-    """A copy of all parameters as one vector [P], on their device, in the order of network.parameters()."""
-    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])

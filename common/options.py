@@ -320,8 +320,8 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
         for key in vars(options)
     }
     for key in ("msz_per_channel", "lr_freq"):
-        if key in flags and not getattr(options, key) > 0:
-            raise InputError(f"--{key} {getattr(options, key)} must be positive")
+        if key in flags:
+            check_positive(options, key)
     check(options, objective)
     return options, sources
 
@@ -381,8 +381,7 @@ def check(options: DistillOptions, objective: str) -> None:
     for key in ("Iteration", "batch_syn", "eval_it", "epoch_eval_train", "checkpoint_every", "mom_freq", "seed"):
         check_least(options, key, 0)
     for key in ("lr_freq", "mom_freq", "lr_net"):
-        if not abs(getattr(options, key)) <= torch.finfo(torch.float32).max:
-            raise InputError(f"--{key} {getattr(options, key)} is not a finite float32: give another")
+        check_float32(options, key)
     if options.name is not None and (options.name in ("", ".", "..") or "/" in options.name):
         raise InputError(f"--name '{options.name}' is not the name of a folder: --save_path says where it lies")
     all_pixels = options.transform == "identity" and options.msz_per_channel == 0
@@ -394,8 +393,8 @@ def check(options: DistillOptions, objective: str) -> None:
             f"give --msz_per_channel and --lr_freq, or --recipe NAME to borrow another dataset's"
         )
     for key in ("msz_per_channel", "lr_freq", "lr_net"):
-        if not getattr(options, key) > 0 and not (all_pixels and key == "msz_per_channel"):
-            raise InputError(f"--{key} {getattr(options, key)} must be positive")
+        if not (all_pixels and key == "msz_per_channel"):
+            check_positive(options, key)
     parse_strategy(options.strategy)
 
 
@@ -404,6 +403,28 @@ def check_least(options: object, key: str, bound: int) -> None:
     value = getattr(options, key, None)
     if value is not None and value < bound:
         raise InputError(f"--{key} {value} is too small: give at least {bound}")
+
+
+def check_positive(options: object, key: str) -> None:
+    """Raises InputError for an option that is not above zero."""
+    if not getattr(options, key) > 0:
+        raise InputError(f"--{key} {getattr(options, key)} must be positive")
+
+
+def check_float32(options: object, key: str) -> None:
+    """Raises InputError for an option that float32 has no finite number for."""
+    if not abs(getattr(options, key)) <= torch.finfo(torch.float32).max:
+        raise InputError(f"--{key} {getattr(options, key)} is not a finite float32: give another")
+
+
+def data_flags(options: DataOptions, unless: DataOptions) -> list[str]:
+    """The flags for what `options` say of the images otherwise than `unless` do."""
+    words: list[str] = []
+    for field in dataclasses.fields(DataOptions):
+        value = getattr(options, field.name)
+        if value != getattr(unless, field.name):
+            words += [f"--{field.name}"] if value is True else [f"--{field.name}", str(value)]
+    return words
 
 
 def _spell_out_booleans(kind: type, argv: list[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from common.devices import describe_hardware
 from common.errors import InputError
-from common.files import UNREADABLE, torch_bytes, write_atomically, write_json
+from common.files import UNREADABLE, take_lock, torch_bytes, write_atomically, write_json
 from common.options import NOT_PART_OF_A_RUN, DistillOptions, Sources
 from common.signals import Stoppable
 from common.track import TRACKER_FOLDERS
@@ -72,7 +71,7 @@ class Run(Stoppable):
         identity = {key: value for key, value in values.items() if key not in NOT_PART_OF_A_RUN}
         name = options.name or hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=5).hexdigest()
         self.folder = run_folder(options.save_path, objective, options.dataset, options.ipc, name)
-        self.dataset = self.folder.parts[-3]
+        self.dataset = dataset_folder(options.dataset)
         self._entries: list[dict[str, Any]] = []
         self._lock = self._take_folder()
         for leftover in self.folder.glob(".*.tmp"):  # of a process killed while it wrote
@@ -183,13 +182,9 @@ class Run(Stoppable):
             raise InputError(
                 f"cannot write to the run folder {self.folder}: {error.strerror}; choose another --save_path"
             ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not take_lock(lock):
             lock.close()
-            raise InputError(
-                f"another process is at work in {self.folder}: wait for it, or give another --name"
-            ) from error
+            raise InputError(f"another process is at work in {self.folder}: wait for it, or give another --name")
         return lock
 
     def _clear(self) -> None:

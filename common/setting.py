@@ -10,10 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from common import frequency
-from common.datasets import ImageData
+from common.datasets import ClassSampler, ImageData
 from common.devices import can_compile, check_precision, resolve_device
 from common.errors import InputError
 from common.evaluate import EvaluationProtocol
@@ -59,6 +60,15 @@ class Setting:
         A size is compiled when it comes: with sizes left open, older versions fail on derivatives of derivatives.
         """
         return partial(torch.compile, dynamic=False) if self.compile else None
+
+    def synthetic_images(self, batch_syn: int) -> Callable[[torch.Generator], Tensor]:
+        """Draws the images of an update, grouped by class and differentiable: batch_syn of each class, or all (0)."""
+        synset = self.synset
+        if batch_syn == 0:
+            return lambda draws: synset.decode()
+        rows = torch.arange(len(synset.labels), device=self.device).split(synset.num_per_class)
+        sampler, count = ClassSampler(rows), min(batch_syn, synset.num_per_class)
+        return lambda draws: synset.get(sampler.draw(count, draws).flatten())[0]
 
     def check_chunk(self) -> None:
         """Raises InputError for --chunk with a network that takes its images all at once."""

@@ -6,7 +6,6 @@ of network.parameters(). They say nothing of how they were made, so only the ten
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -34,7 +33,7 @@ from common.buffers import (
 from common.datasets.image_data import fingerprint
 from common.errors import InputError
 from common.files import UNREADABLE
-from common.options import DataOptions, parse_buffer
+from common.options import DataOptions, data_flags, parse_buffer
 from common.run import dataset_folder
 from common.seeds import generator
 
@@ -290,11 +289,7 @@ def _command(folder: Path, data: DataOptions, model: str, epochs: int) -> str:
     """The command line that trains what is missing, on the same images."""
     chosen = ["--dataset", data.dataset, *(["--recipe", data.recipe] if data.recipe else [])]
     unless_given = parse_buffer(chosen)  # what the recipe says, where there is one
-    words = ["python", "TM/buffer.py", *chosen, "--model", model]
-    for field in dataclasses.fields(DataOptions):
-        value = getattr(data, field.name)
-        if value != getattr(unless_given, field.name):
-            words += [f"--{field.name}"] if value is True else [f"--{field.name}", str(value)]
+    words = ["python", "TM/buffer.py", *chosen, "--model", model, *data_flags(data, unless_given)]
     # A recipe may say fewer epochs than are asked for.
     words += ["--train_epochs", str(max(epochs, unless_given.train_epochs)), "--keep_epochs", str(epochs)]
     return shlex.join([*words, "--buffer_path", str(folder.parent.parent)])

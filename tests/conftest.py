@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def draws() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As every process of the test has it: bits depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Recorded:
+    """Images [N, ...] handed out by slices; `asked` has the number of images in each."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images, self.asked = images, list[int]()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        self.asked.append(len(self.images[rows]))
+        return self.images[rows]
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from common.datasets import load_dataset
 from common.datasets.zca import whitened
 from common.errors import InputError
 from common.experts import ExpertProtocol, train_expert
+from common.matching.trajectory import flatten
 from common.networks import build_network
 from common.options import DataOptions, parse_buffer
 from common.trajectories import ExpertOrder, find_buffer, open_buffer
@@ -35,12 +36,7 @@ EPOCHS, EXPERTS = 4, 3
 MADE_BY = {"train_epochs": EPOCHS, "keep_epochs": EPOCHS, "lr_teacher": 0.01, "mom": 0.0}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small_network(model=MODEL):
@@ -433,7 +429,7 @@ def test_parameters_in_the_authors_files(tmp_path):
     second = [torch.nn.Parameter(p + 1) for p in first]
     torch.save([[first, second]], tmp_path / "replay_buffer_0.pt")
     pair = open_buffer(tmp_path, made_for()).pair(0, 0, 1)
-    assert torch.equal(pair[0], common.experts.flat_parameters(network))
+    assert torch.equal(pair[0], flatten(network.parameters()))
     assert torch.equal(pair[1], torch.cat([(p + 1).flatten() for p in first]))
     assert not pair[1].requires_grad
 

@@ -5,6 +5,7 @@ from common import augment
 from common.matching.distribution import match
 from common.networks import build_network
 from common.synset import SynSet
+from tests.conftest import Recorded
 from tests.test_synset import args, real_images
 
 CLASSES, REAL = 4, 6
@@ -65,22 +66,13 @@ def test_real_images_may_be_gathered_as_they_are_read(chunk):
     """Never more than a chunk, or a class where that is more: a whole batch of Tiny ImageNet would take 2.5 GB."""
     synset, network, real, drawn = setting(torch.float64)
     images = synset.decode().detach().double()
-    asked = []
-
-    class Recorded:
-        def __len__(self):
-            return len(real)
-
-        def __getitem__(self, rows):
-            asked.append(len(real[rows]))
-            return real[rows]
-
-    loss, gradient = match(network.embed, Recorded(), images, CLASSES, drawn, chunk)
+    recorded = Recorded(real)
+    loss, gradient = match(network.embed, recorded, images, CLASSES, drawn, chunk)
     expected = match(network.embed, real, images, CLASSES, drawn, chunk)
     assert torch.equal(loss, expected[0])
     assert torch.equal(gradient, expected[1])
-    assert sum(asked) == len(real)
-    assert chunk is None or max(asked) <= max(chunk, REAL)
+    assert sum(recorded.asked) == len(real)
+    assert chunk is None or max(recorded.asked) <= max(chunk, REAL)
 
 
 def test_batch_statistics_are_those_of_one_joint_forward():

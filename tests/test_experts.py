@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from common import augment
 from common.datasets.zca import whitened
 from common.errors import InputError, Stopped
-from common.experts import ExpertProtocol, flat_parameters, train_expert
+from common.experts import ExpertProtocol, train_expert
+from common.matching.trajectory import flatten
 from common.networks import build_network, reinitialise
 from common.seeds import derive, generator
 from common.signals import Stoppable
@@ -123,15 +124,15 @@ def test_snapshots_do_not_share_memory():
             parameter.zero_()
     assert torch.equal(trajectory, before)
     single = torch.nn.Linear(2, 2, bias=False)
-    flat = flat_parameters(single)
+    flat = flatten(single.parameters())
     assert flat.data_ptr() != single.weight.data_ptr()
 
 
 def test_parameters_are_flat_in_their_order():
     network = small_network()
     expected = torch.cat([p.detach().reshape(-1) for p in network.parameters()])
-    assert torch.equal(flat_parameters(network), expected)
-    assert torch.equal(flat_parameters(network.to(memory_format=torch.channels_last)), expected)
+    assert torch.equal(flatten(network.parameters()), expected)
+    assert torch.equal(flatten(network.to(memory_format=torch.channels_last).parameters()), expected)
 
 
 def test_batch_statistics_start_anew_with_each_expert():

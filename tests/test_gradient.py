@@ -12,6 +12,7 @@ from common.errors import InputError
 from common.matching.gradient import DISTANCES, freeze_batchnorm, match
 from common.networks import build_network
 from common.synset import SynSet
+from tests.conftest import Recorded
 from tests.test_synset import args, real_images
 
 CLASSES, REAL, SYNTHETIC = 4, 6, 4
@@ -127,21 +128,12 @@ def test_the_gradient_reaches_the_coefficients(chunk):
 @pytest.mark.parametrize("chunk", [None, 4, 6, 13])
 def test_real_images_may_be_gathered_as_they_are_read(chunk):
     network, real, synthetic = setting()
-    asked = []
-
-    class Recorded:
-        def __len__(self):
-            return len(real)
-
-        def __getitem__(self, rows):
-            asked.append(len(real[rows]))
-            return real[rows]
-
-    found = match(network, Recorded(), synthetic, CLASSES, drawn(), chunk=chunk)
+    recorded = Recorded(real)
+    found = match(network, recorded, synthetic, CLASSES, drawn(), chunk=chunk)
     expected = match(network, real, synthetic, CLASSES, drawn(), chunk=chunk)
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
-    assert sum(asked) == len(real)
-    assert max(asked) <= max(chunk or 0, REAL)
+    assert sum(recorded.asked) == len(real)
+    assert max(recorded.asked) <= max(chunk or 0, REAL)
 
 
 @pytest.mark.parametrize("chunk", [None, 3, 12])

@@ -92,6 +92,12 @@ def test_archives_that_are_there_are_unpacked_without_a_download(
     assert (len(train), len(test)) == (30, 20)
 
 
+def write_pickle(file: Path, content: dict) -> str:
+    """Write a batch as CIFAR's are, and return its checksum."""
+    file.write_bytes(pickle.dumps(content))
+    return hashlib.md5(file.read_bytes()).hexdigest()
+
+
 CIFAR_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -102,17 +108,15 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, np.nda
     root.mkdir()
     rows = np.random.default_rng(0).integers(0, 256, (60, 3072), dtype=np.uint8)
 
-    def write(file: str, content: dict) -> str:
-        (root / file).write_bytes(pickle.dumps(content))
-        return hashlib.md5((root / file).read_bytes()).hexdigest()
-
     def write_batch(file: str, part: int) -> list[str]:
-        return [file, write(file, {"data": rows[10 * part : 10 * part + 10], "labels": list(range(10))})]
+        return [file, write_pickle(root / file, {"data": rows[10 * part : 10 * part + 10], "labels": list(range(10))})]
 
     kind = torchvision.datasets.CIFAR10
     monkeypatch.setattr(kind, "train_list", [write_batch(f"data_batch_{i + 1}", i) for i in range(5)])
     monkeypatch.setattr(kind, "test_list", [write_batch("test_batch", 5)])
-    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": write("batches.meta", {"label_names": CIFAR_NAMES})})
+    monkeypatch.setattr(
+        kind, "meta", {**kind.meta, "md5": write_pickle(root / "batches.meta", {"label_names": CIFAR_NAMES})}
+    )
     return tmp_path, rows
 
 
@@ -145,17 +149,13 @@ def cifar100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, np.
     root.mkdir()
     rows = np.random.default_rng(0).integers(0, 256, (300, 3072), dtype=np.uint8)
 
-    def write(file: str, content: dict) -> str:
-        (root / file).write_bytes(pickle.dumps(content))
-        return hashlib.md5((root / file).read_bytes()).hexdigest()
-
     kind = torchvision.datasets.CIFAR100
     for attribute, file, part in (("train_list", "train", slice(200)), ("test_list", "test", slice(200, 300))):
         fine = [99 - i % 100 for i in range(len(rows[part]))]
         content = {"data": rows[part], "fine_labels": fine, "coarse_labels": [label // 5 for label in fine]}
-        monkeypatch.setattr(kind, attribute, [[file, write(file, content)]])
+        monkeypatch.setattr(kind, attribute, [[file, write_pickle(root / file, content)]])
     names = {"fine_label_names": [f"fine {c}" for c in range(100)], "coarse_label_names": ["coarse"] * 20}
-    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": write("meta", names)})
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": write_pickle(root / "meta", names)})
     return tmp_path, rows
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,10 @@ class Whitening:
     """Added to the covariance's eigenvalues before their square root."""
     fingerprint: str
     """What it was fitted to, and how: see the function of this name."""
+
+    def stated(self) -> dict[str, Any]:
+        """What files say of it, as JSON values."""
+        return {"eps": self.eps, "fingerprint": self.fingerprint}
 
     def apply(self, images: Tensor) -> Tensor:
         """Whiten images `[..., ch, H, W]`: uint8 in 0..255 or floating point in 0..1 gives float32."""

@@ -47,7 +47,7 @@ def match(
     target = _class_means(embed, real, num_classes, augmentation, chunk)
     gradient = torch.empty_like(synthetic)
     loss = target.new_zeros(())
-    for first, last in _class_ranges(num_classes, per_class, chunk):
+    for first, last in class_ranges(num_classes, per_class, chunk):
         rows = slice(first * per_class, last * per_class)
         some = None if augmentation is None else augmentation[first:last]
         if chunk is None or (last - first) * per_class <= chunk:
@@ -83,7 +83,7 @@ def _class_means(
     """Mean features [C, F] of images [C * m, ch, ...], without gradient."""
     per_class = len(images) // num_classes
     means = []
-    for first, last in _class_ranges(num_classes, per_class, chunk):
+    for first, last in class_ranges(num_classes, per_class, chunk):
         some = None if augmentation is None else augmentation[first:last]
         rows = images[first * per_class : last * per_class]
         if chunk is None or len(rows) <= chunk:
@@ -100,7 +100,7 @@ def _embed(embed: Embed, images: Tensor, augmentation: DSAParams | None) -> Tens
     return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
 
 
-def _class_ranges(num_classes: int, per_class: int, chunk: int | None) -> list[tuple[int, int]]:
+def class_ranges(num_classes: int, per_class: int, chunk: int | None) -> list[tuple[int, int]]:
     """[first, last) class ranges: as many whole classes as fit a chunk, at least one."""
     step = num_classes if chunk is None else max(1, chunk // per_class)
     return [(c, min(c + step, num_classes)) for c in range(0, num_classes, step)]

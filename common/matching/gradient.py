@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.augment import DSAParams, apply
 from common.errors import InputError
-from common.matching.distribution import Rows
+from common.matching.distribution import Rows, class_ranges
 
 Gradients = dict[str, Tensor]  # of each parameter, by its name in the network
 Distance = Callable[[Gradients, Gradients], Tensor]
@@ -95,7 +95,7 @@ def match(
     synthetic = synthetic.detach()
     gradient = torch.empty_like(synthetic)
     loss = synthetic.new_zeros(())
-    for first, last in _class_ranges(num_classes, max(per_class, per_class_real), chunk):
+    for first, last in class_ranges(num_classes, max(per_class, per_class_real), chunk or 1):
         some = None if augmentation is None else augmentation[first:last]
         rows = slice(first * per_class, last * per_class)
         images = synthetic[rows].requires_grad_()
@@ -237,9 +237,3 @@ def _cross_entropy(parameters: Gradients, network: nn.Module, images: Tensor, la
 
 def _batchnorms(network: nn.Module) -> Sequence[nn.Module]:
     return [module for module in network.modules() if isinstance(module, _BatchNorm)]
-
-
-def _class_ranges(num_classes: int, per_class: int, chunk: int | None) -> list[tuple[int, int]]:
-    """[first, last) class ranges: as many whole classes as fit a chunk, at least one; None is one class."""
-    step = 1 if chunk is None else max(1, chunk // per_class)
-    return [(c, min(c + step, num_classes)) for c in range(0, num_classes, step)]
