@@ -1,30 +1,31 @@
-"""Speed of the pieces: `python benchmarks/steps.py --help`, or `make bench`.
+"""Speed and memory of the pieces: `python benchmarks/steps.py --help`, or `make bench`.
 
-Images are random in the dataset's shape, for speed does not depend on what they show. Where two versions are compared
-they run in turns, so that a busy machine slows both alike; read the ratio of the medians, not the seconds.
+Images are random in the dataset's shape, for speed does not depend on what they show. How is measured: measure.py.
+A TM update is timed by trajectory.py.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from measure import Versions, apart, in_turns, peak, report
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from common import augment
-from common.devices import can_compile, describe_hardware, resolve_device
-from common.errors import run_command
-from common.files import write_json
-from common.matching.distribution import match
+from common.datasets import ImageData
+from common.devices import can_compile, resolve_device
+from common.errors import InputError, run_command
+from common.evaluate import train_epoch
+from common.matching import distribution, gradient
 from common.networks import build_network, reinitialise
 from common.options import DSA_STRATEGY, parse_plain
-from common.run import code_version
 from common.seeds import derive, generator
 from common.selection import select
 from common.synset import SynSet, SynSetArgs
@@ -32,12 +33,14 @@ from common.synset import SynSet, SynSetArgs
 
 @dataclass
 class Options:
-    """Time the pieces of a distillation."""
+    """Time and weigh the pieces of a distillation."""
 
     only: str = ""
     """run the benchmarks whose name contains this"""
     repeats: int = 5
-    """times that each version runs, after one run to warm up"""
+    """times that each version runs, after one run to warm up; 0 to weigh only"""
+    memory: bool = True
+    """weigh the versions too, each in a process of its own"""
     device: str = "auto"
     """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
     output: str | None = None
@@ -47,51 +50,44 @@ class Options:
 def main() -> None:
     options = parse_plain(Options)
     device = resolve_device(options.device)
-    results: dict[str, Any] = {}
-    for name, prepare in BENCHMARKS.items():
-        if options.only in name:
-            tqdm.write(f"{name}: {prepare.__doc__}")
-            results[name] = in_turns(prepare(device), options.repeats, device)
-    if options.output:
-        content = {"results": results, "version": code_version(), "hardware": describe_hardware(device)}
-        write_json(Path(options.output), content)
+    chosen = {name: prepare for name, prepare in BENCHMARKS.items() if options.only in name}
+    if not chosen:
+        raise InputError(f"no benchmark's name contains '{options.only}': there are {', '.join(BENCHMARKS)}")
+    results: dict[str, dict[str, Any]] = {name: {} for name in chosen}
+    for name in chosen if options.memory else ():
+        tqdm.write(f"{name}: memory")
+        weights = results[name]["peak_mib"] = {}
+        for version in apart(_versions, name, device):
+            weights[version] = peak(_version, name, version, device, device=device)
+            tqdm.write(f"  {version:<44} {weights[version]:9.0f} MiB at most")
+    for name, prepare in chosen.items() if options.repeats else ():
+        tqdm.write(f"{name}: {prepare.__doc__}")
+        results[name]["seconds"] = in_turns(prepare(device), options.repeats, device)
+    report(options.output, results, device)
 
 
-def in_turns(versions: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, Any]:
-    """Median seconds of each version, and the ratio of each to the first; printed as they come."""
-    seconds: dict[str, list[float]] = {name: [] for name in versions}
-    for turn in tqdm(range(repeats + 1), desc="  turns", leave=False):
-        for name, version in versions.items():
-            begun = time.perf_counter()
-            version()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if turn > 0:
-                seconds[name].append(time.perf_counter() - begun)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    first = next(iter(medians.values()))
-    for name, median in medians.items():
-        spread = f"{min(seconds[name]):.4f} to {max(seconds[name]):.4f}"
-        tqdm.write(f"  {name:<44} {median:9.4f} s  ({spread} s, {repeats} runs)  first / this = {first / median:.2f}")
-    return {
-        name: {"median_s": medians[name], "runs_s": seconds[name], "speedup": first / medians[name]} for name in medians
-    }
+def _versions(name: str, device: torch.device) -> list[str]:
+    return list(BENCHMARKS[name](device))
+
+
+def _version(name: str, version: str, device: torch.device) -> Callable[[], object]:
+    return BENCHMARKS[name](device)[version]
 
 
 # -- selection -------------------------------------------------------------------------------------------------
 
 
-def variance_32(device: torch.device) -> dict[str, Callable[[], object]]:
+def variance_32(device: torch.device) -> Versions:
     """variance selection, 10 classes x 16 images of 3x32x32, k 64 (bound: 50 ms)"""
     return {"variance": _selection("variance", (10, 16, 3, 32, 32), 64, device)}
 
 
-def variance_128(device: torch.device) -> dict[str, Callable[[], object]]:
+def variance_128(device: torch.device) -> Versions:
     """variance selection, 10 classes x 8 images of 3x128x128, k 2048 (bound: 1 s)"""
     return {"variance": _selection("variance", (10, 8, 3, 128, 128), 2048, device)}
 
 
-def energy_cifar10(device: torch.device) -> dict[str, Callable[[], object]]:
+def energy_cifar10(device: torch.device) -> Versions:
     """energy selection over all 50,000 images of 3x32x32 (bound: 10 s)"""
     images = torch.randint(0, 256, (10, 5000, 3, 32, 32), dtype=torch.uint8, device=device)
     return {"energy": lambda: select("energy", [(c.float() for c in rows.split(300)) for rows in images], 64, "dct")}
@@ -104,39 +100,32 @@ def _selection(rule: str, shape: tuple[int, ...], k: int, device: torch.device) 
 
 # -- one update ------------------------------------------------------------------------------------------------
 
-CLASSES, REAL, SYNTHETIC = 10, 256, 32
+CLASSES, REAL = 10, 256
 
 
-def dm_cifar10(device: torch.device) -> dict[str, Callable[[], object]]:
+def dm_cifar10(device: torch.device) -> Versions:
     """one DM update as published for CIFAR-10 (ConvNetD3, 256 real and 32 synthetic images a class, DSA)"""
-    args = SynSetArgs(3, CLASSES, (32, 32), device, ipc=2, msz_per_channel=64, lr_freq=1e6, mom_freq=0.5)
-    images = torch.randn(CLASSES * SYNTHETIC, 3, 32, 32, device=device)
-    labels = torch.arange(CLASSES, device=device).repeat_interleave(SYNTHETIC)
-    synset = SynSet(args)
-    synset.init(images, labels, [torch.where(labels == c)[0] for c in range(CLASSES)])
-    real = torch.randn(CLASSES * REAL, 3, 32, 32, device=device)
-    network = build_network("ConvNetD3", 3, CLASSES, (32, 32)).to(device).requires_grad_(False)
-    compiled = torch.compile(network.embed) if can_compile(tqdm.write) else network.embed
+    synset, real, network = _cifar10(64, device)
+    network.requires_grad_(False)
+    compiled = torch.compile(network.embed) if _compiles() else network.embed
     chunk = 4096 if device.type == "cuda" else REAL
 
     def loop() -> None:
         """The same mathematics as the authors write it: class by class, eager, one backward at the end."""
-        drawn = _begin(synset, network, device)
+        drawn = _begin(synset, network, DSA_STRATEGY)
         loss = real.new_zeros(())
         for c in range(CLASSES):
-            params = drawn[c : c + 1]
-            there = network.embed(augment.apply(real[c * REAL : (c + 1) * REAL], params)).mean(dim=0).detach()
-            here = synset.get(range(c * SYNTHETIC, (c + 1) * SYNTHETIC))[0]
-            loss = loss + (there - network.embed(augment.apply(here, params)).mean(dim=0)).square().sum()
+            here, there = (augment.apply(images, drawn[c : c + 1]) for images in _of_class(c, synset, real))
+            loss = loss + (network.embed(there).mean(dim=0).detach() - network.embed(here).mean(dim=0)).square().sum()
         loss.backward()
         synset.optim_step()
 
     def chunked(embed: Callable[[Tensor], Tensor]) -> Callable[[], None]:
         def update() -> None:
-            drawn = _begin(synset, network, device)
+            drawn = _begin(synset, network, DSA_STRATEGY)
             decoded = synset.decode()
-            _, gradient = match(embed, real, decoded, CLASSES, drawn, chunk)
-            decoded.backward(gradient)
+            _, to_images = distribution.match(embed, real, decoded, CLASSES, drawn, chunk)
+            decoded.backward(to_images)
             synset.optim_step()
 
         return update
@@ -148,18 +137,123 @@ def dm_cifar10(device: torch.device) -> dict[str, Callable[[], object]]:
     }
 
 
-def _begin(synset: SynSet, network: nn.Module, device: torch.device) -> augment.DSAParams:
+def dc_cifar10(device: torch.device) -> Versions:
+    """one DC update as published for CIFAR-10 (ConvNetD3, 256 real and 64 synthetic images a class)"""
+    synset, real, network = _cifar10(32, device)
+
+    def loop() -> None:
+        """The same mathematics as the authors write it: class by class, eager, one backward at the end."""
+        _begin(synset, network, "")
+        loss = real.new_zeros(())
+        for c in range(CLASSES):
+            here, there = (_gradients(network, images, c) for images in _of_class(c, synset, real))
+            target = {name: g.detach() for name, g in there.items()}
+            loss = loss + gradient.row_cosine(here, target)
+        loss.backward()
+        synset.optim_step()
+
+    def matched(chunk: int | None, compile: Callable[..., Any] | None = None) -> Callable[[], None]:
+        def update() -> None:
+            _begin(synset, network, "")
+            decoded = synset.decode()
+            _, to_images = gradient.match(network, real, decoded, CLASSES, chunk=chunk, compile=compile)
+            decoded.backward(to_images)
+            synset.optim_step()
+
+        return update
+
+    versions: Versions = {
+        "plain eager loop over classes": loop,
+        "class by class": matched(None),
+        "pieces of 32": matched(32),
+    }
+    if device.type == "cuda":
+        versions |= {f"{k} classes at once": matched(k * REAL) for k in (2, 5, 10)}
+    if _compiles():
+        versions["class by class, compiled"] = matched(None, lambda pass_: torch.compile(pass_, dynamic=False))
+    return versions
+
+
+def _gradients(network: nn.Module, images: Tensor, c: int) -> dict[str, Tensor]:
+    """Of the mean cross-entropy, by parameter, with a graph."""
+    named = dict(network.named_parameters())
+    loss = F.cross_entropy(network(images), torch.full((len(images),), c, device=images.device))
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values()), create_graph=True), strict=True))
+
+
+def _cifar10(k: int, device: torch.device) -> tuple[SynSet, Tensor, Any]:
+    """A synthetic set at ipc 2, 256 real images a class, and ConvNetD3."""
+    args = SynSetArgs(3, CLASSES, (32, 32), device, ipc=2, msz_per_channel=k, lr_freq=1.0, mom_freq=0.5)
+    count = 2 * 32 * 32 // k
+    images = torch.randn(CLASSES * count, 3, 32, 32, device=device)
+    labels = torch.arange(CLASSES, device=device).repeat_interleave(count)
+    synset = SynSet(args)
+    synset.init(images, labels, list(torch.arange(CLASSES * count, device=device).split(count)))
+    real = torch.randn(CLASSES * REAL, 3, 32, 32, device=device)
+    return synset, real, build_network("ConvNetD3", 3, CLASSES, (32, 32)).to(device)
+
+
+def _of_class(c: int, synset: SynSet, real: Tensor) -> tuple[Tensor, Tensor]:
+    """(synthetic, real) images of class c, [n, 3, 32, 32] and [256, 3, 32, 32]."""
+    n = synset.num_per_class
+    return synset.get(range(c * n, (c + 1) * n))[0], real[c * REAL : (c + 1) * REAL]
+
+
+def _begin(synset: SynSet, network: nn.Module, strategy: str) -> augment.DSAParams:
     """What every update starts with: a fresh network, an augmentation per class, no gradient."""
     reinitialise(network, derive(0, "network"))
     synset.optim_zero_grad()
-    return augment.sample(DSA_STRATEGY, CLASSES, generator(0, "augmentation"), (32, 32), device=device)
+    return augment.sample(strategy, CLASSES, generator(0, "augmentation"), (32, 32), device=synset.coefficients.device)
 
 
-BENCHMARKS: dict[str, Callable[[torch.device], dict[str, Callable[[], object]]]] = {
+@lru_cache
+def _compiles() -> bool:
+    return can_compile(tqdm.write)
+
+
+# -- experts ---------------------------------------------------------------------------------------------------
+
+EXPERT_IMAGES = 5000
+
+
+def expert_epoch(device: torch.device) -> Versions:
+    """a tenth of an expert's epoch on CIFAR-10 (ConvNetD3, 5,000 of 50,000 images, batches of 256, DSA)"""
+    images = torch.randint(0, 256, (EXPERT_IMAGES, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(EXPERT_IMAGES) % CLASSES
+    half = (0.5,) * 3
+    data = ImageData(images, labels, half, half, tuple(map(str, range(CLASSES))), "random").to(device)
+    network = build_network("ConvNetD3", 3, CLASSES, (32, 32)).to(device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    loader = DataLoader(TensorDataset(data.batch(slice(None)).cpu(), labels), batch_size=256, shuffle=True)
+
+    def by_loader() -> None:
+        """Normalised float images one by one through a DataLoader, as the authors feed them."""
+        draws = generator(0, "experts")
+        network.train()
+        for some, wanted in loader:
+            some, wanted = some.to(device), wanted.to(device)
+            drawn = augment.sample(DSA_STRATEGY, len(some), draws, (32, 32), one_strategy=True, device=device)
+            loss = F.cross_entropy(network(augment.apply(some, drawn)), wanted)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    def batched(forward: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+        return lambda: train_epoch(network, data, optimizer, 256, DSA_STRATEGY, generator(0, "experts"), forward)
+
+    versions: Versions = {"images one by one through a DataLoader": by_loader, "batches of a tensor": batched(network)}
+    if _compiles():
+        versions["batches of a tensor, compiled"] = batched(torch.compile(network))
+    return versions
+
+
+BENCHMARKS: dict[str, Callable[[torch.device], Versions]] = {
     "variance_32": variance_32,
     "variance_128": variance_128,
     "energy_cifar10": energy_cifar10,
     "dm_cifar10": dm_cifar10,
+    "dc_cifar10": dc_cifar10,
+    "expert_epoch": expert_epoch,
 }
 
 if __name__ == "__main__":

@@ -1,33 +1,25 @@
 """Trajectory matching, unrolled plainly and by the adjoint method: `python benchmarks/trajectory.py --help`.
 
-Time of one update's loss and gradients, in turns (see steps.py), and its peak memory, each version in a process of its
-own: on a CPU what the process holds at most beyond what it held before the first step, the compiler's own memory
-included; on a GPU what tensors take at most. The unroll in plain takes about 3 MB an image and step: mind --plain_most.
+Time of one update's loss and gradients, and its peak memory (see measure.py). The unroll in plain takes about 3 MB an
+image and step at 32 px, 45 MB at 128 px with ConvNetD5: mind --plain_most.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from steps import in_turns
+from measure import apart, in_turns, peak, report
 from tqdm import tqdm
 
 from common import augment
-from common.devices import can_compile, describe_hardware, resolve_device
+from common.devices import can_compile, resolve_device
 from common.errors import run_command
-from common.files import write_json
 from common.matching.trajectory import Step, Unroll, build_student, flatten, match
 from common.networks import build_network, reinitialise
 from common.options import DSA_STRATEGY, parse_plain
-from common.run import code_version
 from common.seeds import derive, generator
 
 CLASSES = 10
@@ -40,13 +32,17 @@ class Options:
     syn_steps: tuple[int, ...] = (2, 10, 50)
     """numbers of steps T"""
     images: int = 160
-    """synthetic images of 3x32x32, all of them in every step (160 is CIFAR-10 at ipc 1)"""
+    """synthetic images, all of them in every step (160 is CIFAR-10 at ipc 1)"""
+    image_size: int = 32
+    """side of the images in pixels"""
     model: str = "ConvNetD3"
     """the network"""
     chunk: int = 32
     """images a pass takes at most, in the versions in chunks"""
     plain_most: int = 10
-    """largest T that is unrolled plainly, too"""
+    """largest T that is unrolled plainly, too (0: none)"""
+    whole: bool = True
+    """also the adjoint without chunks"""
     repeats: int = 5
     """times that each version runs, after one run to warm up; 0 to weigh only"""
     memory: bool = True
@@ -77,42 +73,45 @@ VERSIONS = {
 def main() -> None:
     options = parse_plain(Options)
     device = resolve_device(options.device)
-    compiles = _apart(can_compile, tqdm.write)
-    names = [name for name, version in VERSIONS.items() if compiles or not version.compiled]
+    compiles = apart(can_compile, tqdm.write)
+    names = [
+        name
+        for name, version in VERSIONS.items()
+        if (compiles or not version.compiled) and (options.whole or version.in_chunks or version.unroll == "plain")
+    ]
     cases = {
         count: [name for name in names if VERSIONS[name].unroll == "adjoint" or count <= options.plain_most]
         for count in options.syn_steps
     }
     results: dict[str, dict[str, Any]] = {f"T = {count}": {} for count in cases}
-    tqdm.write(f"{options.model}, {options.images} images of 3x32x32, chunks of {options.chunk}")
-    # First the memory: a new process inherits the peak of the one that started it.
+    side = options.image_size
+    tqdm.write(f"{options.model}, {options.images} images of 3x{side}x{side}, chunks of {options.chunk}")
     for count, here in cases.items() if options.memory else ():
         tqdm.write(f"T = {count}: memory")
         weights = results[f"T = {count}"]["peak_mib"] = {}
         for name in here:
-            weights[name] = _apart(_peak, name, count, options)
+            weights[name] = peak(update, VERSIONS[name], count, options, device=device)
             tqdm.write(f"  {name:<44} {weights[name]:9.0f} MiB at most")
     for count, here in cases.items() if options.repeats else ():
         tqdm.write(f"T = {count}: time")
         updates = {name: update(VERSIONS[name], count, options) for name in here}
         results[f"T = {count}"]["seconds"] = in_turns(updates, options.repeats, device)
-    if options.output:
-        content = {"results": results, "version": code_version(), "hardware": describe_hardware(device)}
-        write_json(Path(options.output), content)
+    report(options.output, results, device)
 
 
 def update(version: Version, count: int, options: Options) -> Callable[[], object]:
     """Loss and gradients of `count` steps on all images, each step with a DSA strategy of its own."""
     device = resolve_device(options.device)
-    network = build_network(options.model, 3, CLASSES, (32, 32)).to(device)
+    im_size = (options.image_size, options.image_size)
+    network = build_network(options.model, 3, CLASSES, im_size).to(device)
     reinitialise(network, derive(0, "network"))
     start = flatten(network.parameters())
     target = start + 0.01 * torch.randn(start.shape, generator=generator(0, "target")).to(device)
-    images = torch.randn(options.images, 3, 32, 32, generator=generator(0, "images")).to(device)
+    images = torch.randn(options.images, 3, *im_size, generator=generator(0, "images")).to(device)
     labels = torch.arange(options.images, device=device) % CLASSES
     draws = generator(0, "augmentation")
     drawn = [
-        augment.sample(DSA_STRATEGY, options.images, draws, (32, 32), one_strategy=True, device=device)
+        augment.sample(DSA_STRATEGY, options.images, draws, im_size, one_strategy=True, device=device)
         for _ in range(count)
     ]
     steps = [Step(None, augmentation) for augmentation in drawn]
@@ -120,28 +119,6 @@ def update(version: Version, count: int, options: Options) -> Callable[[], objec
     chunk = options.chunk if version.in_chunks else None
     step_size = torch.tensor(0.01, device=device)
     return lambda: match(student, start, target, images, labels, step_size, steps, chunk=chunk, unroll=version.unroll)
-
-
-def _apart(function: Callable[..., Any], *given: object) -> Any:
-    """What the function returns in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
-        return one.submit(function, *given).result()
-
-
-def _peak(name: str, count: int, options: Options) -> float:
-    """MiB that one update takes at most."""
-    run = update(VERSIONS[name], count, options)
-    if resolve_device(options.device).type == "cuda":
-        run()
-        return torch.cuda.max_memory_allocated() / 2**20
-    before = _most_held()
-    run()
-    return _most_held() - before
-
-
-def _most_held() -> float:
-    """MiB of memory that this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""How the benchmarks measure: versions in turns, so that a busy machine slows all alike, and memory in processes apart.
+
+Read the ratio of the medians, not the seconds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from common.devices import describe_hardware
+from common.files import write_json
+from common.run import code_version
+
+Versions = dict[str, Callable[[], object]]
+
+
+def in_turns(versions: Versions, repeats: int, device: torch.device) -> dict[str, Any]:
+    """Median seconds of each version, and the ratio of each to the first; printed as they come."""
+    seconds: dict[str, list[float]] = {name: [] for name in versions}
+    for turn in tqdm(range(repeats + 1), desc="  turns", leave=False):
+        for name, version in versions.items():
+            begun = time.perf_counter()
+            version()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if turn > 0:
+                seconds[name].append(time.perf_counter() - begun)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    first = next(iter(medians.values()))
+    for name, median in medians.items():
+        spread = f"{min(seconds[name]):.4f} to {max(seconds[name]):.4f}"
+        tqdm.write(f"  {name:<44} {median:9.4f} s  ({spread} s, {repeats} runs)  first / this = {first / median:.2f}")
+    return {
+        name: {"median_s": medians[name], "runs_s": seconds[name], "speedup": first / medians[name]} for name in medians
+    }
+
+
+def peak(prepare: Callable[..., Callable[[], object]], *given: object, device: torch.device) -> float:
+    """MiB that one call of `prepare(*given)`'s version takes at most, in a process of its own.
+
+    On a CPU what the process holds at most beyond what it held before the call, the compiler's own memory included; on
+    a GPU what tensors take at most. Call it before anything large is in memory: a new process inherits the peak of the
+    one that started it.
+    """
+    return apart(_peak, prepare, given, device)
+
+
+def apart(function: Callable[..., Any], *given: object) -> Any:
+    """What the function returns in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
+        return one.submit(function, *given).result()
+
+
+def _peak(prepare: Callable[..., Callable[[], object]], given: tuple[object, ...], device: torch.device) -> float:
+    version = prepare(*given)
+    if device.type == "cuda":
+        version()
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    before = _most_held()
+    version()
+    return _most_held() - before
+
+
+def _most_held() -> float:
+    """MiB of memory that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def report(path: str | None, results: dict[str, Any], device: torch.device) -> None:
+    """Write the results with the code version and the hardware to a JSON file, if one is named."""
+    if path:
+        write_json(Path(path), {"results": results, "version": code_version(), "hardware": describe_hardware(device)})
