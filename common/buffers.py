@@ -180,7 +180,7 @@ def trajectory_shape(file: Path) -> tuple[int, int]:
 
 def damaged(file: Path, what: str) -> InputError:
     """The error of an expert's file that cannot be used as it is."""
-    return InputError(f"{file} is damaged ({what}): run TM/buffer.py as before, which trains this expert anew")
+    return InputError(f"{file} is damaged ({what}): run buffer.py as before, which trains this expert anew")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

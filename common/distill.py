@@ -22,6 +22,7 @@ from common import report
 from common.devices import precision
 from common.errors import InputError
 from common.evaluate import Batches, EvaluationProtocol, evaluate, in_percent, point_of
+from common.networks import Network
 from common.run import Run
 from common.setting import Setting
 from common.step_size import StepSize
@@ -87,6 +88,11 @@ def _say(summary: dict[str, Any], run: Run) -> None:
     for label, key in {"before optimisation": "start", "last": "last", "best on test": "best_on_test"}.items():
         point = summary[key]
         run.log(f"{label:>20}: {in_percent(point)} ({point['n']} x {point['network']}, {point['iteration']} updates)")
+    for name, figures in summary.get("best_on_test_by_network", {}).items():
+        last = summary["last"]["networks"][name]
+        run.log(
+            f"{name:>20}: last {in_percent(last)}, best on test {in_percent(figures)} ({figures['iteration']} updates)"
+        )
     run.log(f"{'synthetic set':>20}: {summary['file']} ({summary['file_bytes']:,} bytes)")
 
 
@@ -228,16 +234,18 @@ class _Loop:
 
     @property
     def protocol(self) -> EvaluationProtocol:
-        """How networks are trained at this point: with the learned step size, where there is one."""
+        """How networks are trained at this point: kind dc takes the learned step size, where there is one."""
         protocol = self.setting.protocol
-        return protocol if self.step_size is None else dataclasses.replace(protocol, lr=self.step_size.value.item())
+        if self.step_size is None or protocol.kind == "glad":
+            return protocol
+        return dataclasses.replace(protocol, lr=self.step_size.value.item())
 
     def _evaluate(self) -> None:
         """Train and test `num_eval` networks of each kind on the set as it is now; keep set, figures and a picture."""
         self.save()
         begun, options = time.monotonic(), self.options
         images, labels = self.synset.get(need_copy=True)
-        batches, evaluated = Batches(images, labels), self.setting.evaluated
+        batches, evaluated = Batches(images, labels), self._tested_now()
         protocol = self.protocol
         protocols = {name: protocol.for_network(options.dataset, name) for name in evaluated}
         numbers = {name: range(len(self.unfinished.get(name, [])), options.num_eval) for name in evaluated}
@@ -266,11 +274,17 @@ class _Loop:
                     self.save()
         point = {"iteration": self.iteration, **point_of(self.unfinished, self.setting.principal)}
         if self.step_size is not None:
-            point["step_size"] = protocol.lr
+            point["step_size"] = self.step_size.value.item()
         self.unfinished = {}
         self._keep(point, images)
         self.run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
         self.save()
+
+    def _tested_now(self) -> dict[str, Network]:
+        """All networks, or only the one that stands for them while the others wait."""
+        if not self.options.wait_eval or self.iteration == self.options.Iteration:
+            return self.setting.evaluated
+        return {self.setting.principal: self.setting.evaluated[self.setting.principal]}
 
     def _keep(self, point: dict[str, Any], images: Tensor) -> None:
         data = self.setting.train
@@ -297,6 +311,16 @@ class _Loop:
     def best(self) -> dict[str, Any]:
         """The evaluation with the highest mean, the first of equals."""
         return max(self.evaluations, key=lambda point: point["mean"])
+
+    def _best_by_network(self) -> dict[str, dict[str, Any]]:
+        """Of each network the evaluation with its highest mean, the first of equals, and the iteration of it."""
+        best: dict[str, dict[str, Any]] = {}
+        for point in self.evaluations:
+            for name, figures in point.get("networks", {point["network"]: point}).items():
+                if name not in best or figures["mean"] > best[name]["mean"]:
+                    best[name] = {key: figures[key] for key in ("mean", "std", "n", "accuracies")}
+                    best[name]["iteration"] = point["iteration"]
+        return best
 
     def _metadata(self, point: dict[str, Any]) -> dict[str, Any]:
         data, options = self.setting.train, self.options
@@ -342,6 +366,7 @@ class _Loop:
             "start": self.evaluations[0],
             "last": self.evaluations[-1],
             "best_on_test": self.best,
+            **({} if len(self.setting.evaluated) == 1 else {"best_on_test_by_network": self._best_by_network()}),
             "evaluation": self.protocol.as_metadata(),
             "budget": self.synset.budget(),
             "file": str(self.run.folder / "synset.safetensors"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
@@ -10,16 +11,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from common import augment, dc_augment
 from common.datasets import ImageData, draw_per_class
 from common.networks import reinitialise
 from common.options import DistillOptions
-from common.seeds import derive, generator
+from common.pools import EvalProtocol
+from common.seeds import derive, generator, seeded
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 AUGMENTED_EPOCHS, PLAIN_EPOCHS = 1000, 300  # DC's main script
+# GLaD's protocol, as the authors' ImageNet-abcde uses it.
+GLAD_STEP_SIZES, GLAD_STEP_SIZE = {"VGG11": 1e-4}, 1e-3
+GLAD_DECAY = 0.995  # of the weights' moving average, an epoch
+GLAD_FIRST = 1e-7  # of the step size, as a share of the full one
 _TEST_BATCH = 500
 
 
@@ -46,43 +53,67 @@ class Batches:
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """The evaluation of DC, DM, TM and 3D-MNIST in the authors' code.
+    """How networks are trained on a synthetic set: SGD with momentum 0.9 and weight decay 5e-4, in one of two ways.
 
-    SGD with momentum 0.9 and weight decay 5e-4 for epochs + 1 epochs; after epoch epochs // 2 + 1 the step size falls
-    to a tenth and the momentum starts again from zero. epochs: None for DC's rule, 1000 where images are augmented and
-    300 where they are not. strategy: DSA per image, '' for none. dc_strategy: what DC's augmentation does instead.
+    kind dc (DC, DM, TM and 3D-MNIST in the authors' code): epochs + 1 epochs; after epoch epochs // 2 + 1 the step size
+    falls to a tenth and the momentum starts again from zero. The network is tested.
+    kind glad (ImageNet-abcde, after GLaD): `epochs` epochs; the step size rises linearly in the first half and falls to
+    zero by a cosine in the second; the weights' moving average over epochs is tested.
+    epochs: None for DC's rule, 1000 where images are augmented and 300 where they are not. lr: the step size, None for
+    GLaD's table. strategy: DSA per image, '' for none. dc_strategy: what DC's augmentation does instead.
     `for_network` fills in what depends on the network.
     """
 
     epochs: int | None
-    lr: float
+    lr: float | None
     batch: int
     strategy: str
     dc_strategy: str = ""
+    kind: EvalProtocol = "dc"
 
     @classmethod
     def of(cls, options: DistillOptions) -> EvaluationProtocol:
         """The protocol that a distillation's options ask for."""
-        return cls(options.epoch_eval_train, options.lr_net, options.batch_train, options.strategy)
+        lr = options.lr_net if options.eval_protocol == "dc" else None
+        return cls(options.epoch_eval_train, lr, options.batch_train, options.strategy, kind=options.eval_protocol)
 
     def for_network(self, dataset: str, network: str) -> EvaluationProtocol:
-        """This protocol for one of the evaluated networks: without DSA some are augmented as DC does."""
+        """This protocol for one of the evaluated networks.
+
+        Where nothing else is said, step size and epochs follow the network, and without DSA kind dc augments the
+        images of some as DC does.
+        """
         dsa = bool(augment.parse_strategy(self.strategy))
-        dc_strategy = "" if dsa else dc_augment.strategy_for(dataset, network)
+        dc_strategy = "" if dsa or self.kind == "glad" else dc_augment.strategy_for(dataset, network)
         by_rule = AUGMENTED_EPOCHS if dsa or dc_strategy else PLAIN_EPOCHS
         epochs = by_rule if self.epochs is None else self.epochs
-        return replace(self, epochs=epochs, dc_strategy=dc_strategy)
+        lr = self.lr
+        if lr is None:
+            lr = next((each for name, each in GLAD_STEP_SIZES.items() if network.startswith(name)), GLAD_STEP_SIZE)
+        return replace(self, epochs=epochs, lr=lr, dc_strategy=dc_strategy)
 
     @property
     def epochs_of_training(self) -> int:
-        """Epochs that are run, one more than `epochs`. Raises ValueError where `for_network` has yet to say."""
+        """Epochs that are run. Raises ValueError where `for_network` has yet to say."""
         if self.epochs is None:
             raise ValueError("The number of epochs depends on the network: for_network comes first.")
-        return self.epochs + 1
+        return self.epochs + 1 if self.kind == "dc" else self.epochs
+
+    def step_size(self, epoch: int) -> float:
+        """The step size of an epoch, counted from 0. Raises ValueError where `for_network` has yet to say."""
+        if self.lr is None or self.epochs is None:
+            raise ValueError("The step size depends on the network: for_network comes first.")
+        if self.kind == "dc":
+            return self.lr if epoch < slow_from(self.epochs) else 0.1 * self.lr
+        half = max(1, self.epochs // 2)
+        if epoch <= half:
+            return self.lr * (GLAD_FIRST + (1 - GLAD_FIRST) * epoch / half)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - half - 1) / half))
 
     def as_metadata(self) -> dict[str, Any]:
         """The JSON form that a synthetic-set file carries."""
-        return {key: value for key, value in asdict(self).items() if (key, value) != ("dc_strategy", "")}
+        defaults = (("dc_strategy", ""), ("kind", "dc"))
+        return {key: value for key, value in asdict(self).items() if (key, value) not in defaults}
 
 
 def train(
@@ -94,15 +125,20 @@ def train(
     check_stop: Callable[[], None] = lambda: None,
     on_epoch: Callable[[], object] = lambda: None,
 ) -> None:
-    """Train `network` in place. draws: a CPU generator for the order of images and the augmentation.
+    """Train `network` in place, so that it ends with the weights to test. Nothing waits for the device in an epoch.
 
-    forward: the network or its compiled form. check_stop may raise between steps. Nothing waits for the device in here.
+    draws: a CPU generator for the order of images and the augmentation. forward: the network or its compiled form.
+    check_stop may raise between steps.
     """
-    epochs = protocol.epochs_of_training
-    for epoch in range(epochs):
-        if epoch == 0 or epoch == slow_from(epochs - 1):
-            lr = protocol.lr if epoch == 0 else 0.1 * protocol.lr
+    # Batch statistics are averaged as the weights are.
+    average = (
+        AveragedModel(network, multi_avg_fn=_running_average, use_buffers=True) if protocol.kind == "glad" else None
+    )
+    for epoch in range(protocol.epochs_of_training):
+        lr = protocol.step_size(epoch)
+        if epoch == 0 or (average is None and epoch == slow_from(protocol.epochs_of_training - 1)):
             optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        optimizer.param_groups[0]["lr"] = lr
         train_epoch(
             network,
             data,
@@ -114,7 +150,22 @@ def train(
             check_stop,
             protocol.dc_strategy,
         )
+        if average is not None:
+            average.update_parameters(network)
         on_epoch()
+    if average is not None:
+        network.load_state_dict(average.module.state_dict())
+
+
+@torch.no_grad()
+def _running_average(
+    averages: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], count: Tensor | int
+) -> None:
+    """The mean of all epochs' values while those are few, later an exponential average. count: epochs in `averages`."""
+    if averages[0].is_floating_point():
+        torch._foreach_lerp_(averages, current, max(1 / (int(count) + 1), 1 - GLAD_DECAY))
+    else:  # how many batches BatchNorm has seen
+        torch._foreach_copy_(averages, current)
 
 
 def slow_from(epochs: int) -> int:
@@ -187,7 +238,8 @@ def evaluate(
     for number in numbers:
         reinitialise(network, derive(seed, "evaluation network", point, number))
         draws = generator(seed, "evaluation draws", point, number)
-        train(network, training_sets(number), protocol, draws, forward, check_stop, on_epoch)
+        with seeded(network, seed, "evaluation dropout", point, number):
+            train(network, training_sets(number), protocol, draws, forward, check_stop, on_epoch)
         yield accuracy(network, test_data, forward)
 
 

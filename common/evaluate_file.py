@@ -85,7 +85,9 @@ def evaluate_file(options: EvaluateOptions, objective: str, defaults: dict[str, 
     else:
         subject = _stored_set(options, options.synset, device)
     test, protocol = subject.test, subject.protocol
-    pool = build_pool(options.eval_mode or "SS", subject.network, test.channels, test.num_classes, test.im_size)
+    pool = build_pool(
+        options.eval_mode or "SS", subject.network, test.channels, test.num_classes, test.im_size, protocol.kind
+    )
     compiles = options.compile and can_compile(tqdm.write)
     accuracies: dict[str, list[float]] = {}
     for name, network in pool.items():
@@ -128,7 +130,7 @@ def _stored_set(options: EvaluateOptions, file: str, device: torch.device) -> _S
     if options.zca is not None and options.zca != (zca is not None):
         raise InputError(f"{file} was made {'without' if zca is None else 'with'} ZCA whitening: leave out --zca")
     protocol = EvaluationProtocol(**metadata["evaluation"])
-    if "step_size" in metadata:
+    if "step_size" in metadata and (options.eval_protocol or protocol.kind) == "dc":
         # The step size that trajectory matching learned belongs to the set.
         protocol = dataclasses.replace(protocol, lr=metadata["step_size"])
     train, test = load_dataset(
@@ -191,6 +193,9 @@ def _baseline(options: EvaluateOptions, objective: str, defaults: dict[str, Any]
 
 def _override(protocol: EvaluationProtocol, options: EvaluateOptions) -> EvaluationProtocol:
     """The protocol with what flags say instead."""
+    kind = options.eval_protocol or protocol.kind
+    if kind != protocol.kind:  # each has step sizes of its own
+        protocol = dataclasses.replace(protocol, kind=kind, lr=None if kind == "glad" else DistillOptions.lr_net)
     asked: dict[str, Any] = {
         "epochs": options.epoch_eval_train,
         "lr": options.lr_net,
@@ -198,7 +203,8 @@ def _override(protocol: EvaluationProtocol, options: EvaluateOptions) -> Evaluat
         "strategy": options.dsa_strategy,
     }
     protocol = dataclasses.replace(protocol, **{key: value for key, value in asked.items() if value is not None})
-    if not ((protocol.epochs is None or protocol.epochs >= 0) and protocol.lr > 0 and protocol.batch >= 1):
+    epochs, lr = protocol.epochs, protocol.lr
+    if not ((epochs is None or epochs >= 0) and (lr is None or lr > 0) and protocol.batch >= 1):
         raise InputError(f"--epoch_eval_train, --lr_net and --batch_train must be positive: {protocol}")
     parse_strategy(protocol.strategy)
     return protocol

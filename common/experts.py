@@ -17,7 +17,7 @@ from common.evaluate import TrainingSet, slow_from, train_epoch
 from common.matching.trajectory import flatten
 from common.networks import reinitialise
 from common.options import check_least, check_positive
-from common.seeds import derive, generator
+from common.seeds import derive, generator, seeded
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ def train_expert(
             lr = protocol.lr_teacher if epoch == 0 else 0.1 * protocol.lr_teacher
             optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=protocol.mom, weight_decay=protocol.l2)
         draws = generator(protocol.seed, "expert draws", number, epoch)
-        train_epoch(network, data, optimizer, protocol.batch_train, protocol.dsa_strategy, draws, forward, check_stop)
+        with seeded(network, protocol.seed, "expert dropout", number, epoch):
+            train_epoch(
+                network, data, optimizer, protocol.batch_train, protocol.dsa_strategy, draws, forward, check_stop
+            )
         trajectory[epoch + 1] = flatten(network.parameters())
         if not trajectory[epoch + 1].isfinite().all():
             raise InputError(

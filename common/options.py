@@ -20,7 +20,7 @@ from common.datasets.image_data import Statistics
 from common.devices import Precision
 from common.errors import InputError
 from common.frequency import TransformName
-from common.pools import EvalMode
+from common.pools import EvalMode, EvalProtocol
 from common.selection import SelectionRule
 from common.track import TrackerName
 
@@ -101,10 +101,14 @@ class EvaluationOptions:
     batch_train: int = 256
     """images per training step"""
     lr_net: float = 0.01
-    """step size of the evaluation networks (SGD, momentum 0.9, weight decay 5e-4)"""
+    """step size of the evaluation networks with --eval_protocol dc (SGD, momentum 0.9, weight decay 5e-4)"""
     eval_mode: EvalMode = "S"
     """networks that are tested: S the distillation network (without its BN), SS as it is, C it and ConvNet, or a pool:
-    M and B architectures (B with batch norm), ConvNet's W widths, D depths, A activations, P poolings, N norms"""
+    M and B architectures (B with batch norm), CIFAR architectures for small images, ConvNet's W widths, D depths,
+    A activations, P poolings, N norms"""
+    eval_protocol: EvalProtocol = "dc"
+    """dc: constant step size, a tenth of it in the second half; glad (ImageNet-abcde): warm-up, cosine, a step size by
+    architecture (1e-3, VGG11 1e-4), and the weights' moving average over epochs is tested"""
 
 
 @dataclass
@@ -139,6 +143,8 @@ class DistillOptions(EvaluationOptions, DataOptions):
     """augmentations, joined by underscores"""
     eval_it: int = 2000
     """updates between two evaluations (0: only before the first and after the last update)"""
+    wait_eval: bool = False
+    """test the distillation network alone until the last update, and only then the other networks of --eval_mode"""
     seed: int = 0
     """every random draw is a function of it"""
     device: str = "auto"
@@ -238,7 +244,10 @@ class EvaluateOptions:
     model: str | None = None
     """another network than the one it was made with (baselines: the recipe's)"""
     eval_mode: EvalMode | None = None
-    """test a pool of networks instead of one: M B W D A P N, or C, S, SS around the network; see distill.py --help"""
+    """test a pool of networks instead of one: M B CIFAR W D A P N, or C, S, SS around the network; see
+    distill.py --help"""
+    eval_protocol: EvalProtocol | None = None
+    """how networks are trained, dc or glad, if not as the file or the recipe says; glad has its own step sizes"""
     dataset: str | None = None
     """where the test images are, e.g. folder:PATH, if not where they were (baselines: digits)"""
     image_size: int | None = None
@@ -279,6 +288,7 @@ class EvaluateOptions:
 
 Options = TypeVar("Options", bound=DistillOptions)
 Recipes = TypeVar("Recipes", bound=DataOptions)
+Buffers = TypeVar("Buffers", bound=BufferOptions)
 Plain = TypeVar("Plain")
 Sources = dict[str, str]
 
@@ -311,7 +321,7 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     Raises InputError for values that cannot work; a flag that does not exist or does not parse exits with code 2.
     """
     argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
-    cell = _cell(argv)
+    cell = _cell(argv, kind)
     recipe = cell.recipe_of(objective, cell.ipc)
     options = tyro.cli(kind, args=argv, default=with_recipe(kind, recipe), **_STYLE)
     flags = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
@@ -326,24 +336,32 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     return options, sources
 
 
-def parse_buffer(argv: Sequence[str] | None = None) -> BufferOptions:
-    """The options of TM/buffer.py: flag, then what the recipes of TM say for every ipc of the dataset, then default."""
-    argv = _spell_out_booleans(BufferOptions, list(sys.argv[1:] if argv is None else argv))
-    cell = _cell(argv)
-    recipe = cell.recipe_of("TM", recipes.EVERY_IPC)
-    return tyro.cli(BufferOptions, args=argv, default=with_recipe(BufferOptions, recipe), **_STYLE)
+def parse_buffer(kind: type[Buffers], objective: str, argv: Sequence[str] | None = None) -> Buffers:
+    """The options of a buffer.py: flag, then what the recipes say for every ipc of the dataset, then default."""
+    argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
+    recipe = _cell(argv, kind).recipe_of(objective, recipes.EVERY_IPC)
+    return tyro.cli(kind, args=argv, default=with_recipe(kind, recipe), **_STYLE)
 
 
-def _cell(argv: Sequence[str]) -> _Cell:
-    """What decides the recipe, read before anything else is."""
+def _cell(argv: Sequence[str], kind: type[DataOptions]) -> _Cell:
+    """What decides the recipe, read before anything else is; its dataset is the kind's unless a flag names one."""
+    return _read_some(argv, _Cell(dataset=kind.dataset))
+
+
+def read_first(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
+    """The options of a kind alone, whatever else the command line says: what decides how the rest is read."""
+    return _read_some(sys.argv[1:] if argv is None else argv, kind())
+
+
+def _read_some(argv: Sequence[str], default: Plain) -> Plain:
     wanted = [word for word in argv if word not in ("-h", "--help")]
     quiet = {**_STYLE, "add_help": False, "console_outputs": False}
     try:
         with redirect_stderr(io.StringIO()):
-            cell, _ = tyro.cli(_Cell, args=wanted, return_unknown_args=True, **quiet)
+            read, _ = tyro.cli(type(default), args=wanted, default=default, return_unknown_args=True, **quiet)
     except SystemExit:  # a value is missing or wrong: the second reading meets it too, and says so
-        return _Cell()
-    return cell
+        return default
+    return read
 
 
 def parse_plain(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
@@ -409,6 +427,12 @@ def check_positive(options: object, key: str) -> None:
     """Raises InputError for an option that is not above zero."""
     if not getattr(options, key) > 0:
         raise InputError(f"--{key} {getattr(options, key)} must be positive")
+
+
+def refuse_step_size(options: EvaluationOptions, sources: Sources) -> None:
+    """Raises InputError for --lr_net where nothing would be trained with it."""
+    if options.eval_protocol == "glad" and sources["lr_net"] == "flag":
+        raise InputError("--lr_net has no use with --eval_protocol glad, which has step sizes of its own: leave it out")
 
 
 def check_float32(options: object, key: str) -> None:

@@ -7,8 +7,11 @@ what an uninterrupted one would have drawn.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 
 def derive(seed: int, purpose: str, *numbers: int) -> int:
@@ -20,3 +23,19 @@ def derive(seed: int, purpose: str, *numbers: int) -> int:
 def generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
     """A fresh CPU generator for one purpose. Draws are made on the CPU so that every device sees the same ones."""
     return torch.Generator().manual_seed(derive(seed, purpose, *numbers))
+
+
+@contextmanager
+def seeded(network: nn.Module, seed: int, purpose: str, *numbers: int) -> Iterator[None]:
+    """Torch's global generators, which dropout insists on, as a function of one purpose; afterwards as they were.
+
+    That of the CPU, and that of the GPU where the network is.
+    """
+    device = next(network.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # Not torch.manual_seed, which would reseed the other GPUs' generators as well.
+        torch.default_generator.manual_seed(derive(seed, purpose, *numbers))
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(derive(seed, purpose, *numbers))
+        yield

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from common import frequency
@@ -77,6 +77,14 @@ class Setting:
                 f"{self.options.model} normalises over the batch and takes all images at once: leave out --chunk"
             )
 
+    def check_no_dropout(self) -> None:
+        """Raises InputError for a network whose passes differ from one to the next, where several are one in theory."""
+        if any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.matched.modules()):
+            raise InputError(
+                f"{self.options.model} has dropout, which each pass over the same images would draw anew: "
+                "give another --model to match, this one can be among those that --eval_mode tests"
+            )
+
 
 def prepare(options: DistillOptions, sources: Sources, objective: str) -> Setting:
     """Read the data, build the networks, draw the initial synthetic set. Raises InputError for what cannot work."""
@@ -85,7 +93,9 @@ def prepare(options: DistillOptions, sources: Sources, objective: str) -> Settin
     train, test = options.load()
     options, sources = _fitted(options, sources, train.im_size)
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
-    pool = build_pool(options.eval_mode, options.model, train.channels, train.num_classes, train.im_size)
+    pool = build_pool(
+        options.eval_mode, options.model, train.channels, train.num_classes, train.im_size, options.eval_protocol
+    )
     train, test = train.to(device), test.to(device)
     synset = SynSet(
         SynSetArgs(

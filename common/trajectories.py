@@ -33,7 +33,7 @@ from common.buffers import (
 from common.datasets.image_data import fingerprint
 from common.errors import InputError
 from common.files import UNREADABLE
-from common.options import DataOptions, data_flags, parse_buffer
+from common.options import BufferOptions, DataOptions, data_flags, parse_buffer
 from common.run import dataset_folder
 from common.seeds import generator
 
@@ -140,7 +140,7 @@ class ExpertOrder:
             raise InputError(
                 f"{len(missing)} of the {len(state['names'])} experts that the run began with are missing in "
                 f"{self._buffer.folder} ({missing[0]}{', ...' if len(missing) > 1 else ''}): train them with "
-                "TM/buffer.py as before, or give --resume never to start over"
+                "buffer.py as before, or give --resume never to start over"
             )
         self._experts = [places[name] for name in state["names"]]
 
@@ -155,12 +155,19 @@ def find_buffer(buffer_path: str | Path, dataset: str, model: str, zca: bool) ->
     return theirs if numbered_files(theirs, _REPLAY) and not expert_files(ours) else ours
 
 
-def open_buffer(folder: Path, made_for: dict[str, Any], epochs: int = 1, data: DataOptions | None = None) -> Buffer:
+def open_buffer(
+    folder: Path,
+    made_for: dict[str, Any],
+    epochs: int = 1,
+    data: DataOptions | None = None,
+    objective: str = "TM",
+) -> Buffer:
     """The experts in a folder, checked against what they are to be used for.
 
     made_for: `buffers.describe` of the training images and the network. epochs: the last snapshot that will be asked
     for, max_start_epoch - 1 + expert_epochs. data: the options that chose the images, for the command that would train
-    missing experts. Only headers are read, of the authors' files the lists and one snapshot.
+    missing experts, and objective: whose buffer.py that is. Only headers are read, of the authors' files the lists and
+    one snapshot.
     Raises InputError for a folder without experts, for experts of another dataset, normalisation or network, with fewer
     epochs, and for files that are damaged or hold more than tensors.
     """
@@ -170,7 +177,8 @@ def open_buffer(folder: Path, made_for: dict[str, Any], epochs: int = 1, data: D
     experts = _replayed(folder, theirs, made_for) if theirs else _stored(folder, ours, made_for)
     if not experts:
         data = data or DataOptions(dataset=made_for["dataset"], zca=made_for["zca"] is not None)
-        raise InputError(f"no experts in {folder}: run `{_command(folder, data, made_for['model'], epochs)}` first")
+        command = _command(folder, data, made_for["model"], epochs, objective)
+        raise InputError(f"no experts in {folder}: run `{command}` first")
     digest = fingerprint(experts[0].snapshot(0)) if theirs else _digest(read_manifest(folder))
     buffer = Buffer(folder, tuple(experts), digest)
     if buffer.epochs < epochs:
@@ -192,7 +200,7 @@ def _stored(folder: Path, files: list[Path], made_for: dict[str, Any]) -> list[E
     if told:
         raise InputError(
             f"the experts in {folder} were made for something else ({told}): give the options that they were made "
-            "with, or train others with TM/buffer.py into another --buffer_path"
+            "with, or train others with buffer.py into another --buffer_path"
         )
     experts = []
     for file in files:
@@ -242,7 +250,7 @@ def _read_replay(file: Path) -> list[list[list[Tensor]]]:
         reason = (str(error).splitlines() or [""])[0].partition(". ")[0]
         raise InputError(
             f"{file} cannot be read ({reason}): it is damaged, or holds more than tensors, which is never loaded "
-            "because it could run code; copy it again, or train experts with TM/buffer.py"
+            "because it could run code; copy it again, or train experts with buffer.py"
         ) from error
     fits = isinstance(content, list) and all(
         isinstance(snapshots, list) and snapshots and all(isinstance(tensors, list) for tensors in snapshots)
@@ -285,11 +293,12 @@ def _check_whitening(folder: Path, made_for: dict[str, Any]) -> None:
         )
 
 
-def _command(folder: Path, data: DataOptions, model: str, epochs: int) -> str:
+def _command(folder: Path, data: DataOptions, model: str, epochs: int, objective: str) -> str:
     """The command line that trains what is missing, on the same images."""
     chosen = ["--dataset", data.dataset, *(["--recipe", data.recipe] if data.recipe else [])]
-    unless_given = parse_buffer(chosen)  # what the recipe says, where there is one
-    words = ["python", "TM/buffer.py", *chosen, "--model", model, *data_flags(data, unless_given)]
+    unless_given = parse_buffer(BufferOptions, objective, chosen)  # what the recipe says, where there is one
+    script = f"{objective.removesuffix('/TM')}/buffer.py"
+    words = ["python", script, *chosen, "--model", model, *data_flags(data, unless_given)]
     # A recipe may say fewer epochs than are asked for.
     words += ["--train_epochs", str(max(epochs, unless_given.train_epochs)), "--keep_epochs", str(epochs)]
     return shlex.join([*words, "--buffer_path", str(folder.parent.parent)])

@@ -25,7 +25,8 @@ from common.errors import InputError
 from common.experts import ExpertProtocol, train_expert
 from common.matching.trajectory import flatten
 from common.networks import build_network
-from common.options import DataOptions, parse_buffer
+from common.objectives import buffer as buffer_script
+from common.options import BufferOptions, DataOptions, parse_buffer
 from common.trajectories import ExpertOrder, find_buffer, open_buffer
 from tests.conftest import ROOT
 from tests.image_sets import make_data
@@ -152,7 +153,7 @@ def test_the_command_for_a_missing_buffer_reads_as_it_was_meant(tmp_path, data, 
     path = buffer_folder(tmp_path, data.dataset, MODEL, data.zca)
     with pytest.raises(InputError) as error:
         open_buffer(path, made_for(), epochs, data)
-    read = parse_buffer(shlex.split(str(error.value).split("`")[1])[2:])
+    read = parse_buffer(BufferOptions, "TM", shlex.split(str(error.value).split("`")[1])[2:])
     assert {key: getattr(read, key) for key in vars(data)} == vars(data)
     assert read.keep_epochs == epochs <= read.train_epochs
     assert (read.model, read.buffer_path) == (MODEL, str(tmp_path))
@@ -234,7 +235,7 @@ def test_damaged_files(folder, damage):
     file = expert_file(folder, 1)
     buffer = open_buffer(folder, made_for())
     damage(file)
-    refused(lambda: open_buffer(folder, made_for()), str(file), "is damaged", "run TM/buffer.py as before")
+    refused(lambda: open_buffer(folder, made_for()), str(file), "is damaged", "run buffer.py as before")
     shape = (EPOCHS + 1, made_for()["parameter_count"])
     assert missing_experts(folder, EXPERTS + 1, shape) == [1, EXPERTS]
     if damage is DAMAGE["truncated"]:  # while it is in use
@@ -480,9 +481,7 @@ class Evil:
 )
 def test_the_authors_files_damaged_or_with_code(authors, damage):
     damage(authors / "replay_buffer_10.pt")
-    refused(
-        lambda: open_buffer(authors, made_for()), "replay_buffer_10.pt cannot be read", "never loaded", "TM/buffer.py"
-    )
+    refused(lambda: open_buffer(authors, made_for()), "replay_buffer_10.pt cannot be read", "never loaded", "buffer.py")
     assert not (authors / "ran").exists()
 
 
@@ -555,13 +554,13 @@ def test_the_command_trains_the_experts(trained):
 
 def test_the_command_again_trains_only_what_is_missing(trained, tmp_path, monkeypatch):
     path = shutil.copytree(trained[0], tmp_path / "copy")
-    original, numbers = common.experts.train_expert, []
+    original, numbers = buffer_script.train_expert, []
 
     def counted(network, data, protocol, number, *rest):
         numbers.append(number)
         return original(network, data, protocol, number, *rest)
 
-    monkeypatch.setattr(common.experts, "train_expert", counted)
+    monkeypatch.setattr(buffer_script, "train_expert", counted)
     assert "2 of 2 experts are in" in train(path).out
     assert numbers == []
     expert_file(path / "digits" / MODEL, 0).unlink()
@@ -580,7 +579,7 @@ def test_two_processes_share_the_experts(trained, tmp_path, monkeypatch):
     """First another one trains expert 0 all the time; then it saves expert 1 before this one comes to it."""
     path = shutil.copytree(trained[0], tmp_path / "copy")
     folder = path / "digits" / MODEL
-    original, numbers = common.experts.train_expert, []
+    original, numbers = buffer_script.train_expert, []
     expert_file(folder, 0).unlink()
 
     def counted(network, data, protocol, number, *rest):
@@ -591,10 +590,10 @@ def test_two_processes_share_the_experts(trained, tmp_path, monkeypatch):
     with (folder / ".expert_0000.lock").open("w") as lock, (folder / ".lock").open("w") as shared:
         fcntl.flock(lock, fcntl.LOCK_EX)
         fcntl.flock(shared, fcntl.LOCK_SH)
-        monkeypatch.setattr(common.experts, "train_expert", lambda *_: pytest.fail("is another's"))
+        monkeypatch.setattr(buffer_script, "train_expert", lambda *_: pytest.fail("is another's"))
         assert "expert 0: left to another process" in train(path, "--test_every", 1).out
     expert_file(folder, 1).unlink()
-    monkeypatch.setattr(common.experts, "train_expert", counted)
+    monkeypatch.setattr(buffer_script, "train_expert", counted)
     result = train(path, "--test_every", 1)
     assert "expert 1: left to another process" in result.out
     assert numbers == [0]
@@ -684,11 +683,11 @@ def test_the_command_refuses_in_a_sentence(trained, flags, parts):
 
 
 def test_the_published_experts_are_the_default_and_recipes_change_them():
-    published = parse_buffer(["--dataset", "CIFAR10"])
+    published = parse_buffer(BufferOptions, "TM", ["--dataset", "CIFAR10"])
     assert (published.model, published.num_experts, published.train_epochs) == ("ConvNetD3", 100, 50)
     assert (published.lr_teacher, published.batch_train, published.mom, published.l2) == (0.01, 256, 0.0, 0.0)
     assert published.dsa
     assert not published.decay
-    assert parse_buffer(["--dataset", "Tiny"]).model == "ConvNetD4"
-    assert parse_buffer([]).num_experts < 100
-    assert parse_buffer(["--num_experts", "7"]).num_experts == 7
+    assert parse_buffer(BufferOptions, "TM", ["--dataset", "Tiny"]).model == "ConvNetD4"
+    assert parse_buffer(BufferOptions, "TM", []).num_experts < 100
+    assert parse_buffer(BufferOptions, "TM", ["--num_experts", "7"]).num_experts == 7

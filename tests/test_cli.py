@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.matching import distribution
+from common.objectives import dm
 from common.synset_file import load_synset
 from tests.conftest import ROOT
 
@@ -160,13 +160,13 @@ def test_variants_run_and_their_files_can_be_evaluated(tmp_path, flags):
 
 def test_batch_statistics_are_those_of_all_classes(tmp_path, monkeypatch):
     """A network with BatchNorm is not fed in pieces: each would be normalised by itself."""
-    original, chunks = distribution.match, []
+    original, chunks = dm.match, []
 
     def recorded(embed, real, images, classes, drawn, chunk):
         chunks.append(chunk)
         return original(embed, real, images, classes, drawn, chunk)
 
-    monkeypatch.setattr(distribution, "match", recorded)
+    monkeypatch.setattr(dm, "match", recorded)
     for model in ("ConvNetD1W32", "ConvNetD1W32BN"):
         words = [*SHORT, "--model", model, "--Iteration", 1, "--save_path", tmp_path / model]
         assert call("DM/distill.py", *words).code == 0

@@ -11,7 +11,7 @@ import torch
 
 from common.errors import InputError
 from common.evaluate import EvaluationProtocol
-from common.matching import gradient, trajectory
+from common.objectives import dc, tm
 from common.step_size import LEAST, StepSize
 from common.synset_file import load_synset
 from tests.test_cli import assert_refused, call
@@ -36,10 +36,10 @@ def buffers(tmp_path_factory):
 @pytest.fixture(scope="module")
 def commands(buffers):
     """Script and flags of a run of a few seconds, and what computes its loss."""
-    tm = ["--buffer_path", buffers, "--syn_steps", 2, "--max_start_epoch", 2, "--expert_epochs", 2]
+    flags = ["--buffer_path", buffers, "--syn_steps", 2, "--max_start_epoch", 2, "--expert_epochs", 2]
     return {
-        "DC": (["DC/distill.py", *TINY, "--batch_real", 16, "--Iteration", 4], gradient),
-        "TM": (["TM/distill.py", *TINY, *tm, "--Iteration", 4], trajectory),
+        "DC": (["DC/distill.py", *TINY, "--batch_real", 16, "--Iteration", 4], dc),
+        "TM": (["TM/distill.py", *TINY, *flags, "--Iteration", 4], tm),
     }
 
 
@@ -101,13 +101,13 @@ def test_variants_run(tmp_path, commands, objective, flags):
 
 def test_dc_makes_the_loops_updates_with_the_network_trained_between(tmp_path, commands, monkeypatch):
     words, _ = commands["DC"]
-    original, seen = gradient.match, []
+    original, seen = dc.match, []
 
     def recorded(network, *positional, **named):
         seen.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
         return original(network, *positional, **named)
 
-    monkeypatch.setattr(gradient, "match", recorded)
+    monkeypatch.setattr(dc, "match", recorded)
     flags = ["--outer_loop", 3, "--inner_loop", 1, "--Iteration", 2]
     assert call(*words, *flags, "--save_path", tmp_path).code == 0
     assert len(seen) == 6
@@ -145,7 +145,7 @@ def test_the_method_decides_on_augmentation_and_epochs(monkeypatch, flags, netwo
         seen.append(options)
         raise InputError("no data is read")
 
-    monkeypatch.setattr("common.setting.prepare", prepare)
+    monkeypatch.setattr("common.objectives.dc.prepare", prepare)
     assert_refused(call("DC/distill.py", "--dataset", "CIFAR10", "--ipc", 2, *flags), "no data is read")
     (options,) = seen
     assert options.dsa == ("DSA" in flags)
@@ -213,7 +213,7 @@ def test_the_learned_step_size_is_kept_and_evaluated_with(tmp_path, commands):
 
 def stop_after(words, path, updates):
     """Start TM, and stop it in update number `updates`."""
-    original, calls = trajectory.match, []
+    original, calls = tm.match, []
 
     def stopping(*positional, **named):
         calls.append(None)
@@ -222,7 +222,7 @@ def stop_after(words, path, updates):
         return original(*positional, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trajectory, "match", stopping)
+        patch.setattr(tm, "match", stopping)
         assert call(*words, "--save_path", path).code == 128 + signal.SIGTERM
 
 
@@ -258,13 +258,13 @@ def test_a_run_is_not_continued_with_other_experts(tmp_path, commands):
 
 def test_a_step_size_that_diverges_is_named(tmp_path, commands, monkeypatch):
     words, _ = commands["TM"]
-    original = trajectory.match
+    original = tm.match
 
     def diverging(*positional, **named):
         loss, gradient, _ = original(*positional, **named)
         return loss, gradient, torch.tensor(-float("inf"))
 
-    monkeypatch.setattr(trajectory, "match", diverging)
+    monkeypatch.setattr(tm, "match", diverging)
     result = call(*words, "--Iteration", 1, "--lr_lr", 1e30, "--save_path", tmp_path)
     assert_refused(result, "the step size after 1 updates is not finite", "--lr_lr (1e+30) or --lr_teacher")
 

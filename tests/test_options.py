@@ -224,7 +224,7 @@ def test_a_recipes_step_is_converted_and_a_flags_is_not(tmp_path, transform, ste
 )
 def test_statistics_of_a_recipe_are_for_its_own_dataset(words, stats):
     options, sources = parse(DistillOptions, "TM", words)
-    assert options.cifar100_stats == parse_buffer(words).cifar100_stats == stats
+    assert options.cifar100_stats == parse_buffer(BufferOptions, "TM", words).cifar100_stats == stats
     assert (sources["cifar100_stats"] == "default") == (stats == "cifar100")
 
 

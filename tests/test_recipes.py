@@ -12,6 +12,7 @@ import common.options as options_module
 from common import recipes
 from common.errors import InputError
 from common.networks import build_network
+from common.objectives import dc, dm, tm
 from common.options import DSA_STRATEGY, ClassMatchingOptions, check
 from tests.conftest import ROOT
 
@@ -20,8 +21,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FILES = sorted((ROOT / "common" / "recipes").glob("*.toml"))
-TABLES = {file.stem: tomllib.loads(file.read_text(encoding="utf-8")) for file in FILES}
+FOLDER = ROOT / "common" / "recipes"
+FILES = sorted(FOLDER.rglob("*.toml"))
+TABLES = {
+    str(file.relative_to(FOLDER).with_suffix("")): tomllib.loads(file.read_text(encoding="utf-8")) for file in FILES
+}
 # (channels, sides, images of the smallest training class, classes) of the datasets that recipes exist for.
 SHAPES = {
     "digits": (1, (8, 8), 139, 10),
@@ -32,6 +36,7 @@ SHAPES = {
     "SVHN": (3, (32, 32), 4659, 10),
     "Tiny": (3, (64, 64), 500, 200),
 }
+OBJECTIVES = {"DC": dc, "DM": dm, "TM": tm}
 BLOCKS = [
     pytest.param(objective, dataset, cell, id=f"{objective} {dataset} {cell}")
     for objective, table in TABLES.items()
@@ -48,13 +53,17 @@ CELLS = [
 
 def options_of(objective):
     """The dataclass behind <objective>/distill.py, with the type of each option."""
-    (script,) = [path for path in ROOT.glob("*/distill.py") if path.parent.name == objective]
-    names = runpy.run_path(str(script))
-    kind = names["Options"]
-    # The annotations of a script are text that its own names give a meaning to.
-    kinds = typing.get_type_hints(kind, {**vars(options_module), **names})
+    folder, _, part = objective.partition("/")
+    if part:  # a script for several objectives has a class for each
+        names = runpy.run_path(str(ROOT / folder / "distill.py"))
+        kind = names[part]
+    else:
+        names, kind = {}, OBJECTIVES[objective].Options
+    module = OBJECTIVES[part or objective]
+    # The annotations are text that the names of their modules give a meaning to.
+    kinds = typing.get_type_hints(kind, {**vars(options_module), **vars(module), **names})
     # TM's recipes also say how its experts are trained.
-    return kind, kinds | (typing.get_type_hints(options_module.BufferOptions) if objective == "TM" else {})
+    return kind, kinds | (typing.get_type_hints(options_module.BufferOptions) if objective.endswith("TM") else {})
 
 
 def fits(value, kind):
