@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from common.errors import InputError
-from common.networks import build_network, has_batchnorm, reinitialise
+from common.networks import FAMILIES, build_network, has_batchnorm, reinitialise
 
 # (name, parameters) for 10 classes of 3x32x32 images, counted in the authors' networks.
 PARAMETERS = [
@@ -99,6 +99,9 @@ def test_parameter_counts_of_larger_networks(name: str, classes: int, side: int,
         ("LeNet", 1, (28, 28), 84),
         ("LeNet", 1, (12, 12), 84),
         ("LeNet", 3, (16, 40), 84),
+        ("Conv3DNet", 1, (16, 16, 16), 512),
+        ("Conv3DNet", 1, (4, 12, 20), 64 * 1 * 2 * 3),
+        ("Conv3DNet", 3, (8, 17, 24), 64 * 1 * 2 * 3),
     ],
 )
 def test_features_before_the_classifier(name: str, channels: int, im_size: tuple[int, int], features: int) -> None:
@@ -108,6 +111,41 @@ def test_features_before_the_classifier(name: str, channels: int, im_size: tuple
     assert embedded.shape == (2, features)
     assert network.classifier.in_features == features
     torch.testing.assert_close(network(images), network.classifier(embedded))
+
+
+def test_conv3dnet_is_the_published_one() -> None:
+    network = build_network("Conv3DNet", 1, 10, (16, 16, 16))
+    assert count(network) == 228_618
+    volumes = torch.randn(2, 1, 16, 16, 16)
+    convolved = outputs(network.features, volumes)[::4]
+    assert [tuple(x.shape[1:]) for x in convolved] == [(64, side, side, side) for side in (20, 10, 5)]
+    norm = network.features[1]
+    x = network.features[0](volumes)
+    plain = (x - x.mean((2, 3, 4), keepdim=True)) / (x.var((2, 3, 4), keepdim=True, correction=0) + 1e-5).sqrt()
+    torch.testing.assert_close(norm(x), plain)
+    assert norm.weight.shape == norm.bias.shape == (64,)
+    network.eval()
+    torch.testing.assert_close(norm(x[:1]), plain[:1])  # nothing of the batch, nothing remembered
+    assert not has_batchnorm(network)
+
+
+def outputs(layers: nn.Sequential, x: torch.Tensor) -> list[torch.Tensor]:
+    """What each layer gives, in order."""
+    given = []
+    for layer in layers:
+        x = layer(x)
+        given.append(x)
+    return given
+
+
+@pytest.mark.parametrize("name", [name for family in FAMILIES for name in family.names])
+def test_every_network_takes_volumes_or_says_that_it_does_not(name: str) -> None:
+    with torch.device("meta"):
+        if name in ("MLP", "Conv3DNet"):
+            build_network(name, 1, 10, (16, 16, 16))
+        else:
+            with pytest.raises(InputError, match=r"two-dimensional images, not images of size \(16, 16, 16\)"):
+                build_network(name, 1, 10, (16, 16, 16))
 
 
 def test_parameters_come_in_the_order_of_stored_trajectories() -> None:
@@ -156,6 +194,10 @@ def test_batchnorm_is_recognised() -> None:
         ("ConvNetD3", 3, (32, 7), "largest depth that fits is 2"),
         ("ConvNet", 3, (1, 1), "only NP"),
         ("ConvNet", 1, (16, 16, 16), "two-dimensional"),
+        ("Conv3DNet", 1, (28, 28), r"takes three-dimensional images, not images of size \(28, 28\)"),
+        ("Conv3DNet", 1, (16, 3, 16), "Images of 1x16x3x16 are too small for Conv3DNet: it takes sides of 4 or more"),
+        ("Conv3DNet", 3, (16, 16, 7), "sides of 8 or more"),
+        ("conv3dnet", 1, (16, 16, 16), "Did you mean Conv3DNet"),
         ("ConvNetW10GN", 3, (32, 32), "not a multiple of 4"),
         ("ConvNet", 0, (32, 32), "at least one channel"),
         ("ConvNetD3", 3, (), "at least one channel"),
@@ -170,10 +212,13 @@ def test_what_cannot_be_built_is_explained(name: str, channels: int, im_size: tu
         build_network(name, channels, 10, im_size)
 
 
-@pytest.mark.parametrize("name", ["ConvNetD2W16", "ConvNetD2W16BN", "ConvNetD2W16LN"])
-def test_reinitialised_weights_are_those_of_a_network_built_under_the_seed(name: str) -> None:
-    network = build_network(name, 3, 10, (8, 8))
-    network(torch.randn(4, 3, 8, 8)).sum().backward()  # moves BatchNorm's statistics
+@pytest.mark.parametrize(
+    ("name", "im_size"),
+    [("ConvNetD2W16", (8, 8)), ("ConvNetD2W16BN", (8, 8)), ("ConvNetD2W16LN", (8, 8)), ("Conv3DNet", (8, 8, 8))],
+)
+def test_reinitialised_weights_are_those_of_a_network_built_under_the_seed(name: str, im_size: tuple[int, ...]) -> None:
+    network = build_network(name, 3, 10, im_size)
+    network(torch.randn(4, 3, *im_size)).sum().backward()  # moves BatchNorm's statistics
     with torch.no_grad():
         for p in network.parameters():
             p.add_(1)
@@ -183,7 +228,7 @@ def test_reinitialised_weights_are_those_of_a_network_built_under_the_seed(name:
     first = weights(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        assert same(first, weights(build_network(name, 3, 10, (8, 8))))
+        assert same(first, weights(build_network(name, 3, 10, im_size)))
     reinitialise(network, 6)
     assert not same(first, weights(network))
     reinitialise(network, 5)

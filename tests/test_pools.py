@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from common.errors import InputError
+from common.networks import has_batchnorm
 from common.pools import build_pool, pool_names, principal
 from tests.test_cli import SHORT, assert_refused, call, run_folder
 
@@ -35,6 +37,17 @@ def test_pools_are_the_authors(mode, model, names):
 def test_pools_of_convnets_can_be_built(mode):
     built = build_pool(mode, "ConvNetD3BN", 3, 10, (32, 32))
     assert list(built) == list(pool_names(mode, "ConvNetD3BN"))
+
+
+@pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32), (3, 64), (3, 128)])
+def test_pools_of_architectures_can_be_built_at_every_published_size(channels, side):
+    with torch.device("meta"):  # without their weights
+        pools = [build_pool(mode, "ConvNetD3", channels, 10, (side, side)) for mode in ("M", "B")]
+    assert [len(pool) for pool in pools] == [4, 5]
+    for pool, batchnorm in zip(pools, (False, True), strict=True):
+        assert {has_batchnorm(network) for network in pool.values()} == {batchnorm}
+        for network in pool.values():
+            assert network(torch.empty(2, channels, side, side, device="meta")).shape == (2, 10)
 
 
 def test_the_distillation_network_stands_for_its_pool():
@@ -95,9 +108,9 @@ def test_a_file_is_evaluated_on_a_pool(tested, tmp_path):
     assert "is stored in the file (2 x ConvNetNP)" in result.out
 
 
-def test_a_pool_with_a_network_that_does_not_exist_is_refused_before_the_run(tmp_path):
+def test_a_pool_with_a_network_that_cannot_take_the_images_is_refused_before_the_run(tmp_path):
     result = call("DM/distill.py", *SHORT, "--eval_mode", "M", "--save_path", tmp_path / "runs")
-    assert_refused(result, "--eval_mode M tests")
+    assert_refused(result, "--eval_mode M tests VGG11: Images of 1x8x8 are too small")
     assert not (tmp_path / "runs").exists()
     assert call("DM/distill.py", *SHORT, "--eval_mode", "Q", "--save_path", tmp_path / "runs").code == 2
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import InputError, close_names
-from common.networks import convnet, small
+from common.networks import alexnet, convnet, convnet3d, resnet, small, vgg, vit
 from common.networks.network import Network
 
 __all__ = ["FAMILIES", "Family", "Network", "build_network", "has_batchnorm", "reinitialise"]
@@ -33,6 +33,11 @@ class Family(NamedTuple):
 FAMILIES = (
     Family(convnet.build, convnet.NAMES, convnet.ACCEPTS),
     Family(small.build, small.NAMES, small.ACCEPTS),
+    Family(alexnet.build, alexnet.NAMES, alexnet.ACCEPTS),
+    Family(vgg.build, vgg.NAMES, vgg.ACCEPTS),
+    Family(resnet.build, resnet.NAMES, resnet.ACCEPTS),
+    Family(vit.build, vit.NAMES, vit.ACCEPTS),
+    Family(convnet3d.build, convnet3d.NAMES, convnet3d.ACCEPTS),
 )
 
 

@@ -1,7 +1,8 @@
 """The ConvNet family of the dataset-distillation literature: blocks of convolution, norm, activation and pooling.
 
-Facts from the authors' networks.py. Names are "ConvNet" and any of the suffixes in `ACCEPTS`, in that order:
-ConvNet, ConvNetD4, ConvNetW256, ConvNetD5BN, ConvNetASwishBN, ConvNetD3W64ALGNMP.
+Facts from the authors' networks.py and ImageNet-abcde/networks. Names are "ConvNet" and any of the suffixes in
+`ACCEPTS`, in that order: ConvNet, ConvNetD4, ConvNetW256, ConvNetD5BN or ConvNetD5_BN, ConvNetASwishBN, ConvNetD5GAP,
+ConvNetD3W64ALGNMP.
 """
 
 from __future__ import annotations
@@ -9,19 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import nn
 
 from common.errors import InputError
-from common.networks.network import Network
+from common.networks.network import Network, norm_layer, two_sides
 
 # Swish stands before S: the first alternative that matches wins.
-_NAME = re.compile(r"ConvNet(?:D([1-8]))?(?:W([1-9]\d*))?(?:A(Swish|S|R|L))?(?:([NBLIG])N)?(?:([NMA])P)?")
+_NAME = re.compile(r"ConvNet(?:D([1-8]))?(?:W([1-9]\d*))?(?:A(Swish|S|R|L))?(?:_?([NBLIG])N)?(?:([NMA])P)?(GAP)?")
 
 ACCEPTS = (
     "ConvNet followed by any of D1..D8 (blocks), W<width>, AS|AR|AL|ASwish (sigmoid, relu, leaky relu, swish), "
-    "NN|BN|LN|IN|GN (no, batch, layer, instance, group norm), NP|MP|AP (no, max, average pooling), in this order; "
-    "ConvNetKIP (width 1024, no norm)"
+    "NN|BN|LN|IN|GN (no, batch, layer, instance, group norm; _BN is BN), NP|MP|AP (no, max, average pooling), "
+    "GAP (width doubles with each block, global average), in this order; ConvNetKIP (width 1024, no norm)"
 )
 NAMES = (
     "ConvNet",
@@ -29,7 +29,8 @@ NAMES = (
     *(f"ConvNetD{depth}" for depth in range(1, 9)),
     *(f"ConvNetW{width}" for width in (32, 64, 128, 256, 512, 1024)),
     *(f"ConvNet{suffix}" for suffix in ("AS", "AR", "AL", "ASwish", "ASwishBN")),
-    *(f"ConvNet{suffix}" for suffix in ("NN", "BN", "LN", "IN", "GN", "NP", "MP", "AP")),
+    *(f"ConvNet{suffix}" for suffix in ("NN", "BN", "LN", "IN", "GN", "NP", "MP", "AP", "GAP")),
+    *(f"ConvNet_{suffix}" for suffix in ("NN", "BN", "LN", "IN", "GN")),
 )
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -38,12 +39,13 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "L": lambda: nn.LeakyReLU(0.01),
     "Swish": nn.SiLU,
 }
-_GROUPS = 4  # of GroupNorm, in the authors' networks.py
 
 
 class ConvNet(Network):
     """`depth` blocks of [3x3 convolution, norm, activation, 2x2 pooling], then a linear classifier.
 
+    The classifier sees all width * h * w features; with global_average each block is twice as wide as the one before,
+    and the classifier sees the last one's averages over all pixels.
     Images are [B, channels, H, W] of any size that `depth` poolings leave something of; they need not be square.
     norm, activation and pooling take the letters of the name: N|B|L|I|G, S|R|L|Swish, N|M|A.
     Raises InputError if the images are too small for the depth, or the width does not divide into GroupNorm's groups.
@@ -60,17 +62,12 @@ class ConvNet(Network):
         activation: str = "R",
         norm: str = "I",
         pooling: str = "A",
+        global_average: bool = False,
     ) -> None:
         super().__init__()
-        if len(im_size) != 2:
-            raise InputError(f"ConvNet takes two-dimensional images, not images of size {tuple(im_size)}.")
-        if norm == "G" and width % _GROUPS:
-            raise InputError(
-                f"GroupNorm splits the width into {_GROUPS} groups: {width} is not a multiple of {_GROUPS}."
-            )
         # One input channel is padded by 3, not 1, so each side grows by 4: the 28 pixels of MNIST act as 32.
         first_padding = 3 if channels == 1 else 1
-        height, breadth = (side + 2 * first_padding - 2 for side in im_size)
+        height, breadth = (side + 2 * first_padding - 2 for side in two_sides("ConvNet", im_size))
         if pooling != "N":
             fits = min(height, breadth).bit_length() - 1  # every pooling halves, rounding down
             if depth > fits:
@@ -80,34 +77,21 @@ class ConvNet(Network):
                 size = f"{channels}x{im_size[0]}x{im_size[1]}"
                 raise InputError(f"Images of {size} are too small for a ConvNet of depth {depth}: {remedy}.")
         layers: list[nn.Module] = []
-        for block in range(depth):
-            inputs, padding = (channels, first_padding) if block == 0 else (width, 1)
-            layers.append(nn.Conv2d(inputs, width, kernel_size=3, padding=padding))
+        inputs, outputs, padding = channels, width, first_padding
+        for _ in range(depth):
+            layers.append(nn.Conv2d(inputs, outputs, kernel_size=3, padding=padding))
             if norm != "N":
-                layers.append(_norm(norm, width, height, breadth))
+                layers.append(norm_layer(norm, outputs, height, breadth))
             layers.append(_ACTIVATIONS[activation]())
             if pooling != "N":
                 layers.append(nn.MaxPool2d(2) if pooling == "M" else nn.AvgPool2d(2))
                 height, breadth = height // 2, breadth // 2
+            inputs, outputs, padding = outputs, 2 * outputs if global_average else outputs, 1
+        if global_average:
+            layers.append(nn.AdaptiveAvgPool2d(1))
+            height = breadth = 1
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(width * height * breadth, num_classes)
-
-    def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """Features [B, width * h * w] of images [B, channels, H, W]."""
-        return self.features(x).flatten(1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [B, C] of images [B, channels, H, W]."""
-        return self.classifier(self.embed(x))
-
-
-def _norm(kind: str, width: int, height: int, breadth: int) -> nn.Module:
-    if kind == "B":
-        return nn.BatchNorm2d(width)
-    if kind == "L":
-        return nn.LayerNorm([width, height, breadth])
-    # One group per channel is instance norm; published parameter lists hold its affine weights under this form.
-    return nn.GroupNorm(width if kind == "I" else _GROUPS, width)
+        self.classifier = nn.Linear(inputs * height * breadth, num_classes)
 
 
 def build(name: str, channels: int, num_classes: int, im_size: Sequence[int]) -> ConvNet | None:
@@ -117,7 +101,7 @@ def build(name: str, channels: int, num_classes: int, im_size: Sequence[int]) ->
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    depth, width, activation, norm, pooling = match.groups()
+    depth, width, activation, norm, pooling, global_average = match.groups()
     return ConvNet(
         channels,
         num_classes,
@@ -127,4 +111,5 @@ def build(name: str, channels: int, num_classes: int, im_size: Sequence[int]) ->
         activation=activation or "R",
         norm=norm or "I",
         pooling=pooling or "A",
+        global_average=global_average is not None,
     )

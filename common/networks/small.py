@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
-from common.errors import InputError
-from common.networks.network import Network
+from common.networks.network import Network, too_small, two_sides
 
 NAMES = ("MLP", "LeNet")
 ACCEPTS = "MLP (two hidden layers of 128), LeNet"
@@ -31,14 +29,6 @@ class MLP(Network):
         )
         self.classifier = nn.Linear(_HIDDEN, num_classes)
 
-    def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """Features [B, 128]: the second hidden layer."""
-        return self.features(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [B, C] of images [B, channels, *im_size]."""
-        return self.classifier(self.embed(x))
-
 
 class LeNet(Network):
     """Two blocks of [5x5 convolution, ReLU, 2x2 max pooling] with 6 and 16 channels, then 120, 84 and C units.
@@ -48,15 +38,11 @@ class LeNet(Network):
 
     def __init__(self, channels: int, num_classes: int, im_size: Sequence[int]) -> None:
         super().__init__()
-        if len(im_size) != 2:
-            raise InputError(f"LeNet takes two-dimensional images, not images of size {tuple(im_size)}.")
+        sides = two_sides("LeNet", im_size)
         padding = 2 if channels == 1 else 0  # so the 28 pixels of MNIST act as 32
-        height, breadth = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in im_size)
+        height, breadth = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in sides)
         if min(height, breadth) < 1:
-            least = 16 - 2 * padding
-            raise InputError(
-                f"Images of {channels}x{im_size[0]}x{im_size[1]} are too small for LeNet: it takes {least} or more."
-            )
+            raise too_small("LeNet", channels, im_size, 16 - 2 * padding)
         self.features = nn.Sequential(
             nn.Conv2d(channels, 6, kernel_size=5, padding=padding),
             nn.ReLU(),
@@ -71,14 +57,6 @@ class LeNet(Network):
             nn.ReLU(),
         )
         self.classifier = nn.Linear(84, num_classes)
-
-    def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """Features [B, 84]: the layer before the classifier."""
-        return self.features(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits [B, C] of images [B, channels, H, W]."""
-        return self.classifier(self.embed(x))
 
 
 def build(name: str, channels: int, num_classes: int, im_size: Sequence[int]) -> Network | None:

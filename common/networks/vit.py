@@ -1,0 +1,130 @@
+"""The vision transformer (Dosovitskiy et al., ICLR 2021). Facts from the authors' ImageNet-abcde/networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import InputError
+from common.networks.network import Network, takes_large_form, two_sides
+
+NAMES = ("ViT", "ViTCIFAR")
+ACCEPTS = "ViT, ViTCIFAR (the form for CIFAR at 128 pixels and more, too)"
+
+_WIDTH, _HEADS, _DROPOUT = 512, 8, 0.1
+
+
+class ViT(Network):
+    """Patches of patch x patch pixels as tokens of width 512, `depth` pairs of attention and perceptron, a classifier.
+
+    A class token stands before the patches, and is what the linear classifier sees. Attention has 8 heads of 64,
+    perceptrons 512 hidden units and GELU; each is added to its input.
+    Images are [B, channels, H, W], square or not, with sides that are multiples of the patch. The authors' form for
+    ImageNet has patches of 16, 10 pairs and no norm anywhere; their form for CIFAR patches of 4, 6 pairs, and LayerNorm
+    before every attention and perceptron and before the classifier. Dropout of 0.1 after the embedding, the attention
+    and both layers of the perceptron. Raises InputError for other sides.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        im_size: Sequence[int],
+        *,
+        patch: int = 4,
+        depth: int = 6,
+        normalised: bool = True,
+        name: str = "ViT",
+    ) -> None:
+        super().__init__()
+        height, width = two_sides(name, im_size)
+        if height % patch or width % patch:
+            raise InputError(
+                f"{name} cuts images of {channels}x{height}x{width} into patches of {patch}x{patch}: "
+                f"both sides must be multiples of {patch}."
+            )
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, _WIDTH, patch, stride=patch),
+            Tokens((height // patch) * (width // patch)),
+            nn.Dropout(_DROPOUT),
+        ]
+        for _ in range(depth):
+            layers += [
+                Residual(*_norms(normalised), Attention(), nn.Dropout(_DROPOUT)),
+                Residual(
+                    *_norms(normalised),
+                    nn.Linear(_WIDTH, _WIDTH),
+                    nn.GELU(),
+                    nn.Dropout(_DROPOUT),
+                    nn.Linear(_WIDTH, _WIDTH),
+                    nn.Dropout(_DROPOUT),
+                ),
+            ]
+        self.features = nn.Sequential(*layers, First(), *_norms(normalised))
+        self.classifier = nn.Linear(_WIDTH, num_classes)
+
+
+class Tokens(nn.Module):
+    """Embedded patches [B, 512, h, w] to tokens [B, 1 + h w, 512]: a class token first, each plus its position's."""
+
+    def __init__(self, patches: int) -> None:
+        super().__init__()
+        self.class_token = nn.Parameter(torch.empty(1, 1, _WIDTH))
+        self.positions = nn.Parameter(torch.empty(1, 1 + patches, _WIDTH))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw both from N(0, 1)."""
+        nn.init.normal_(self.class_token)
+        nn.init.normal_(self.positions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = x.flatten(2).transpose(1, 2)
+        return torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1) + self.positions
+
+
+class Attention(nn.Module):
+    """Self-attention of tokens [B, T, 512] with 8 heads; only the output's projection has a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projections = nn.Linear(_WIDTH, 3 * _WIDTH, bias=False)
+        self.output = nn.Linear(_WIDTH, _WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.projections(x).unflatten(2, (3, _HEADS, -1))  # [B, T, 3, heads, 64]
+        queries, keys, values = parts.permute(2, 0, 3, 1, 4)  # [B, heads, T, 64] each
+        # Not scaled_dot_product_attention: its fused kernels have no second derivative, which gradient and trajectory
+        # matching need.
+        scores = queries / math.sqrt(queries.shape[3]) @ keys.transpose(2, 3)  # [B, heads, T, T]
+        return self.output((scores.softmax(dim=3) @ values).transpose(1, 2).flatten(2))
+
+
+class Residual(nn.Sequential):
+    """x plus what the layers make of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class First(nn.Module):
+    """The class token [B, 512] of tokens [B, T, 512]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0]
+
+
+def _norms(normalised: bool) -> list[nn.Module]:
+    return [nn.LayerNorm(_WIDTH)] if normalised else []
+
+
+def build(name: str, channels: int, num_classes: int, im_size: Sequence[int]) -> ViT | None:
+    """The ViT of that name for images [B, channels, *im_size]; None for another name."""
+    if name not in NAMES:
+        return None
+    if takes_large_form(name, im_size):
+        return ViT(channels, num_classes, im_size, patch=16, depth=10, normalised=False, name=name)
+    return ViT(channels, num_classes, im_size, name=name)
