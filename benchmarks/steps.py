@@ -87,6 +87,11 @@ def variance_128(device: torch.device) -> Versions:
     return {"variance": _selection("variance", (10, 8, 3, 128, 128), 2048, device)}
 
 
+def variance_256(device: torch.device) -> Versions:
+    """variance selection, 10 classes x 8 images of 3x256x256, k 8192 (bounds: 5 s, 2 GB)"""
+    return {"variance": _selection("variance", (10, 8, 3, 256, 256), 8192, device)}
+
+
 def energy_cifar10(device: torch.device) -> Versions:
     """energy selection over all 50,000 images of 3x32x32 (bound: 10 s)"""
     images = torch.randint(0, 256, (10, 5000, 3, 32, 32), dtype=torch.uint8, device=device)
@@ -250,6 +255,7 @@ def expert_epoch(device: torch.device) -> Versions:
 BENCHMARKS: dict[str, Callable[[torch.device], Versions]] = {
     "variance_32": variance_32,
     "variance_128": variance_128,
+    "variance_256": variance_256,
     "energy_cifar10": energy_cifar10,
     "dm_cifar10": dm_cifar10,
     "dc_cifar10": dc_cifar10,

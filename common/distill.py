@@ -299,12 +299,12 @@ class _Loop:
         save_synset(self.synset, self.run.folder / "synset.safetensors", metadata, learned)
         if point is self.best:
             save_synset(self.synset, self.run.folder / "synset_best.safetensors", metadata, learned)
-        if len(data.im_size) == 2:
-            what = f"{self.run.dataset}, ipc {self.options.ipc}, {self.setting.objective}"
-            title = f"{what}, {self.iteration} updates: {text}"
-            path = self.run.folder / f"images_{self.iteration:06d}.png"
-            report.draw_images(path, data.denormalise(images), data.class_names, title)
-            self.tracker.picture("images", path, self.iteration)
+        what = f"{self.run.dataset}, ipc {self.options.ipc}, {self.setting.objective}"
+        title = f"{what}, {self.iteration} updates: {text}"
+        path = self.run.folder / f"images_{self.iteration:06d}.png"
+        draw = report.draw_images if len(data.im_size) == 2 else report.draw_voxels
+        draw(path, data.denormalise(images), data.class_names, title)
+        self.tracker.picture("images", path, self.iteration)
         self.tracker.evaluation(point)
 
     @property
@@ -331,6 +331,8 @@ class _Loop:
             "zca": None if data.whitening is None else data.whitening.stated(),
             "class_names": list(data.class_names),
             "image_size": options.image_size,
+            "resize": options.resize,
+            "antialias": options.antialias,
             "objective": self.setting.objective,
             "model": options.model,
             "network": self.setting.principal,
@@ -341,12 +343,11 @@ class _Loop:
         }
 
     def _draw_masks(self) -> None:
-        if len(self.synset.im_size) == 2:
-            kept = f"{self.options.msz_per_channel} of {self.synset.d} {self.synset.transform} coefficients"
-            title = f"{kept} kept, by {self.synset.selection}"
-            path = self.run.folder / "masks.png"
-            report.draw_masks(path, self.synset.mask, self.setting.train.class_names, title)
-            self.tracker.picture("masks", path, 0)
+        kept = f"{self.options.msz_per_channel} of {self.synset.d} {self.synset.transform} coefficients"
+        title = f"{kept} kept, by {self.synset.selection}"
+        path = self.run.folder / "masks.png"
+        report.draw_masks(path, self.synset.mask, self.setting.train.class_names, title)
+        self.tracker.picture("masks", path, 0)
 
     # -- the end -----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from common.augment import parse_strategy
-from common.datasets import ImageData, load_dataset
+from common.datasets import ImageData, check_dataset, load_dataset
 from common.datasets.zca import fingerprint, whiten, whitening_of
 from common.devices import can_compile, check_precision, describe_hardware, precision, resolve_device
 from common.errors import InputError, run_command
@@ -133,11 +133,18 @@ def _stored_set(options: EvaluateOptions, file: str, device: torch.device) -> _S
     if "step_size" in metadata and (options.eval_protocol or protocol.kind) == "dc":
         # The step size that trajectory matching learned belongs to the set.
         protocol = dataclasses.replace(protocol, lr=metadata["step_size"])
+    dataset = options.dataset or metadata["dataset"]
+    check_dataset(dataset, options.subset)
+    # Absent from files older than the options, as is zca.
+    antialias = metadata.get("antialias", DataOptions.antialias) if options.antialias is None else options.antialias
     train, test = load_dataset(
-        options.dataset or metadata["dataset"],
+        dataset,
         options.data_path,
         download=not options.no_download,
         image_size=options.image_size or metadata["image_size"],
+        resize=options.resize or metadata.get("resize", DataOptions.resize),
+        antialias=antialias,
+        skip_corrupt=options.skip_corrupt,
         mean=metadata["mean"] if zca is None else None,
         std=metadata["std"] if zca is None else None,
         workers=options.workers,
@@ -166,19 +173,23 @@ def _stored_set(options: EvaluateOptions, file: str, device: torch.device) -> _S
 
 def _baseline(options: EvaluateOptions, objective: str, defaults: dict[str, Any], device: torch.device) -> _Subject:
     """Trained as the objective's recipe for this dataset and ipc trains, so that the two can be compared."""
+    dataset, ipc = options.dataset or DataOptions.dataset, options.ipc or DistillOptions.ipc
+    recipe = find_recipe(objective, dataset, ipc, options.recipe)
+    asked: dict[str, Any] = {"image_size": options.image_size, "resize": options.resize, "antialias": options.antialias}
+    resizing = {key: recipe.values.get(key) if value is None else value for key, value in asked.items()}
     data = DataOptions(
-        dataset=options.dataset or DataOptions.dataset,
+        dataset=dataset,
+        subset=options.subset,
         data_path=options.data_path,
         no_download=options.no_download,
-        image_size=options.image_size,
+        **{key: value for key, value in resizing.items() if value is not None},
+        skip_corrupt=options.skip_corrupt,
         recipe=options.recipe,
         zca=bool(options.zca),
         cifar100_stats=options.cifar100_stats or DataOptions.cifar100_stats,
         workers=options.workers,
     )
     train, test = (part.to(device) for part in data.load())
-    ipc = options.ipc or DistillOptions.ipc
-    recipe = find_recipe(objective, data.dataset, ipc, options.recipe)
     stated = {key: value for key, value in defaults.items() if key not in recipe.values}
     like = dataclasses.replace(with_recipe(DistillOptions, recipe), **stated)
 

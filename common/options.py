@@ -8,15 +8,24 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import tyro
 
 from common import recipes
 from common.augment import STRATEGIES, parse_strategy
-from common.datasets import PREFIXES, ImageData, check_dataset, load_dataset, statistics
-from common.datasets.image_data import Statistics
+from common.datasets import (
+    PREFIXES,
+    ImageData,
+    check_dataset,
+    default_image_size,
+    is_resizable,
+    load_dataset,
+    statistics,
+)
+from common.datasets.image_data import ResizeMode, Statistics
+from common.datasets.imagenet_classes import canonical, resolve
 from common.devices import Precision
 from common.errors import InputError
 from common.frequency import TransformName
@@ -32,20 +41,35 @@ NOT_PART_OF_A_RUN = frozenset({
     "track", "track_project", "buffer_path",
 })  # fmt: skip
 
+# The authors' ImageNet scripts call it --res.
+_ALIASES = {"res": "image_size"}
+ImageSize = Annotated[int | None, tyro.conf.arg(aliases=tuple(f"--{alias}" for alias in _ALIASES))]
+
 
 @dataclass
 class DataOptions:
     """Which images."""
 
     dataset: str = "digits"
-    """digits (built in), MNIST, FashionMNIST, SVHN, CIFAR10, CIFAR100, Tiny, folder:PATH with train/CLASS/ and
-    test/CLASS/ (or val/), hf:owner/name of the Hugging Face hub, or hf:PATH with parquet files"""
-    data_path: str = "data"
-    """folder that holds the datasets, or into which they are downloaded"""
+    """digits (built in), MNIST, FashionMNIST, SVHN, CIFAR10, CIFAR100, Tiny, 3D-MNIST, imagenet-SUBSET, folder:PATH
+    with train/CLASS/ and test/CLASS/ (or val/), hf:owner/name of the Hugging Face hub, or hf:PATH with parquet files"""
+    subset: str | None = None
+    """with --dataset ImageNet: a, b, c, d, e, imagenette, imagewoof, fruits, yellow, cats, birds, geo, food, mammals or
+    marine"""
+    data_path: str | None = None
+    """folder that holds the datasets, or into which they are downloaded; of imagenet-SUBSET the one with train/ and
+    val/ (default: data; for imagenet-SUBSET what the variable IMAGENET names, if set)"""
     no_download: bool = False
     """never download a missing dataset"""
-    image_size: int | None = None
-    """side in pixels that the images of folder: or hf: are resized and cropped to"""
+    image_size: ImageSize = None
+    """side in pixels of the squares that the images of imagenet-SUBSET (default: 128), folder: or hf: (default: left
+    as they are) are made"""
+    resize: ResizeMode = "crop"
+    """crop: the shorter side is scaled to image_size pixels and the centre square cut out; squash: both sides are"""
+    antialias: bool = True
+    """antialias what is scaled down; without, as the authors' torchvision 0.12 did"""
+    skip_corrupt: bool = False
+    """leave out image files that cannot be read, and say how many, instead of stopping"""
     recipe: str | None = None
     """take hyper-parameters (for folder: and hf: also mean and std) from this dataset's recipe"""
     zca: bool = False
@@ -55,14 +79,25 @@ class DataOptions:
     workers: int | None = None
     """threads that decode image files (default: by image size and cores)"""
 
+    def __post_init__(self) -> None:
+        # Names in one form only. What makes no sense is left for `check` and `load` to refuse.
+        self.dataset, self.subset = resolve(self.dataset, self.subset)
+        self.recipe = self.recipe and canonical(self.recipe)
+        if self.image_size is None:
+            self.image_size = default_image_size(self.dataset)
+
     def load(self) -> tuple[ImageData, ImageData]:
         """(train, test) on the CPU; folder: and hf: take mean and std from `recipe`. Raises InputError."""
+        check_dataset(self.dataset, self.subset)
         mean, std = self._borrowed_statistics()
         return load_dataset(
             self.dataset,
             self.data_path,
             download=not self.no_download,
             image_size=self.image_size,
+            resize=self.resize,
+            antialias=self.antialias,
+            skip_corrupt=self.skip_corrupt,
             mean=mean,
             std=std,
             zca=self.zca,
@@ -250,16 +285,26 @@ class EvaluateOptions:
     """how networks are trained, dc or glad, if not as the file or the recipe says; glad has its own step sizes"""
     dataset: str | None = None
     """where the test images are, e.g. folder:PATH, if not where they were (baselines: digits)"""
-    image_size: int | None = None
-    """side in pixels that the images of folder: or hf: are resized and cropped to, if not as the file says"""
+    subset: str | None = None
+    """with --dataset ImageNet: a, b, c, d, e, imagenette, imagewoof, fruits, yellow, cats, birds, geo, food, mammals or
+    marine"""
+    image_size: ImageSize = None
+    """side in pixels of the squares that images of imagenet-SUBSET, folder: or hf: are made, if not as the file says"""
+    resize: ResizeMode | None = None
+    """crop or squash, see distill.py --help; if not as the file (baselines: the recipe) says"""
+    antialias: bool | None = None
+    """antialias what is scaled down, if not as the file (baselines: the recipe) says"""
+    skip_corrupt: bool = False
+    """leave out image files that cannot be read, and say how many, instead of stopping"""
     recipe: str | None = None
     """baselines: train as this dataset's recipe says; on folder: and hf: also take its mean and std"""
     zca: bool | None = None
     """baselines: whiten the images (ZCA) instead of normalising them; a synthetic set says itself whether"""
     cifar100_stats: Literal["cifar100", "cifar10"] | None = None
     """baselines: mean and std that CIFAR100 is normalised with (cifar100 unless given)"""
-    data_path: str = DataOptions.data_path
-    """folder that holds the datasets, or into which they are downloaded"""
+    data_path: str | None = DataOptions.data_path
+    """folder that holds the datasets, or into which they are downloaded (default: data; for imagenet-SUBSET what the
+    variable IMAGENET names, if set)"""
     no_download: bool = False
     """never download a missing dataset"""
     workers: int | None = None
@@ -285,6 +330,11 @@ class EvaluateOptions:
     output: str | None = None
     """write the accuracies to this JSON file too"""
 
+    def __post_init__(self) -> None:
+        if self.dataset is not None:
+            self.dataset, self.subset = resolve(self.dataset, self.subset)
+        self.recipe = self.recipe and canonical(self.recipe)
+
 
 Options = TypeVar("Options", bound=DistillOptions)
 Recipes = TypeVar("Recipes", bound=DataOptions)
@@ -301,17 +351,21 @@ class _Cell:
     """What decides the recipe."""
 
     dataset: str = DataOptions.dataset
+    subset: str | None = None
     ipc: int = DistillOptions.ipc
     recipe: str | None = None
     transform: str = DistillOptions.transform
     zca: bool = False
 
+    def __post_init__(self) -> None:
+        self.dataset, self.subset = resolve(self.dataset, self.subset)
+        self.recipe = self.recipe and canonical(self.recipe)
+
     def recipe_of(self, objective: str, ipc: int) -> recipes.Recipe:
         """The cell's recipe; of one that is borrowed, or for whitened images, without what is CIFAR-100's alone."""
         found = find_recipe(objective, self.dataset, ipc, self.recipe, self.transform)
         if self.dataset != "CIFAR100" or self.zca:
-            values = {key: value for key, value in found.values.items() if key != "cifar100_stats"}
-            found = dataclasses.replace(found, values=values)
+            found = found.without("cifar100_stats")
         return found
 
 
@@ -323,8 +377,9 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
     cell = _cell(argv, kind)
     recipe = cell.recipe_of(objective, cell.ipc)
-    options = tyro.cli(kind, args=argv, default=with_recipe(kind, recipe), **_STYLE)
-    flags = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    options = tyro.cli(kind, args=argv, default=with_recipe(kind, recipe, cell.dataset), **_STYLE)
+    words = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    flags = {_ALIASES.get(word, word) for word in words}
     sources = {
         key: "flag" if key in flags else recipe.sources[key] if key in recipe.values else "default"
         for key in vars(options)
@@ -332,15 +387,29 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     for key in ("msz_per_channel", "lr_freq"):
         if key in flags:
             check_positive(options, key)
+    options, sources = _at_size(options, sources, recipe)
     check(options, objective)
     return options, sources
+
+
+def _at_size(options: Options, sources: Sources, recipe: recipes.Recipe) -> tuple[Options, Sources]:
+    """A recipe for images of one size at another: the same number of images, and the same step in orthonormal units."""
+    size, wanted = recipe.values.get("image_size"), options.image_size
+    if size is None or wanted in (None, size) or options.transform == "identity":
+        return options, sources
+    pixels = (wanted / size) ** 2
+    scaled = {key: getattr(options, key) for key in ("msz_per_channel", "lr_freq") if sources[key] != "flag"}
+    scaled = {key: type(value)(value * pixels) for key, value in scaled.items()}
+    told = {key: f"{sources[key]} (scaled from {size} px)" for key in scaled}
+    return dataclasses.replace(options, **scaled), sources | told
 
 
 def parse_buffer(kind: type[Buffers], objective: str, argv: Sequence[str] | None = None) -> Buffers:
     """The options of a buffer.py: flag, then what the recipes say for every ipc of the dataset, then default."""
     argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
-    recipe = _cell(argv, kind).recipe_of(objective, recipes.EVERY_IPC)
-    return tyro.cli(kind, args=argv, default=with_recipe(kind, recipe), **_STYLE)
+    cell = _cell(argv, kind)
+    recipe = cell.recipe_of(objective, recipes.EVERY_IPC)
+    return tyro.cli(kind, args=argv, default=with_recipe(kind, recipe, cell.dataset), **_STYLE)
 
 
 def _cell(argv: Sequence[str], kind: type[DataOptions]) -> _Cell:
@@ -379,21 +448,29 @@ def parse_some(kind: type[Plain], argv: Sequence[str] | None = None) -> tuple[Pl
 def find_recipe(
     objective: str, dataset: str, ipc: int, borrowed: str | None = None, transform: str = "dct"
 ) -> recipes.Recipe:
-    """The recipe of a cell, an empty one where there is none. Raises InputError for a borrowed name without recipes."""
+    """The recipe of a cell, an empty one where there is none. Raises InputError for a borrowed name without recipes.
+
+    How images are resized is borrowed only for a dataset whose images are.
+    """
     if borrowed is not None:
         recipes.check_dataset(objective, borrowed)
-    return recipes.find(objective, borrowed or dataset, ipc, pixels=transform == "identity")
+    found = recipes.find(objective, borrowed or dataset, ipc, pixels=transform == "identity")
+    return found if is_resizable(dataset) else found.without("image_size", "resize", "antialias")
 
 
-def with_recipe(kind: type[Recipes], recipe: recipes.Recipe) -> Recipes:
-    """Default options with the recipe's values; values for the options of other scripts are left out."""
+def with_recipe(kind: type[Recipes], recipe: recipes.Recipe, dataset: str | None = None) -> Recipes:
+    """Default options with the recipe's values; values for the options of other scripts are left out.
+
+    dataset: the one they are for, which decides other defaults, if it is not the kind's.
+    """
     known = {field.name for field in dataclasses.fields(kind)}
-    return kind(**{key: value for key, value in recipe.values.items() if key in known})
+    values = {key: value for key, value in recipe.values.items() if key in known}
+    return kind(**values) if dataset is None else kind(dataset=dataset, **values)
 
 
 def check(options: DistillOptions, objective: str) -> None:
     """Raises InputError for the first option that cannot work, before any data is read."""
-    check_dataset(options.dataset)
+    check_dataset(options.dataset, options.subset)
     for key in ("ipc", "batch_real", "batch_train", "num_eval", "image_size", "chunk", "workers"):
         check_least(options, key, 1)
     for key in ("Iteration", "batch_syn", "eval_it", "epoch_eval_train", "checkpoint_every", "mom_freq", "seed"):

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from common.files import write_atomically
+from common.rendering import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,17 +46,34 @@ def draw_images(path: Path, images: Tensor, class_names: Sequence[str], title: s
     _save(figure, path)
 
 
+def draw_voxels(path: Path, volumes: Tensor, class_names: Sequence[str], title: str) -> None:
+    """A row a class of volumes [C * n, ch, D, H, W] in [0, 1], grouped by class, each turned to face the viewer.
+
+    Channels are averaged. At most 20 classes and 16 volumes each are drawn: 25 ms a volume on one core.
+    """
+    rows = volumes.mean(dim=1).unflatten(0, (len(class_names), -1))[:_MAX_CLASSES, :_MAX_IMAGES].cpu()
+    pictures = torch.cat([render(row) for row in rows])[:, None]
+    draw_images(path, pictures, class_names[:_MAX_CLASSES], title)
+
+
 def draw_masks(path: Path, masks: Tensor, class_names: Sequence[str], title: str) -> None:
-    """The kept positions [C, H, W] (boolean) of up to 40 classes; low frequencies are at the top left."""
-    shown = masks[:_MAX_MASKS].cpu().numpy()
-    columns = min(10, len(shown))
+    """The kept positions (boolean) of up to 40 classes; low frequencies are at the top left.
+
+    masks: [C, H, W], or [C, D, H, W], of which the share along each axis is drawn.
+    """
+    shown, columns, side = masks[:_MAX_MASKS].cpu().numpy(), 10, 1.1  # inches
+    if shown.ndim == 4:
+        shown, columns, side = _shares_along_axes(shown), 5, 1.8
+        title += "\nshare kept along depth (top left), width (top right) and height (bottom left), black for 1"
+    columns = min(columns, len(shown))
     rows = -(-len(shown) // columns)
-    figure = _figure(max(4.0, 1.1 * columns), 1.25 * rows + 0.5)
+    figure = _figure(max(4.0, side * columns), (side + 0.15) * rows + 0.5)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
     for mask, name, axis in zip(shown, class_names, axes, strict=False):
         axis.imshow(mask, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_facecolor("0.8")  # where there is no position
         axis.set_title(_label(name), fontsize=7)
         axis.set_xticks([])
         axis.set_yticks([])
@@ -107,6 +126,16 @@ def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Se
     for axis in (left, right):
         axis.grid(alpha=0.3)
     _save(figure, path)
+
+
+def _shares_along_axes(masks: np.ndarray) -> np.ndarray:
+    """[C, D, H, W] as front, side and top view in one picture [C, H + 2 + D, W + 2 + D], NaN beside them."""
+    count, depth, height, width = masks.shape
+    views = np.full((count, height + 2 + depth, width + 2 + depth), np.nan)
+    views[:, :height, :width] = masks.mean(axis=1)
+    views[:, :height, -depth:] = masks.mean(axis=3).swapaxes(1, 2)
+    views[:, -depth:, :width] = masks.mean(axis=2)
+    return views
 
 
 def _plain(text: str) -> str:

@@ -12,7 +12,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from common.datasets import ImageData, decode, decoded, disk_cache, load_dataset
+from common.datasets import ImageData, decode, decoded, disk_cache, image_tree, load_dataset
+from common.datasets.image_data import Resize
 from common.errors import InputError
 from tests.image_sets import forbid_decoding
 
@@ -73,8 +74,19 @@ def test_resizing_is_torchvisions(size: tuple[int, int], side: int) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     functional = torchvision.transforms.functional
     image = Image.fromarray(pixels)
-    expected = functional.center_crop(functional.resize(image, side), [side])
-    assert np.array_equal(np.asarray(decode.resize_and_crop(image, side)), np.asarray(expected))
+    as_float = functional.pil_to_tensor(image).float()
+    for mode, to in (("crop", side), ("squash", (side, side))):
+        expected = functional.center_crop(functional.resize(image, to), [side])
+        result = decode.resized(image, Resize(side, mode))
+        assert np.array_equal(result, functional.pil_to_tensor(expected).numpy())
+        # Of tensors, as the authors' code resizes: theirs are floating point, ours are rounded.
+        expected = functional.center_crop(functional.resize(as_float, to, antialias=False), [side])
+        result = torch.from_numpy(decode.resized(image, Resize(side, mode, antialias=False)))
+        assert (result - expected).abs().max() <= 0.5 + 1e-3
+
+
+def test_extensions_are_torchvisions() -> None:
+    assert torchvision.datasets.folder.IMG_EXTENSIONS == image_tree.EXTENSIONS
 
 
 def test_image_size_and_mixed_sizes(tmp_path: Path) -> None:
@@ -115,6 +127,122 @@ def test_second_start_reads_the_cache_alone(tmp_path: Path, cache: Path, monkeyp
         assert (before.mean, before.std, before.class_names) == (after.mean, after.std, after.class_names)
     with pytest.raises(AssertionError):
         load_folder(tmp_path, image_size=4)
+
+
+def test_unreadable_files_are_left_out_where_that_is_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = load_folder(make_tree(tmp_path))
+    first, other = tmp_path / "train" / "cat" / "0.png", tmp_path / "test" / "dog" / "1.png"
+    first.write_bytes(first.read_bytes()[:99])
+    other.write_bytes(b"")
+    for start in range(2):  # the second one from the cache
+        caplog.clear()
+        train, test = load_folder(tmp_path, skip_corrupt=True)
+        assert torch.equal(train.images, whole.images[1:])
+        assert (train.labels.tolist(), test.labels.tolist()) == ([0, 0, 1, 1, 1], [0, 0, 1])
+        assert (
+            f"2 of the 10 images of {tmp_path.name} cannot be read and are left out, the first is {first}"
+            in caplog.text
+        )
+        if start == 0:
+            with pytest.raises(InputError, match=f"{first} cannot be read.*give --skip_corrupt"):
+                load_folder(tmp_path)
+            monkeypatch.setattr(decode, "read_chunk", None)
+
+
+@pytest.mark.parametrize(("files", "words"), [(2, "test images of the class dog"), (4, "none of the 4 test images")])
+def test_a_class_that_nothing_is_left_of_is_named(tmp_path: Path, files: int, words: str) -> None:
+    make_tree(tmp_path)
+    for file in sorted(tmp_path.glob("test/*/*.png"))[-files:]:
+        file.write_bytes(b"no image")
+    with pytest.raises(InputError, match=words):
+        load_folder(tmp_path, skip_corrupt=True)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("gray", [0, 3, 6])
+def test_mapped_images_are_those_in_memory(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, skip: bool, gray: int
+) -> None:
+    """Also where colour comes late, in the last training images, or only in the test images, which are read first."""
+    monkeypatch.setattr(decode, "CHUNK", 2)
+    make_tree(tmp_path)
+    for file in sorted(tmp_path.glob("train/*/*.png"))[:gray]:
+        Image.open(file).convert("L").save(file)
+    if skip:
+        (tmp_path / "train" / "cat" / "1.png").write_bytes(b"no image")
+    in_memory = load_folder(tmp_path, skip_corrupt=skip)
+    (file,) = cache.iterdir()
+    file.unlink()
+    first = load_folder(tmp_path, skip_corrupt=skip, map_above=0)
+    assert list(cache.iterdir()) == [file]
+    forbid_decoding(monkeypatch)
+    for start in (
+        first,
+        load_folder(tmp_path, skip_corrupt=skip, map_above=0),
+        load_folder(tmp_path, skip_corrupt=skip),
+    ):
+        for before, after in zip(in_memory, start, strict=True):
+            assert torch.equal(before.images, after.images)
+            assert torch.equal(before.labels, after.labels)
+            assert (before.mean, before.std) == (after.mean, after.std)
+    assert torch.equal(first[0].batch(torch.tensor([2, 0])), in_memory[0].batch(torch.tensor([2, 0])))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux alone says what is mapped")
+def test_mapped_images_are_not_in_memory(tmp_path: Path) -> None:
+    """Nothing may be written to them, which shows what they are."""
+    make_tree(tmp_path)
+    mapped = load_folder(tmp_path, map_above=0)[0].images
+    with open("/proc/self/maps") as maps:  # noqa: PTH123
+        (line,) = [line for line in maps if "folder-" in line and line.rstrip().endswith(".safetensors")]
+    begin, end = (int(each, 16) for each in line.split()[0].split("-"))
+    assert begin <= mapped.data_ptr() < end
+    assert line.split()[1].startswith("r--")
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "short", "longer"])
+def test_damaged_mapped_cache_is_rebuilt(
+    tmp_path: Path, cache: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_tree(tmp_path)
+    before, _ = load_folder(tmp_path, map_above=0)
+    (file,) = cache.iterdir()
+    content = file.read_bytes()
+    broken = {"cut": content[:-5], "garbage": b"x" * 99, "empty": b"", "short": content[:40], "longer": content + b"x"}
+    file.unlink()  # not changed in place: `before` is a view of it
+    file.write_bytes(broken[damage])
+    after, _ = load_folder(tmp_path, map_above=-1)
+    assert torch.equal(before.images, after.images)
+    assert "is damaged" in caplog.text
+
+
+def test_mapped_cache_that_cannot_be_written_stops_the_run(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tree(tmp_path / "tree")
+    with monkeypatch.context() as patch:
+        patch.setattr(disk_cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+        with pytest.raises(InputError, match=r"take 0.0 GB.*cannot write .*No space left.*FRED_CACHE names the folder"):
+            load_folder(tmp_path / "tree", map_above=0)
+    assert not list(cache.iterdir())
+    file = tmp_path / "tree" / "train" / "cat" / "1.png"
+    content = file.read_bytes()
+    file.write_bytes(content[:99])
+    with pytest.raises(InputError, match=f"^{file} cannot be read"):
+        load_folder(tmp_path / "tree", map_above=0)
+    assert not list(cache.iterdir())
+
+
+def test_what_killed_processes_left_of_a_mapped_cache_is_removed(tmp_path: Path, cache: Path) -> None:
+    make_tree(tmp_path)
+    name = disk_cache.cache_file(tmp_path.resolve(), None).name
+    for pid in (1, 2):
+        (cache / f".{name}.{pid}.tmp").write_bytes(b"half")
+    os.utime(cache / f".{name}.1.tmp", (1, 1))
+    load_folder(tmp_path, map_above=0)
+    assert {file.name for file in cache.iterdir()} == {name, f".{name}.2.tmp"}  # the second may be under way
 
 
 @pytest.mark.parametrize("change", ["content", "touch", "new", "gone", "renamed"])
@@ -231,7 +359,15 @@ def test_hidden_folders_and_other_files_are_no_classes(tmp_path: Path) -> None:
     assert (train.class_names, len(train)) == (("cat", "dog"), 6)
 
 
-@pytest.mark.parametrize("option", [{"image_size": 0}, {"workers": 0}])
-def test_senseless_options_are_refused(tmp_path: Path, option: dict) -> None:
-    with pytest.raises(InputError, match="at least 1"):
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"image_size": 0}, "at least 1"),
+        ({"workers": 0}, "at least 1"),
+        ({"resize": "squash"}, "--resize squash says how images are resized: give --image_size too"),
+        ({"antialias": False}, "--no_antialias says how images are resized: give --image_size too"),
+    ],
+)
+def test_senseless_options_are_refused(tmp_path: Path, option: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
         load_folder(make_tree(tmp_path), **option)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from common.datasets import ImageData, check_dataset, decode, hub, load_dataset
+from common.datasets.image_data import Resize
 from common.errors import InputError
 from common.options import DataOptions
 from common.run import run_folder
@@ -124,8 +125,25 @@ def test_image_size_and_mixed_sizes(tmp_path: Path) -> None:
         load_hub(root)
     train, test = load_hub(root, image_size=3)
     assert (train.images.shape, test.images.shape) == ((7, 3, 3, 3), (5, 3, 3, 3))
-    expected = decode.resize_and_crop(Image.fromarray(pixels_of("train")[2]), 3)
-    assert np.array_equal(train.images[2].permute(1, 2, 0).numpy(), np.asarray(expected))
+    for mode in ("crop", "squash"):
+        train, _ = load_hub(root, image_size=3, resize=mode)
+        expected = decode.resized(Image.fromarray(pixels_of("train")[2]), Resize(3, mode))
+        assert np.array_equal(train.images[2].numpy(), expected)
+
+
+def test_unreadable_rows_are_left_out_with_their_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = [{"bytes": png(each), "path": None} for each in pixels_of("train")]
+    images[1]["bytes"] = b"no image"
+    root = make_parquet(tmp_path / "set", train=table("train", image=images))
+    whole, test = load_hub(make_parquet(tmp_path / "whole"))
+    with pytest.raises(InputError, match=r"image 1 .* of the split 'train' .* cannot be read"):
+        load_hub(root)
+    train, same = load_hub(root, skip_corrupt=True)
+    rest = [row for row in range(len(whole)) if row != 1]
+    assert torch.equal(train.images, whole.images[rest])
+    assert torch.equal(train.labels, whole.labels[rest])
+    assert torch.equal(same.labels, test.labels)
+    assert "1 of the 12 images of set cannot be read" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 import common.options as options_module
 from common import recipes
+from common.datasets.imagenet_classes import NAMES
 from common.errors import InputError
 from common.networks import build_network
 from common.objectives import dc, dm, tm
@@ -35,6 +36,8 @@ SHAPES = {
     "CIFAR100": (3, (32, 32), 500, 100),
     "SVHN": (3, (32, 32), 4659, 10),
     "Tiny": (3, (64, 64), 500, 200),
+    **dict.fromkeys(NAMES, (3, (128, 128), 732, 10)),  # the smallest class of all of ImageNet
+    "3D-MNIST": (1, (16, 16, 16), 100, 10),  # of 10000; how many of the rarest digit its source does not say
 }
 OBJECTIVES = {"DC": dc, "DM": dm, "TM": tm}
 BLOCKS = [
@@ -167,6 +170,18 @@ def test_shapes_of_the_digits():
     train, _ = load_dataset("digits")
     smallest = min(len(indices) for indices in train.class_indices)
     assert SHAPES["digits"] == (train.channels, tuple(train.im_size), smallest, train.num_classes)
+
+
+def test_3d_mnist_is_as_published():
+    """The authors' script and the defaults of their command line; nothing is augmented."""
+    published = {
+        "model": "Conv3DNet", "msz_per_channel": 512, "lr_freq": 1e6, "mom_freq": 0.5, "Iteration": 1000,
+        "eval_it": 200, "num_eval": 5, "epoch_eval_train": 500, "lr_net": 0.01, "batch_real": 256, "dsa": False,
+        "selection": "variance", "selection_images": "init",
+    }  # fmt: skip
+    recipe = recipes.find("DM", "3D-MNIST", 1)
+    assert recipe.values == published
+    assert all(source.startswith("published") for source in recipe.sources.values())
 
 
 def test_cifar10_at_two_images_is_as_published():

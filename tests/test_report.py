@@ -60,12 +60,64 @@ def test_brightness_is_absolute(tmp_path):
     assert area(tmp_path / "images.png", lambda rgb: (abs(rgb - 127) < 3).all(axis=-1)) > 0.4
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_a_volume_is_drawn_at_its_place(tmp_path, place):
+    """Two classes of two: a class is a row, its volumes lie side by side; empty ones are white."""
+    volumes = torch.zeros(4, 1, 8, 8, 8)
+    volumes[place, :, 3:6, 1:7, 1:7] = 1
+    report.draw_voxels(tmp_path / "volumes.png", volumes, ["", ""], "")
+    rows, columns = np.nonzero(pixels(tmp_path / "volumes.png").max(axis=-1) < 200)
+    height, width, _ = pixels(tmp_path / "volumes.png").shape
+    assert 0.05 < len(rows) / (height * width) < 0.25
+    assert (rows.min() > 0.4 * height) if place in (2, 3) else (rows.max() < 0.6 * height)
+    assert (columns.min() > 0.4 * width) if place in (1, 3) else (columns.max() < 0.6 * width)
+
+
+@pytest.mark.parametrize(
+    ("classes", "count", "channels", "size"), [(10, 8, 1, 16), (1, 1, 2, 8), (25, 5, 1, 4), (2, 20, 1, 4)]
+)
+def test_grids_of_volumes_are_drawn(tmp_path, classes, count, channels, size):
+    """The picture is as wide and high as the volumes that are shown: at most 20 classes and 16 of each."""
+    volumes = torch.zeros(classes * count, channels, *[size] * 3)
+    volumes[..., size // 4 : -size // 4, :, :] = 1
+    report.draw_voxels(tmp_path / "volumes.png", volumes, names(classes), "a title")
+    rgb = pixels(tmp_path / "volumes.png")
+    assert (rgb.max(axis=-1) - rgb.min(axis=-1)).max() < 10  # grey
+    assert (rgb.max(axis=-1) < 200).mean() > 0.2
+    rows, columns = min(classes, 20), min(count, 16)
+    assert rgb.shape[0] / rgb.shape[1] == pytest.approx(rows / columns, rel=0.3, abs=0.3)
+    assert min(rgb.shape[:2]) > 100
+    assert max(rgb.shape[:2]) < 3000
+
+
 @pytest.mark.parametrize(("classes", "size"), [(1, 8), (2, 8), (10, 8), (100, 32)])
 def test_masks_are_drawn(tmp_path, classes, size):
     masks = torch.zeros(classes, size, size, dtype=torch.bool)
     masks[:, : size // 2, : size // 2] = True
     report.draw_masks(tmp_path / "masks.png", masks, names(classes), "a title")
     assert area(tmp_path / "masks.png", lambda rgb: rgb.max(axis=-1) < 20) > 0.05
+
+
+@pytest.mark.parametrize(("classes", "sides"), [(1, (4, 6, 5)), (12, (16, 16, 16))])
+def test_masks_of_volumes_are_drawn(tmp_path, classes, sides):
+    masks = torch.zeros(classes, *sides, dtype=torch.bool)
+    report.draw_masks(tmp_path / "none.png", masks, names(classes), "a title")
+    report.draw_masks(tmp_path / "all.png", ~masks, names(classes), "a title")
+    dark = [area(tmp_path / name, lambda rgb: rgb.max(axis=-1) < 20) for name in ("none.png", "all.png")]
+    assert dark[1] - dark[0] > 0.15
+
+
+def test_masks_of_volumes_are_seen_along_each_axis():
+    """Two depths, three rows, four columns: the shares of what is kept, low frequencies at the top left of each."""
+    masks = np.zeros((1, 2, 3, 4), dtype=bool)
+    masks[0, :, 1, 2] = True
+    (drawn,) = report._shares_along_axes(masks)
+    assert drawn.shape == (3 + 2 + 2, 4 + 2 + 2)
+    front, side, top = drawn[:3, :4], drawn[:3, 6:], drawn[5:, :4]
+    assert {tuple(position): front[tuple(position)] for position in np.argwhere(front)} == {(1, 2): 1}
+    assert {tuple(position): side[tuple(position)] for position in np.argwhere(side)} == {(1, 0): 1 / 4, (1, 1): 1 / 4}
+    assert {tuple(position): top[tuple(position)] for position in np.argwhere(top)} == {(0, 2): 1 / 3, (1, 2): 1 / 3}
+    assert np.isnan(drawn).sum() == drawn.size - front.size - side.size - top.size
 
 
 @pytest.mark.parametrize("losses", [[], [(0, 0.0)], [(0, 3.0)], [(i, 1.0 / (i + 1)) for i in range(50)]])

@@ -20,7 +20,7 @@ import common.run
 from common import report
 from common.errors import InputError
 from common.files import UNREADABLE, write_atomically, write_json
-from common.matching import distribution
+from common.objectives import dm
 from common.options import DistillOptions
 from common.run import Run
 from tests.conftest import ROOT
@@ -147,7 +147,7 @@ def test_the_reference_has_all_its_parts(never_stopped):
 
 def test_sigkill_between_updates(tmp_path, never_stopped):
     """Killed in update 8 (index 7); the last checkpoint is that of iteration 6."""
-    killed(tmp_path, "common.matching.distribution", "match", 8)
+    killed(tmp_path, "common.objectives.dm", "match", 8)
     folder = run_folder(tmp_path)
     assert checkpoint(folder)["iteration"] == 6
     assert not (folder / "summary.json").exists()
@@ -180,8 +180,8 @@ def test_sigkill_within_an_evaluation_keeps_the_finished_network(tmp_path, never
 @pytest.mark.parametrize(
     ("number", "module", "function", "count", "iteration", "unfinished"),
     [
-        (signal.SIGTERM, distribution, "match", 6, 6, 0),  # in update 6: it is finished and kept
-        (signal.SIGINT, distribution, "match", 2, 2, 0),
+        (signal.SIGTERM, dm, "match", 6, 6, 0),  # in update 6: it is finished and kept
+        (signal.SIGINT, dm, "match", 2, 2, 0),
         (signal.SIGTERM, common.evaluate, "train", NETWORKS + 2, 4, 1),
     ],
 )
@@ -263,7 +263,7 @@ def stopped(tmp_path_factory):
     """A run folder with two checkpoints, stopped by SIGTERM after 7 updates; copied, never changed."""
     path = tmp_path_factory.mktemp("stopped")
     torch.set_num_threads(1)
-    assert signalled(path, distribution, "match", 7, signal.SIGTERM).code == 143
+    assert signalled(path, dm, "match", 7, signal.SIGTERM).code == 143
     return path
 
 
@@ -398,14 +398,14 @@ def worse(loss, gradient, kind):
 
 @pytest.mark.parametrize(("kind", "lr_freq"), [("loss", 1), ("gradient", 1), ("step", 1e30)])
 def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, kind, lr_freq):
-    original, calls = distribution.match, []
+    original, calls = dm.match, []
 
     def diverging(*positional):
         calls.append(None)
         loss, gradient = original(*positional)
         return worse(loss, gradient, kind) if len(calls) >= 3 else (loss, gradient)
 
-    monkeypatch.setattr(distribution, "match", diverging)
+    monkeypatch.setattr(dm, "match", diverging)
     words = [*TINY, "--Iteration", 9, "--num_eval", 1, "--epoch_eval_train", 0, "--checkpoint_every", 1]
     for _ in range(2):
         result = call("DM/distill.py", *words, "--lr_freq", lr_freq, "--name", "run", "--save_path", tmp_path)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from common import report
 from common.errors import InputError
-from common.matching import distribution
+from common.objectives import dm
 from common.track import open_tracker
 from tests.conftest import ROOT
 from tests.test_cli import TINY, call, run_folder
@@ -463,7 +463,7 @@ def test_a_tracked_run_is_the_one_that_it_would_be_untracked(tmp_path):
     assert distil(tmp_path / "none").code == 0
     untracked = run_folder(tmp_path / "none")
     for first in ("none", "tensorboard"):
-        original, updates = distribution.match, []
+        original, updates = dm.match, []
 
         def stopping(*positional, original=original, updates=updates):
             updates.append(None)
@@ -472,7 +472,7 @@ def test_a_tracked_run_is_the_one_that_it_would_be_untracked(tmp_path):
             return original(*positional)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(distribution, "match", stopping)
+            patch.setattr(dm, "match", stopping)
             assert distil(tmp_path / first / "stopped", "--track", first).code == 128 + signal.SIGTERM
         result = distil(tmp_path / first / "stopped", "--track", "tensorboard")
         assert result.code == 0, result.err

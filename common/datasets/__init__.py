@@ -5,11 +5,13 @@ A further family is a further module with a loader, and a line in `DATASETS`, or
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.datasets import digits, folder, hub, tiny, vision
-from common.datasets.image_data import ImageData, Loader, Request, Statistics, with_statistics
+from common.datasets import digits, folder, hub, imagenet, tiny, vision, voxels
+from common.datasets.image_data import ImageData, Loader, Request, Resize, ResizeMode, Statistics, with_statistics
+from common.datasets.imagenet_classes import WHOLE, canonical
 from common.datasets.sampling import ClassSampler, Gathered, draw_per_class
 from common.datasets.zca import whitened
 from common.errors import InputError, close_names
@@ -26,9 +28,21 @@ __all__ = [
     "statistics",
 ]
 
-DATASETS: dict[str, Loader] = {"digits": digits.load, **vision.LOADERS, "Tiny": tiny.load}
+DATASETS: dict[str, Loader] = {
+    "digits": digits.load,
+    **vision.LOADERS,
+    "Tiny": tiny.load,
+    **imagenet.LOADERS,
+    voxels.NAME: voxels.load,
+}
 
-STATISTICS: dict[str, Statistics] = {"digits": digits.STATISTICS, **vision.STATISTICS, "Tiny": tiny.STATISTICS}
+STATISTICS: dict[str, Statistics] = {
+    "digits": digits.STATISTICS,
+    **vision.STATISTICS,
+    "Tiny": tiny.STATISTICS,
+    **dict.fromkeys(imagenet.LOADERS, imagenet.STATISTICS),
+    voxels.NAME: voxels.STATISTICS,
+}
 
 PREFIXES: dict[str, Callable[[str, Request], tuple[ImageData, ImageData]]] = {
     folder.PREFIX: folder.load,
@@ -39,15 +53,19 @@ PREFIXES: dict[str, Callable[[str, Request], tuple[ImageData, ImageData]]] = {
 
 def load_dataset(
     name: str,
-    data_path: str | Path = "data",
+    data_path: str | Path | None = None,
     *,
     download: bool = True,
     image_size: int | None = None,
+    resize: ResizeMode = "crop",
+    antialias: bool = True,
+    skip_corrupt: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     zca: bool = False,
     workers: int | None = None,
     progress: bool = True,
+    map_above: int | None = None,
 ) -> tuple[ImageData, ImageData]:
     """Load the training and the test images of a dataset, on the CPU.
 
@@ -55,22 +73,38 @@ def load_dataset(
         name: a name in `DATASETS`; `folder:PATH` for a tree PATH/{train,test or val}/CLASS/FILE of image files; or
             `hf:owner/name` or `hf:PATH` for a dataset of the Hugging Face hub or a folder of parquet files, where
             ?config=NAME&image=COLUMN&label=COLUMN&train=SPLIT&test=SPLIT (or a part of it) says what is meant.
-        data_path: the folder in which datasets are looked for, and into which they are downloaded.
+        data_path: the folder in which datasets are looked for, and into which they are downloaded; None: "data", and
+            for imagenet-KEY what the environment variable IMAGENET names, if it is set.
         download: fetch a dataset that is missing.
-        image_size: pixels; images of a `folder:` or of `hf:` are scaled to it (shorter side) and cropped to the centre
-            square.
+        image_size: pixels; images of imagenet-KEY (None: 128), of a `folder:` or of `hf:` (None: as they are) are made
+            squares of this side.
+        resize: "crop" scales the shorter side to image_size and takes the centre square, "squash" scales both sides.
+        antialias: without it, images are resized as the authors' version of torchvision resized them.
+        skip_corrupt: leave image files that cannot be read out and say how many they are, instead of raising.
         mean, std: of each channel, in units of 0..1, instead of the dataset's own.
         zca: whiten the images (2-D only), as fitted to the training images, instead of normalising by mean and std.
         workers: threads that decode image files; None chooses by CPU cores and image size.
         progress: show a bar while image files are decoded (downloads always show torchvision's).
+        map_above: bytes; decoded images that take more are views of a file, read-only, instead of in memory. None: a
+            third of this machine's memory.
 
     Raises:
         InputError: the name is unknown, data is missing or damaged or cannot be downloaded, or an option does not fit.
     """
+    name = canonical(name)
     check_dataset(name)
+    _check_decoding(name, image_size, resize, antialias, skip_corrupt)
     if zca and not (mean is None and std is None):
         raise InputError("ZCA whitening takes the place of mean and std: give either zca, or mean and std")
-    request = Request(Path(data_path).expanduser(), download, image_size, workers, progress)
+    request = Request(
+        data_path=Path(data_path or default_data_path(name)).expanduser(),
+        download=download,
+        resize=Resize(image_size, resize, antialias) if image_size is not None else None,
+        skip_corrupt=skip_corrupt,
+        workers=workers,
+        progress=progress,
+        map_above=map_above,
+    )
     prefix = next((each for each in PREFIXES if name.startswith(each)), None)
     splits = DATASETS[name](request) if prefix is None else PREFIXES[prefix](name.removeprefix(prefix), request)
     if image_size is not None and any(side != image_size for side in splits[0].im_size):
@@ -84,11 +118,52 @@ def load_dataset(
 
 def statistics(name: str) -> Statistics | None:
     """Mean and std of each channel that a registered dataset is normalised with; None for a name without any."""
-    return STATISTICS.get(name)
+    return STATISTICS.get(canonical(name))
 
 
-def check_dataset(name: str) -> None:
-    """Raises InputError for a name that `load_dataset` does not know, or cannot read."""
+def default_data_path(name: str) -> str:
+    """Where a dataset is looked for if nothing else is said: data, or for imagenet-KEY what IMAGENET names."""
+    return (is_imagenet(name) and os.environ.get(imagenet.VARIABLE)) or "data"
+
+
+def default_image_size(name: str) -> int | None:
+    """The side, in pixels, that a dataset's images are resized to if nothing else is said; None: they are not."""
+    return imagenet.SIDE if is_imagenet(name) else None
+
+
+def is_resizable(name: str) -> bool:
+    """Whether a dataset's images come in sizes of their own, and are resized while they are decoded."""
+    return is_imagenet(name) or name.startswith(tuple(PREFIXES))
+
+
+def is_imagenet(name: str) -> bool:
+    """Whether a name is that of a subset of ImageNet."""
+    return canonical(name) in imagenet.LOADERS
+
+
+def _check_decoding(name: str, image_size: int | None, resize: ResizeMode, antialias: bool, skip_corrupt: bool) -> None:
+    """Raises InputError for an option of decoding that would be of no effect."""
+    given = ["--resize squash"] * (resize == "squash") + ["--no_antialias"] * (not antialias)
+    if given and not is_resizable(name):
+        raise InputError(f"{given[0]} says how images are resized, and those of {name} are not: leave it out")
+    if given and image_size is None:
+        raise InputError(f"{given[0]} says how images are resized: give --image_size too, or leave it out")
+    if skip_corrupt and not (is_resizable(name) or name == "Tiny"):
+        raise InputError(f"--skip_corrupt leaves out single image files, and {name} has none: leave it out")
+
+
+def check_dataset(name: str, subset: str | None = None) -> None:
+    """Raises InputError for a name that `load_dataset` does not know, or cannot read.
+
+    subset: what of a name in two parts has not become a part of `name` (see `imagenet_classes.resolve`).
+    """
+    keys = ", ".join(imagenet.SUBSETS)
+    if name == WHOLE:
+        wrong = "has no subset {subset!r}" if subset else "is distilled by subsets"
+        raise InputError(f"{name} {wrong.format(subset=subset)}: give --subset with one of {keys}")
+    if subset is not None:
+        raise InputError(f"--subset {subset} is for --dataset {WHOLE}: leave it out with {name}")
+    name = canonical(name)
     if name.startswith(hub.PREFIX):
         hub.parse(name.removeprefix(hub.PREFIX))
     if name in DATASETS or name.startswith(tuple(PREFIXES)):

@@ -1,19 +1,19 @@
-"""Encoded images (files, or bytes out of a table) to one uint8 tensor, several at once."""
+"""Encoded images (files, or bytes out of a table) to uint8 arrays, several at once, all through one function."""
 
 from __future__ import annotations
 
 import io
 import os
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from common.datasets.image_data import Resize
 from common.errors import InputError
 
 CHUNK = 128  # images that a thread decodes at a time: 6 MB at 128 px
@@ -41,15 +41,36 @@ class Encoded(NamedTuple):
 
 Source = str | Encoded  # a path, or what was read already
 
+
+class Unreadable(InputError):
+    """A file that is truncated, damaged, or no image."""
+
+
+class First(NamedTuple):
+    """The image that the others are compared with."""
+
+    name: str
+    size: Size
+    shape: tuple[int, int, int]  # as decoded: ch, H, W
+
+
+class Chunk(NamedTuple):
+    """Decoded images, and which ones of a range could not be read."""
+
+    images: np.ndarray  # uint8 [B, ch, H, W]
+    rows: range
+    unreadable: list[int]  # of these rows; B is smaller by as many
+
+
 # What Pillow's readers raise for broken files; OSError also covers what is not an image at all.
 _UNREADABLE = (OSError, SyntaxError, EOFError, LookupError, ValueError, TypeError, OverflowError, struct.error)
 
 
-def read_image(source: Source, image_size: int | None) -> tuple[np.ndarray, Size]:
+def read_image(source: Source, resize: Resize | None) -> tuple[np.ndarray, Size]:
     """Decode one image: uint8 `[ch, H, W]` with ch = 1 for a grayscale one and 3 otherwise, and its size as stored.
 
-    `image_size` scales the shorter side to it (bilinear, antialiased) and crops the centre square, with torchvision's
-    rounding. Raises `InputError` that names the source if it is truncated, not an image, or deeper than 8 bits.
+    Raises `Unreadable` that names the source if it is truncated or not an image, `InputError` if it is deeper than 8
+    bits.
     """
     from PIL import Image
 
@@ -57,78 +78,129 @@ def read_image(source: Source, image_size: int | None) -> tuple[np.ndarray, Size
         with Image.open(source if isinstance(source, str) else io.BytesIO(source.content)) as stored:
             size = stored.size
             if stored.mode.startswith(DEEP_MODES):
-                raise InputError(f"{_name(source)} has more than 8 bits a channel: convert it to 8 bits, or remove it")
+                raise InputError(f"{name_of(source)} has more than 8 bits a channel: convert it, or remove it")
             image = stored.convert("L" if stored.mode in GRAY_MODES else "RGB")
     except InputError:
         raise
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
-        raise InputError(f"{_name(source)} cannot be read as an image ({error}): replace it, or remove it") from error
-    if image_size is not None:
-        image = resize_and_crop(image, image_size)
-    pixels = np.asarray(image)
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)), size
+        raise Unreadable(
+            f"{name_of(source)} cannot be read as an image ({error}): replace it, remove it, or give --skip_corrupt"
+        ) from error
+    return (_pixels(image) if resize is None else resized(image, resize)), size
 
 
-def resize_and_crop(image: Any, side: int) -> Any:
-    """The centre square of a Pillow image, `side` pixels wide, after scaling its shorter side to `side`."""
+def resized(image: Any, resize: Resize) -> np.ndarray:
+    """A Pillow image, gray or RGB, as a square: uint8 `[ch, side, side]`, by torchvision's arithmetic.
+
+    "crop" scales the shorter side and takes the centre square, "squash" scales both sides; both enlarge what is too
+    small. Bilinear: antialiased as Pillow does it; without antialiasing as torchvision 0.12 did it with the tensors of
+    the authors' code, from which the result then differs only in that it is rounded to 8 bits.
+    """
     from PIL import Image
 
+    side = resize.side
     width, height = image.size
-    short = min(width, height)
-    if short != side:
-        scaled = (side, side * height // width) if width == short else (side * width // height, side)
-        image = image.resize(scaled, Image.Resampling.BILINEAR)  # Pillow always antialiases
-    left, top = (round((length - side) / 2) for length in image.size)
-    return image.crop((left, top, left + side, top + side))
+    if resize.mode == "squash":
+        scaled = (side, side)
+    elif width <= height:
+        scaled = (side, side * height // width)
+    else:
+        scaled = (side * width // height, side)
+    if resize.antialias and scaled != image.size:
+        image = image.resize(scaled, Image.Resampling.BILINEAR)
+    pixels = _pixels(image)
+    if not resize.antialias:
+        pixels = _interpolated(pixels, *scaled)
+    left, top = (round((length - side) / 2) for length in scaled)
+    return np.ascontiguousarray(pixels[:, top : top + side, left : left + side])
 
 
-def read_chunk(start: int, sources: Sequence[Source], image_size: int | None, first: tuple[str, Size]) -> np.ndarray:
-    """Decode CHUNK images from `start` on: uint8 `[B, ch, H, W]`; without `image_size` all must be as large as `first`.
+def _interpolated(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Bilinear without antialiasing: uint8 `[ch, H, W]` to uint8 `[ch, height, width]`, pixels being squares."""
+    # Not by torch, each of whose calls would start threads of its own in each of the decoding threads.
+    rows = _between(pixels.astype(np.float32), 1, height)
+    return np.rint(_between(rows, 2, width)).astype(np.uint8)
 
-    Raises `InputError` as `read_image` does, and one that names both images if two sizes differ.
+
+def _between(values: np.ndarray, axis: int, length: int) -> np.ndarray:
+    """Interpolate linearly along an axis at the centres of `length` equal parts; beyond the ends the ends go on."""
+    old = values.shape[axis]
+    if old == length:
+        return values
+    at = ((np.arange(length, dtype=np.float32) + 0.5) * np.float32(old / length) - 0.5).clip(0)
+    below = np.minimum(at.astype(np.int64), old - 1)
+    above = np.minimum(below + 1, old - 1)
+    share = (at - below).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1 - axis))
+    return values.take(below, axis) * (1 - share) + values.take(above, axis) * share
+
+
+def _pixels(image: Any) -> np.ndarray:
+    pixels = np.asarray(image)
+    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+def read_first(sources: Sequence[Source], resize: Resize | None, skip: bool) -> First:
+    """The first image, with `skip` the first one that can be read. Raises as `read_image` does."""
+    for row in range(len(sources)):
+        source = sources[row]
+        try:
+            pixels, size = read_image(source, resize)
+        except Unreadable:
+            if not skip or row == len(sources) - 1:
+                raise
+        else:
+            return First(name_of(source), size, pixels.shape)
+    raise ValueError("there is no image to read")
+
+
+def read_chunk(rows: range, sources: Sequence[Source], resize: Resize | None, first: First, skip: bool) -> Chunk:
+    """Decode the images of some rows; without `resize` all must be as large as `first`.
+
+    Raises as `read_image` does, but with `skip` leaves unreadable images out; and `InputError` that names both images
+    if two sizes differ.
     """
-    images = []
-    for source in sources[start : start + CHUNK]:
-        pixels, size = read_image(source, image_size)
-        if image_size is None and size != first[1]:
+    images, unreadable = [], []
+    for row, source in zip(rows, sources[rows.start : rows.stop], strict=True):
+        try:
+            pixels, size = read_image(source, resize)
+        except Unreadable:
+            if not skip:
+                raise
+            unreadable.append(row)
+            continue
+        if resize is None and size != first.size:
             raise InputError(
-                f"all images must have the same size, but {first[0]} is {_times(first[1])} and {_name(source)} is "
-                f"{_times(size)} pixels: give --image_size to scale and crop them"
+                f"all images must have the same size, but {first.name} is {_times(first.size)} and {name_of(source)} "
+                f"is {_times(size)} pixels: give --image_size to scale and crop them"
             )
         images.append(pixels)
-    channels = max(len(pixels) for pixels in images)
-    return np.stack([np.broadcast_to(pixels, (channels, *pixels.shape[1:])) for pixels in images])
+    channels = max((len(pixels) for pixels in images), default=1)
+    decoded = np.empty((len(images), channels, *first.shape[1:]), np.uint8)
+    for place, pixels in zip(decoded, images, strict=True):
+        place[:] = pixels  # one channel fills three
+    return Chunk(decoded, rows, unreadable)
 
 
-def decode(sources: Sequence[Source], image_size: int | None, workers: int | None, progress: bool, name: str) -> Tensor:
-    """Decode all images to uint8 `[N, ch, H, W]`, in their order: ch is 1 if all are grayscale, else 3.
+def decode(
+    sources: Sequence[Source], rows: range, resize: Resize | None, first: First, workers: int | None, skip: bool
+) -> Iterator[Chunk]:
+    """Decode the images of `rows` in their order, CHUNK at a time; ch of a chunk is 1 if all of its images are gray.
 
     `workers` threads share the work, None chooses by CPU cores and image size; they slice `sources` as they go, so a
-    sequence that fetches its bytes when sliced is never in memory as a whole. `name` is said beside the progress bar.
+    sequence that fetches its bytes when sliced is never in memory as a whole, and neither are the decoded images.
     Raises `InputError` as `read_chunk` does.
     """
-    from tqdm import tqdm
-
-    pixels, size = read_image(sources[0], image_size)
-    images = torch.empty(len(sources), *pixels.shape, dtype=torch.uint8)
-    read = partial(read_chunk, sources=sources, image_size=image_size, first=(_name(sources[0]), size))
-    starts = range(0, len(sources), CHUNK)
-    with tqdm(total=len(sources), desc=f"reading {name}", unit="image", disable=not progress, leave=False) as bar:
-        for start, chunk in _each(read, starts, workers or _default_workers(size)):
-            if chunk.shape[1] > images.shape[1]:  # the first one in colour
-                images = images.expand(-1, chunk.shape[1], -1, -1).clone()
-            images[start : start + len(chunk)] = torch.from_numpy(chunk)  # one channel fills three
-            bar.update(len(chunk))
-    return images
-
-
-def _each(read: partial[np.ndarray], starts: Sequence[int], threads: int) -> Iterator[tuple[int, np.ndarray]]:
-    """`read` of every start, with it, in the order in which they are done."""
+    read = partial(read_chunk, sources=sources, resize=resize, first=first, skip=skip)
+    threads = workers or _default_workers(first.size)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    pending: deque[Future[Chunk]] = deque()
     try:
-        pending = {pool.submit(read, start): start for start in starts}
-        for future in as_completed(list(pending)):
-            yield pending.pop(future), future.result()
+        for start in range(rows.start, rows.stop, CHUNK):
+            pending.append(pool.submit(read, range(start, min(start + CHUNK, rows.stop))))
+            if len(pending) > 2 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -142,5 +214,6 @@ def _times(size: Size) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _name(source: Source) -> str:
+def name_of(source: Source) -> str:
+    """What messages call an image."""
     return source if isinstance(source, str) else source.name

@@ -2,55 +2,209 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from common.datasets import disk_cache
-from common.datasets.decode import Source, decode
+from common.datasets.decode import First, Source, Unreadable, decode, name_of, read_first, read_image
+from common.datasets.disk_cache import Stored
 from common.datasets.image_data import Request, Statistics
 from common.errors import InputError
+
+MAPPED_SHARE = 1 / 3  # of the memory: what takes more than this decoded is mapped from its file
+
+
+class Decoded(NamedTuple):
+    """Images uint8 `[N, ch, H, W]` with their labels int64 `[N]`, and mean and std of the training images."""
+
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    statistics: Statistics
 
 
 def check_request(request: Request) -> None:
     """Raises `InputError` for options of decoding that make no sense."""
-    if request.image_size is not None and request.image_size < 1:
-        raise InputError(f"--image_size must be at least 1, not {request.image_size}")
+    if request.resize is not None and request.resize.side < 1:
+        raise InputError(f"--image_size must be at least 1, not {request.resize.side}")
     if request.workers is not None and request.workers < 1:
         raise InputError(f"workers, the number of threads that read images, must be at least 1, not {request.workers}")
 
 
 def decode_once(
-    sources: Sequence[Source], train: int, cache: Path, key: str, request: Request, name: str
-) -> tuple[Tensor, Tensor, Statistics]:
-    """The training and the test images, uint8 `[N, ch, H, W]`, and mean and std of the training images.
+    sources: Sequence[Source],
+    labels: tuple[Tensor, Tensor],
+    class_names: Sequence[str],
+    cache: Path,
+    key: str,
+    request: Request,
+    name: str,
+    colour: bool = False,
+) -> Decoded:
+    """The training and the test images with their labels; ch is 1 if all are grayscale, else, or for `colour`, 3.
 
-    The first `train` sources are the training images, the rest the test images; ch is 1 if all are grayscale, else 3.
-    `cache` is the file that keeps them, `key` tells when it is out of date; `name` is said beside the progress bar.
-    Raises `InputError` for an image that is damaged, or of another size than the rest.
+    The first sources are the training images, the rest the test images, each with its label. `cache` is the file that
+    keeps them, `key` tells when it is out of date; `name` is said beside the progress bar. Images that together take
+    more than `request.map_above` bytes are never in memory as a whole: they are written to that file as they are
+    decoded, and are views of it. Raises `InputError` for an image that is damaged, unless `request.skip_corrupt`, or
+    of another size than the rest, and where no image of a class is left.
     """
-    stored = disk_cache.read(cache, key)
+    map_above = _memory() * MAPPED_SHARE if request.map_above is None else request.map_above
+    stored = disk_cache.read(cache, key, int(map_above))
     if stored is None:
-        images = decode(sources, request.image_size, request.workers, request.progress, name)
-        tensors = {"train": images[:train], "test": images[train:]}
-        stored = tensors, {"statistics": measure(tensors["train"])}
-        disk_cache.write(cache, key, *stored)
+        first = read_first(sources, request.resize, request.skip_corrupt)
+        reading = _Reading(sources, len(labels[0]), request, first, 3 if colour else first.shape[0], name)
+        try:
+            stored = reading.keep(cache, key, int(map_above))
+        except _Colour:  # after gray ones, which have been decoded for nothing
+            stored = _Reading(sources, len(labels[0]), request, first, 3, name).keep(cache, key, int(map_above))
     images_of, facts = stored
+    left = _left(sources, images_of.get("unreadable"), request, name)
+    splits = []
+    for split, given, kept in zip(("train", "test"), labels, left.split([len(part) for part in labels]), strict=True):
+        if emptied := sorted(set(given.tolist()) - set(given[kept].tolist())):
+            raise InputError(f"none of the {split} images of the class {class_names[emptied[0]]} in {name} can be read")
+        splits.append((images_of[split], given[kept]))
     mean, std = map(tuple, facts["statistics"])
-    return images_of["train"], images_of["test"], (mean, std)
+    return Decoded(splits[0], splits[1], (mean, std))
+
+
+def _left(sources: Sequence[Source], unreadable: Tensor | None, request: Request, name: str) -> Tensor:
+    """Which sources have images, bool `[N]`; says how many have none, or raises as for the first if it must not be."""
+    if unreadable is None:
+        return torch.ones(len(sources), dtype=torch.bool)
+    first = sources[int(unreadable.argmax())]
+    if not request.skip_corrupt:
+        read_image(first, request.resize)
+        raise InputError(f"{name_of(first)} could not be read before: change its time (touch) to try it again")
+    logging.getLogger(__name__).warning(
+        "%d of the %d images of %s cannot be read and are left out, the first is %s",
+        int(unreadable.sum()), len(sources), name, name_of(first),
+    )  # fmt: skip
+    return unreadable == 0
+
+
+class _Colour(Exception):
+    """An image in colour came after all before it were gray."""
+
+
+class _Reading:
+    """One reading of all sources, with what is counted on the way."""
+
+    def __init__(
+        self, sources: Sequence[Source], train: int, request: Request, first: First, channels: int, name: str
+    ) -> None:
+        self.sources, self.request, self.first, self.channels, self.name = sources, request, first, channels, name
+        self.rows = {"test": range(train, len(sources)), "train": range(train)}
+        self.counts = torch.zeros(channels, 256, dtype=torch.int64)
+        self.unreadable: list[int] = []
+
+    def keep(self, cache: Path, key: str, map_above: int) -> Stored:
+        """Decode everything and write it to the cache; what is larger than `map_above` is mapped from there."""
+        size = len(self.sources) * self.channels * self.first.shape[1] * self.first.shape[2]
+        bar = tqdm(
+            total=len(self.sources),
+            desc=f"reading {self.name}",
+            unit="image",
+            disable=not self.request.progress,
+            leave=False,
+        )
+        with bar:
+            # In the order of their names, which is that of a file's checksum; the mask is known last, and comes last.
+            parts = {split: self._images(split, bar) for split in ("test", "train")} | {"unreadable": self._mask()}
+            if size > map_above:
+                return self._keep_mapped(cache, key, parts, size)
+            tensors = {}
+            for part, pieces in parts.items():
+                if (rows := _gathered(pieces, len(self.rows.get(part, self.sources)))) is not None:
+                    tensors[part] = rows
+        disk_cache.write(cache, key, tensors, self._facts())
+        return tensors, self._facts()
+
+    def _keep_mapped(self, cache: Path, key: str, parts: dict[str, Iterator[np.ndarray]], size: int) -> Stored:
+        try:
+            return disk_cache.write_in_pieces(cache, key, parts, self._facts, size)
+        except Unreadable:
+            raise
+        except InputError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            raise InputError(
+                f"decoded, the images of {self.name} take {size / 1e9:.1f} GB, too much to be kept in memory, and "
+                f"{error}: FRED_CACHE names the folder"
+            ) from error
+
+    def _images(self, split: str, bar: tqdm) -> Iterator[np.ndarray]:
+        rows, request, kept = self.rows[split], self.request, 0
+        for chunk in decode(self.sources, rows, request.resize, self.first, request.workers, request.skip_corrupt):
+            bar.update(len(chunk.rows))
+            self.unreadable += chunk.unreadable
+            images = chunk.images
+            if not len(images):
+                continue
+            if images.shape[1] > self.channels:
+                raise _Colour
+            kept += len(images)
+            if images.shape[1] < self.channels:  # gray ones alone
+                images = images.repeat(self.channels, axis=1)
+            if split == "train":
+                self.counts += count_values(torch.from_numpy(images))
+            yield images
+        if not kept:
+            raise InputError(f"none of the {len(rows)} {split} images of {self.name} can be read")
+
+    def _mask(self) -> Iterator[np.ndarray]:
+        """Once the images are read: nothing, or a 1 for each source that could not be."""
+        if self.unreadable:
+            mask = np.zeros(len(self.sources), np.uint8)
+            mask[self.unreadable] = 1
+            yield mask
+
+    def _facts(self) -> dict[str, Statistics]:
+        return {"statistics": _statistics(self.counts)}
+
+
+def _gathered(pieces: Iterator[np.ndarray], rows: int) -> Tensor | None:
+    """The pieces of a tensor that has at most so many rows; None if there are none."""
+    whole, filled = None, 0
+    for piece in pieces:
+        if whole is None:
+            whole = torch.empty(rows, *piece.shape[1:], dtype=torch.uint8)
+        whole[filled : filled + len(piece)].numpy()[:] = piece
+        filled += len(piece)
+    return None if whole is None else whole[:filled]
 
 
 def measure(images: Tensor) -> Statistics:
     """Mean and std of each channel of uint8 images `[N, ch, H, W]`, in units of 0..1; a constant channel gets std 1."""
+    return _statistics(count_values(images))
+
+
+def count_values(images: Tensor) -> Tensor:
+    """How often each of the 256 values occurs in each channel of uint8 images `[N, ch, H, W]`: int64 `[ch, 256]`."""
+    return torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
+
+
+def _statistics(counts: Tensor) -> Statistics:
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
-    for channel in images.unbind(1):
-        # From the counts of the 256 values: exact, and no image is copied to floating point.
-        share = torch.bincount(channel.flatten(), minlength=256) / channel.numel()
+    for channel in counts:
+        # From the counts of the values: exact, and no image is copied to floating point.
+        share = channel / channel.sum().item()
         mean = (share.double() * values).sum()
         std = (share.double() * (values - mean) ** 2).sum().sqrt()
         means.append(mean.item())
         stds.append(std.item() or 1.0)
     return tuple(means), tuple(stds)
+
+
+def _memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.datasets.image_data import ImageData, Request
-from common.datasets.image_tree import ImageFile, Tree, class_folders, image_files, load_tree
+from common.datasets.image_tree import EXTENSIONS, ImageFile, Tree, class_folders, image_files, load_tree
 from common.errors import InputError
 
 PREFIX = "folder:"
@@ -46,14 +46,12 @@ def read_tree(folder: Path) -> Tree:
 
 
 def _files(split: Path, names: list[str]) -> list[ImageFile]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
     files = []
     for label, name in enumerate(names):
         found = image_files(split / name, label)
         if not found:
             raise InputError(
-                f"{split / name} has no images ({' '.join(IMG_EXTENSIONS)}): add some, or remove the class everywhere"
+                f"{split / name} has no images ({' '.join(EXTENSIONS)}): add some, or remove the class everywhere"
             )
         files += found
     return files

@@ -21,7 +21,7 @@ import torch
 from common.datasets import disk_cache
 from common.datasets.decode import Encoded, Source
 from common.datasets.decoded import check_request, decode_once
-from common.datasets.image_data import ImageData, Request
+from common.datasets.image_data import ImageData, Request, Resize, stated
 from common.errors import InputError
 
 PREFIX = "hf:"
@@ -84,15 +84,16 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
     train_split, test_split = _choose_splits(name, list(splits))
     chosen = {split: splits[split] for split in (train_split, test_split)}
     image, label = _choose_columns(datasets, name, chosen[train_split].features)
-    class_names, (train_labels, test_labels) = _labels(datasets, name, label, chosen)
+    class_names, labels = _labels(datasets, name, label, chosen)
     sources = _Images(datasets, name, image, chosen)
-    cache = disk_cache.named_file("hub", [str(name), request.image_size])
-    key = _fingerprint(chosen, image, request.image_size)
-    train, test, statistics = decode_once(sources, len(train_labels), cache, key, request, Path(name.path).name)
-    return (
-        ImageData(train, train_labels, *statistics, class_names, str(name)),
-        ImageData(test, test_labels, *statistics, class_names, str(name)),
+    cache = disk_cache.named_file("hub", [str(name), *stated(request.resize)])
+    key = _fingerprint(chosen, image, request.resize)
+    decoded = decode_once(sources, labels, class_names, cache, key, request, Path(name.path).name)
+    train, test = (
+        ImageData(images, left, *decoded.statistics, class_names, str(name))
+        for images, left in (decoded.train, decoded.test)
     )
+    return train, test
 
 
 def _import_library() -> Any:
@@ -202,7 +203,7 @@ def _is_text(kind: Any) -> bool:
 
 def _labels(
     datasets: Any, name: Name, column: str, splits: dict[str, Any]
-) -> tuple[tuple[str, ...], list[torch.Tensor]]:
+) -> tuple[tuple[str, ...], tuple[torch.Tensor, torch.Tensor]]:
     """The class names, and the labels of the training and the test split, int64 `[N]`.
 
     A ClassLabel column names its classes; the classes of another are the sorted values that its training split holds.
@@ -230,7 +231,7 @@ def _labels(
                 "choose a split with labels by ?train=SPLIT or ?test=SPLIT, or remove these rows"
             )
         labels.append(torch.tensor([label_of[value] for value in values]))
-    return names, labels
+    return names, (labels[0], labels[1])
 
 
 def _column(table: Any, column: str) -> list[Any]:
@@ -266,9 +267,10 @@ class _Images(Sequence[Source]):
         return image["path"] if image["bytes"] is None else Encoded(image["bytes"], where)
 
 
-def _fingerprint(splits: dict[str, Any], column: str, image_size: int | None) -> str:
-    """A hash that changes with the files behind the two splits, the image column and the image size."""
-    digest = hashlib.blake2b(f"{FORMAT}\0{column}\0{image_size}".encode(), digest_size=20)
+def _fingerprint(splits: dict[str, Any], column: str, resize: Resize | None) -> str:
+    """A hash that changes with the files behind the two splits, the image column and the resizing."""
+    how = "\0".join(map(str, stated(resize)))
+    digest = hashlib.blake2b(f"{FORMAT}\0{column}\0{how}".encode(), digest_size=20)
     for split, table in splits.items():
         digest.update(f"\0\0{split}\0{len(table)}".encode())
         for file in table.cache_files:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -154,15 +154,37 @@ def fingerprint(images: Tensor, *how: object) -> str:
     return digest.hexdigest()
 
 
+ResizeMode = Literal["crop", "squash"]
+
+
+class Resize(NamedTuple):
+    """How images of any size become squares."""
+
+    side: int  # pixels
+    mode: ResizeMode = "crop"  # the shorter side to `side`, then the centre square; squash: both sides to `side`
+    antialias: bool = True
+
+
+def stated(resize: Resize | None) -> list[int | str | bool | None]:
+    """What the name and the fingerprint of a cache say of it: the side alone where the rest is as usual."""
+    if resize is None:
+        return [None]
+    return [resize.side] if resize == Resize(resize.side) else list(resize)
+
+
 @dataclass(frozen=True)
 class Request:
     """What `load_dataset` was asked for beyond the name; every loader gets one and takes what concerns it."""
 
     data_path: Path
     download: bool
-    image_size: int | None
+    resize: Resize | None
+    """None: images stay as they are stored"""
+    skip_corrupt: bool
     workers: int | None
     progress: bool
+    map_above: int | None
+    """Bytes of decoded images above which they are mapped from a file; None: a third of this machine's memory."""
 
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]

@@ -12,9 +12,11 @@ import torch
 
 from common.datasets import disk_cache
 from common.datasets.decoded import check_request, decode_once
-from common.datasets.image_data import ImageData, Request, Statistics
+from common.datasets.image_data import ImageData, Request, Resize, Statistics, stated
 
 FORMAT = 1  # of the decoded images: raise it when the same files give other pixels
+# torchvision's IMG_EXTENSIONS; to import it for them would take most of a start from the cache.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class ImageFile(NamedTuple):
@@ -42,44 +44,58 @@ def class_folders(split: Path) -> list[str]:
 
 def image_files(folder: Path, label: int) -> list[ImageFile]:
     """The image files in `folder` and below, sorted by path, each with this label."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    return sorted(_walk(str(folder), label, IMG_EXTENSIONS))
+    return sorted(_walk(str(folder), label))
 
 
-def _walk(folder: str, label: int, extensions: tuple[str, ...]) -> Iterator[ImageFile]:
+def image_file(path: str, label: int) -> ImageFile:
+    """One image file by its path."""
+    status = os.stat(path)  # noqa: PTH116 (Path takes ten times as long)
+    return ImageFile(path, label, status.st_size, status.st_mtime_ns)
+
+
+def _walk(folder: str, label: int) -> Iterator[ImageFile]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                yield from _walk(entry.path, label, extensions)
-            elif entry.name.lower().endswith(extensions):
+                yield from _walk(entry.path, label)
+            elif entry.name.lower().endswith(EXTENSIONS):
                 status = entry.stat()
                 yield ImageFile(entry.path, label, status.st_size, status.st_mtime_ns)
 
 
 def load_tree(
-    tree: Tree, folder: Path, request: Request, name: str, statistics: Statistics | None = None
+    tree: Tree,
+    folder: Path,
+    request: Request,
+    name: str,
+    statistics: Statistics | None = None,
+    part: str | None = None,
+    colour: bool = False,
 ) -> tuple[ImageData, ImageData]:
     """The images of the tree in `folder`, uint8 `[N, ch, H, W]`, decoded once and then kept in the user's cache folder.
 
-    ch is 1 if every file is grayscale, else 3. `statistics` are those of the training images unless given; `name` is
-    what `load_dataset` was asked for. Raises `InputError` if a file is damaged or of another size than the rest.
+    ch is 1 if every file is grayscale, else, or for `colour`, 3. `statistics` are those of the training images unless
+    given; `name` is what `load_dataset` was asked for; a tree that is only a part of the folder says which, to have a
+    cache of its own. Raises `InputError` if a file is damaged or of another size than the rest.
     """
     check_request(request)
     files = [file.path for file in tree.train + tree.test]
-    cache = disk_cache.cache_file(folder, request.image_size)
-    key = fingerprint(folder, request.image_size, tree)
-    train, test, measured = decode_once(files, len(tree.train), cache, key, request, folder.name)
-    splits = []
-    for images, part in ((train, tree.train), (test, tree.test)):
-        labels = torch.tensor([file.label for file in part])
-        splits.append(ImageData(images, labels, *(statistics or measured), tree.class_names, name))
-    return splits[0], splits[1]
+    labels = tuple(torch.tensor([file.label for file in files_of]) for files_of in (tree.train, tree.test))
+    cache = disk_cache.cache_file(folder, request.resize, *([part] if part else []))
+    key = fingerprint(folder, request.resize, tree)
+    said = part or folder.name
+    decoded = decode_once(files, (labels[0], labels[1]), tree.class_names, cache, key, request, said, colour)
+    train, test = (
+        ImageData(images, left, *(statistics or decoded.statistics), tree.class_names, name)
+        for images, left in (decoded.train, decoded.test)
+    )
+    return train, test
 
 
-def fingerprint(folder: Path, image_size: int | None, tree: Tree) -> str:
-    """A hash that changes with the folder, the image size, and any file's name, size or time of change."""
-    digest = hashlib.blake2b(f"{FORMAT}\0{folder}\0{image_size}".encode(), digest_size=20)
+def fingerprint(folder: Path, resize: Resize | None, tree: Tree) -> str:
+    """A hash that changes with the folder, the resizing, and any file's name, size or time of change."""
+    how = "\0".join(map(str, stated(resize)))
+    digest = hashlib.blake2b(f"{FORMAT}\0{folder}\0{how}".encode(), digest_size=20)
     start = len(str(folder))
     for file in tree.train + tree.test:
         digest.update(f"\0{file.path[start:]}\0{file.size}\0{file.mtime_ns}".encode("utf-8", "surrogateescape"))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.datasets.download import damaged, downloading, missing
-from common.datasets.image_data import ImageData, Request, Statistics
+from common.datasets.image_data import ImageData, Request, Resize, Statistics
 from common.datasets.image_tree import ImageFile, Tree, class_folders, image_files, load_tree
 from common.errors import InputError
 
@@ -31,7 +31,7 @@ def load(request: Request) -> tuple[ImageData, ImageData]:
         _unpack(folder, request.download)
     tree = read_tree(folder)
     # To its own size: nothing changes, but an image of another size among them fits too.
-    train, test = load_tree(tree, folder, replace(request, image_size=SIDE), "Tiny", STATISTICS)
+    train, test = load_tree(tree, folder, replace(request, resize=Resize(SIDE)), "Tiny", STATISTICS)
     return train, test
 
 

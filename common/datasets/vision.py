@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from common.datasets.download import damaged, downloading, missing
 from common.datasets.image_data import ImageData, Loader, Request, Statistics
+from common.datasets.matlab import read_variables
 
 # The values that the published recipes normalise with; their learning rates depend on them.
 STATISTICS: dict[str, Statistics] = {
@@ -22,9 +22,6 @@ STATISTICS: dict[str, Statistics] = {
     "CIFAR10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "CIFAR100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
-
-# What scipy raises for a file that is not of MATLAB's format, or broken.
-_UNREADABLE_MAT = (OSError, ValueError, TypeError, LookupError, NotImplementedError, MemoryError, zlib.error)
 
 
 def load_mnist(request: Request) -> tuple[ImageData, ImageData]:
@@ -89,14 +86,10 @@ LOADERS: dict[str, Loader] = {
 
 def _read_mat(file: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Images uint8 `[N, 3, 32, 32]` and labels int64 `[N]` of one of SVHN's files; `InputError` if it is damaged."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        content = loadmat(file, variable_names=["X", "y"])
-        pixels, labels = content["X"], content["y"]  # [32, 32, 3, N] and [N, 1]
-    except (*_UNREADABLE_MAT, MatReadError) as error:
-        raise damaged([file]) from error
+    content = read_variables(file, "X", "y")
+    if content is None:
+        raise damaged([file])
+    pixels, labels = content["X"], content["y"]  # [32, 32, 3, N] and [N, 1]
     count = pixels.shape[-1] if pixels.ndim == 4 else 0
     fits = pixels.shape == (32, 32, 3, count) and pixels.dtype == np.uint8 and labels.shape == (count, 1)
     # Digit 0 has label 10, as MATLAB counts from 1.

@@ -1,10 +1,13 @@
 """Hyper-parameters per (objective, dataset, ipc), each with its source: one TOML file an objective.
 
+The objective ImageNet-abcde/DM has the file ImageNet-abcde/DM.toml.
+
 [[CIFAR10.ipc2]]                      several blocks a cell, one for each source
 source = "published: ..."             where the values of this block come from
 lr_freq = 1e6                         the names are those of the command line
 
 [[CIFAR10.any]]                       values for every ipc of the dataset; a cell's own values win
+[[ImageNet.ipc1]]                     for every subset imagenet-*; what a subset's own table says wins
 [CIFAR10.ipc2_published]              accuracy in %, as published, with its source (where there is one)
 [[pixels.any]]                        the baseline on plain pixels (--transform identity), for every dataset
 """
@@ -12,11 +15,12 @@ lr_freq = 1e6                         the names are those of the command line
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from common.datasets.imagenet_classes import NAMES, WHOLE
 from common.errors import InputError
 
 if sys.version_info >= (3, 11):
@@ -40,6 +44,13 @@ class Recipe:
     sources: dict[str, str] = field(default_factory=dict)
     published: dict[str, Any] | None = None
 
+    def without(self, *names: str) -> Recipe:
+        """The same recipe less what it says of some options."""
+        values, sources = (
+            {key: value for key, value in each.items() if key not in names} for each in (self.values, self.sources)
+        )
+        return replace(self, values=values, sources=sources)
+
 
 def find(objective: str, dataset: str, ipc: int, pixels: bool = False) -> Recipe:
     """The recipe of one cell, empty where there is none.
@@ -47,23 +58,29 @@ def find(objective: str, dataset: str, ipc: int, pixels: bool = False) -> Recipe
     pixels: the baseline on plain pixels; its own step size and k replace those of the coefficients, whatever the cell.
     """
     table = _table(objective)
-    cells = table.get(dataset, {})
-    blocks = [*cells.get("any", []), *cells.get(f"ipc{ipc}", [])]
+    blocks = []
+    for cells in _cells(objective, dataset):
+        blocks += [*cells.get("any", []), *cells.get(f"ipc{ipc}", [])]
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for block in [*blocks, *(table["pixels"]["any"] if pixels else [])]:
         given = {key: value for key, value in block.items() if key != "source"}
         values.update(given)
         sources.update(dict.fromkeys(given, block["source"]))
-    return Recipe(objective, dataset, ipc, values, sources, cells.get(f"ipc{ipc}_published"))
+    return Recipe(objective, dataset, ipc, values, sources, table.get(dataset, {}).get(f"ipc{ipc}_published"))
 
 
 def available(objective: str) -> dict[str, list[int]]:
     """The ipc that have a recipe, by dataset."""
     return {
-        dataset: sorted(int(key[3:]) for key in cells if key.startswith("ipc") and key[3:].isdigit())
-        for dataset, cells in _datasets(objective).items()
-    }
+        dataset: sorted({
+            int(key[3:])
+            for cells in _cells(objective, dataset)
+            for key in cells
+            if key.startswith("ipc") and key[3:].isdigit()
+        })
+        for dataset in _datasets(objective)
+    }  # fmt: skip
 
 
 def check_dataset(objective: str, dataset: str) -> None:
@@ -73,8 +90,17 @@ def check_dataset(objective: str, dataset: str) -> None:
         raise InputError(f"{objective} has no recipe for '{dataset}': choose one of {names}")
 
 
-def _datasets(objective: str) -> dict[str, Any]:
-    return {name: cells for name, cells in _table(objective).items() if name != "pixels"}
+def _datasets(objective: str) -> list[str]:
+    """The datasets that have a recipe; the table of ImageNet is not one, but stands for all of its subsets."""
+    names = [name for name in _table(objective) if name not in ("pixels", WHOLE)]
+    return [*names, *(name for name in NAMES if name not in names)] if WHOLE in _table(objective) else names
+
+
+def _cells(objective: str, dataset: str) -> list[dict[str, Any]]:
+    """The tables that say something of a dataset, each winning over those before it."""
+    table = _table(objective)
+    names = (WHOLE, dataset) if dataset in NAMES else (dataset,)
+    return [table[name] for name in names if name in table]
 
 
 @lru_cache

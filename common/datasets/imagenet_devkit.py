@@ -1,0 +1,83 @@
+"""The development kit of ILSVRC 2012, which says of which class each validation image is."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from common.datasets.matlab import read_variables
+
+DEVKIT = "ILSVRC2012_devkit_t12"
+META = "data/meta.mat"
+TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+CLASSES = 1000  # ids 1..1000 are classes, those above are their ancestors in WordNet
+
+_WNID = re.compile(r"n\d{8}")
+
+
+class Unusable(Exception):
+    """What a folder of ImageNet lacks, or what is wrong with it, to be put into a sentence."""
+
+
+def validation_wnids(folder: Path) -> list[str]:
+    """The WordNet ids of validation images 1, 2, ...; the devkit lies in `folder`, unpacked or as it was downloaded.
+
+    Raises `Unusable` where it is missing, damaged, or not what it should be. Reading it runs no code.
+    """
+    place, meta, truth = _read(folder)
+    wnid_of = _wnids(place, meta)
+    try:
+        ids = [int(line) for line in truth.split()]
+    except ValueError as error:
+        raise Unusable(f"{TRUTH} in {place} is not a list of numbers") from error
+    if not ids:
+        raise Unusable(f"{TRUTH} in {place} is empty")
+    if wrong := [each for each in ids if each not in wnid_of]:
+        raise Unusable(f"{TRUTH} in {place} has {wrong[0]}, where classes are 1 to {CLASSES}")
+    return [wnid_of[each] for each in ids]
+
+
+def _read(folder: Path) -> tuple[str, bytes, bytes]:
+    """Where the devkit was found, and the content of its two files."""
+    archive = folder / f"{DEVKIT}.tar.gz"
+    if (folder / DEVKIT).is_dir():
+        for file in (META, TRUTH):
+            if not (folder / DEVKIT / file).is_file():
+                raise Unusable(f"{DEVKIT}/ has no {file}")
+        return DEVKIT, (folder / DEVKIT / META).read_bytes(), (folder / DEVKIT / TRUTH).read_bytes()
+    if not archive.is_file():
+        raise Unusable(f"val/ has no class folders, and {DEVKIT}, which says what its images show, is not there")
+    try:
+        with tarfile.open(archive, "r:gz") as packed:
+            contents = [packed.extractfile(f"{DEVKIT}/{file}") for file in (META, TRUTH)]
+            meta, truth = (b"" if content is None else content.read() for content in contents)
+    except (tarfile.TarError, OSError, EOFError, LookupError, ValueError, zlib.error) as error:
+        raise Unusable(f"{archive.name} is truncated or damaged ({error})") from error
+    return archive.name, meta, truth
+
+
+def _wnids(place: str, meta: bytes) -> dict[int, str]:
+    """The WordNet id of each class by the number that the ground truth has for it."""
+    content = read_variables(io.BytesIO(meta), "synsets")
+    if content is None:
+        raise Unusable(f"{META} in {place} is truncated or damaged")
+    synsets = content["synsets"]  # a struct array of one row or column
+    if not {"ILSVRC2012_ID", "WNID"} <= set(synsets.dtype.names or ()):
+        raise Unusable(f"{META} in {place} has no table of synsets")
+    wnid_of: dict[int, str] = {}
+    for number, wnid in zip(synsets["ILSVRC2012_ID"].flat, synsets["WNID"].flat, strict=True):
+        number, wnid = np.asarray(number), np.asarray(wnid)
+        if number.size != 1 or number.dtype.kind not in "iuf" or wnid.size != 1 or wnid.dtype.kind != "U":
+            raise Unusable(f"{META} in {place} has a synset without a number or a WordNet id")
+        if not _WNID.fullmatch(wnid.item()):
+            raise Unusable(f"{META} in {place} has {wnid.item()!r} where a WordNet id should be")
+        if 1 <= number.item() <= CLASSES:
+            wnid_of[int(number.item())] = wnid.item()
+    if len(set(wnid_of.values())) != len(wnid_of) or not wnid_of:
+        raise Unusable(f"{META} in {place} gives several classes one WordNet id, or has none")
+    return wnid_of
