@@ -20,7 +20,7 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	# Each folder by itself, for their scripts share names.
-	@for folder in $(filter-out common/,$(dir $(wildcard */distill.py))); do echo "mypy $$folder" && $(BIN)/mypy "$$folder"*.py || exit 1; done
+	@for folder in $(filter-out common/,$(sort $(dir $(wildcard */distill.py */evaluate.py)))); do echo "mypy $$folder" && $(BIN)/mypy "$$folder"*.py || exit 1; done
 
 bench: env
 	$(BIN)/python benchmarks/steps.py

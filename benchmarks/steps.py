@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from common import augment
+from common import augment, ensemble
 from common.datasets import ImageData
 from common.devices import can_compile, resolve_device
 from common.errors import InputError, run_command
-from common.evaluate import train_epoch
 from common.matching import distribution, gradient
 from common.networks import build_network, reinitialise
 from common.options import DSA_STRATEGY, parse_plain
 from common.seeds import derive, generator
 from common.selection import select
 from common.synset import SynSet, SynSetArgs
+from common.training import Batches, EvaluationProtocol, train, train_epoch
 
 
 @dataclass
@@ -252,6 +252,40 @@ def expert_epoch(device: torch.device) -> Versions:
     return versions
 
 
+def evaluation_cifar10(device: torch.device) -> Versions:
+    """5 networks trained for 5 epochs on 160 synthetic images (CIFAR-10 at ipc 1, ConvNetD3, DSA)"""
+    draws = generator(0, "images")
+    images = torch.randn(160, 3, 32, 32, generator=draws).to(device)
+    data = Batches(images, torch.arange(160, device=device) % CLASSES)
+    network = build_network("ConvNetD3", 3, CLASSES, (32, 32)).to(device)
+    protocol = EvaluationProtocol(4, 0.01, 256, DSA_STRATEGY)
+    numbers = range(5)
+
+    def one_by_one(forward: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            for number in numbers:
+                reinitialise(network, derive(0, "network", number))
+                train(network, data, protocol, generator(0, "draws", number), forward)
+
+        return run
+
+    def together(compile: Callable[..., Any] | None) -> Callable[[], None]:
+        stack = ensemble.stacked(network.train(), compile)
+
+        def run() -> None:
+            weights, buffers = ensemble.initial(network, [derive(0, "network", number) for number in numbers])
+            each = [generator(0, "draws", number) for number in numbers]
+            ensemble.train(stack, weights, buffers, [data] * len(numbers), protocol, each)
+
+        return run
+
+    versions: Versions = {"one by one": one_by_one(network), "together": together(None)}
+    if _compiles():
+        versions |= {"one by one, compiled": one_by_one(torch.compile(network))}
+        versions |= {"together, compiled": together(torch.compile)}
+    return versions
+
+
 BENCHMARKS: dict[str, Callable[[torch.device], Versions]] = {
     "variance_32": variance_32,
     "variance_128": variance_128,
@@ -260,6 +294,7 @@ BENCHMARKS: dict[str, Callable[[torch.device], Versions]] = {
     "dm_cifar10": dm_cifar10,
     "dc_cifar10": dc_cifar10,
     "expert_epoch": expert_epoch,
+    "evaluation_cifar10": evaluation_cifar10,
 }
 
 if __name__ == "__main__":

@@ -158,6 +158,38 @@ def sample(
     return DSAParams(strategies, size, align_corners, theta, moved, color, colored, cutout).to(device, dtype)
 
 
+def join(parts: Sequence[DSAParams]) -> DSAParams:
+    """The groups of all parts, one after another: applied to their images side by side it gives what each part gives.
+
+    Raises ValueError for parts that were drawn for images of different sizes, or differ in align_corners.
+    """
+    sizes = {(part.im_size, part.align_corners) for part in parts}
+    if len(sizes) != 1:
+        raise ValueError(f"parameters for different images cannot be joined: {sorted(sizes)}")
+    ((size, align_corners),) = sizes
+    neutral = {
+        "theta": torch.eye(2, 3, dtype=torch.float64),
+        "moved": torch.tensor(False),
+        "color": torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64),
+        "colored": torch.tensor(False),
+        "cutout": torch.tensor(size),
+    }
+
+    def stage(name: str) -> torch.Tensor | None:
+        given = [getattr(part, name) for part in parts]
+        model = next((tensor for tensor in given if tensor is not None), None)
+        if model is None:
+            return None
+        rest = neutral[name].to(model)
+        return torch.cat([
+            rest.expand(part.groups, *model.shape[1:]) if tensor is None else tensor
+            for part, tensor in zip(parts, given, strict=True)
+        ])  # fmt: skip
+
+    strategies = tuple(name for part in parts for name in part.strategies)
+    return DSAParams(strategies, size, align_corners, **{name: stage(name) for name in neutral})
+
+
 def apply(images: torch.Tensor, params: DSAParams) -> torch.Tensor:
     """Augment images [B, ch, H, W], B = G * m, the m images of each group side by side; same shape, dtype and device.
 

@@ -21,13 +21,14 @@ from tqdm import tqdm
 from common import report
 from common.devices import precision
 from common.errors import InputError
-from common.evaluate import Batches, EvaluationProtocol, evaluate, in_percent, point_of
+from common.evaluate import evaluate, in_percent, networks_at_once, point_of
 from common.networks import Network
 from common.run import Run
 from common.setting import Setting
 from common.step_size import StepSize
 from common.synset_file import export_pair, load_synset, save_synset
 from common.track import Tracker, open_tracker
+from common.training import Batches, EvaluationProtocol
 
 Step = Callable[[int], Tensor]
 
@@ -269,6 +270,8 @@ class _Loop:
                     forward=self.forwards[name],
                     check_stop=self.run.raise_if_stopped,
                     on_epoch=epochs.update,
+                    together=networks_at_once(options.networks_at_once, self.setting.device),
+                    compiler=self.setting.compiler,
                 ):
                     self.unfinished.setdefault(name, []).append(accuracy)
                     self.save()

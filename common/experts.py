@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from common.augment import parse_strategy
 from common.errors import InputError
-from common.evaluate import TrainingSet, slow_from, train_epoch
 from common.matching.trajectory import flatten
 from common.networks import reinitialise
 from common.options import check_least, check_positive
 from common.seeds import derive, generator, seeded
+from common.training import TrainingSet, slow_from, train_epoch
 
 
 @dataclass(frozen=True)

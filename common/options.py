@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import torch
 import tyro
@@ -144,6 +144,8 @@ class EvaluationOptions:
     eval_protocol: EvalProtocol = "dc"
     """dc: constant step size, a tenth of it in the second half; glad (ImageNet-abcde): warm-up, cosine, a step size by
     architecture (1e-3, VGG11 1e-4), and the weights' moving average over epochs is tested"""
+    networks_at_once: int = 0
+    """networks of a kind that are trained at the same time (0: all on a GPU, one after another on a CPU)"""
 
 
 @dataclass
@@ -271,9 +273,13 @@ class EvaluateOptions:
     """Train networks on a synthetic set and test them. What is not given comes from the file."""
 
     synset: str | None = None
-    """the synthetic set, a .safetensors file"""
-    baseline: Literal["random", "full"] | None = None
-    """instead of a file: ipc random real images a class (each network sees another draw), or the whole training set"""
+    """the synthetic set: a .safetensors file, hf://owner/name[/file] of the Hugging Face hub, or the authors' res_*.pt
+    or images_*.pt (beside its labels_*.pt)"""
+    baseline: Literal["random", "herding", "kcenter", "full"] | None = None
+    """instead of a file: ipc real images a class, at random (each network sees another draw), chosen by herding or as
+    k centres, or the whole training set"""
+    coreset_epochs: int = 20
+    """herding and kcenter: epochs on the whole training set of the network whose features they choose by"""
     ipc: int | None = None
     """baselines: real images a class of the random one (1 unless given); also which recipe says how to train"""
     model: str | None = None
@@ -281,8 +287,12 @@ class EvaluateOptions:
     eval_mode: EvalMode | None = None
     """test a pool of networks instead of one: M B CIFAR W D A P N, or C, S, SS around the network; see
     distill.py --help"""
+    models: str | None = None
+    """test these networks, joined by commas, e.g. ConvNetD3,AlexNet,VGG11,ResNet18"""
     eval_protocol: EvalProtocol | None = None
     """how networks are trained, dc or glad, if not as the file or the recipe says; glad has its own step sizes"""
+    networks_at_once: int = 0
+    """networks of a kind that are trained at the same time (0: all on a GPU, one after another on a CPU)"""
     dataset: str | None = None
     """where the test images are, e.g. folder:PATH, if not where they were (baselines: digits)"""
     subset: str | None = None
@@ -438,6 +448,16 @@ def parse_plain(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
     return tyro.cli(kind, args=_spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv)), **_STYLE)
 
 
+def parse_command(kinds: dict[str, type], program: str, argv: Sequence[str] | None = None) -> Any:
+    """The options of a command line whose first word is one of `kinds`: an instance of that kind."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    kind = kinds.get(words[0]) if words else None
+    if kind is not None:
+        words = [words[0], *_spell_out_booleans(kind, words[1:])]
+    named: Any = tuple(Annotated[each, tyro.conf.subcommand(name, prefix_name=False)] for name, each in kinds.items())
+    return tyro.cli(Union[named], prog=program, args=words, **_STYLE)  # noqa: UP007 (made from a tuple)
+
+
 def parse_some(kind: type[Plain], argv: Sequence[str] | None = None) -> tuple[Plain, list[str]]:
     """The options of a command line that takes no recipe, and the words that are none of them, to be passed on."""
     words = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
@@ -473,7 +493,16 @@ def check(options: DistillOptions, objective: str) -> None:
     check_dataset(options.dataset, options.subset)
     for key in ("ipc", "batch_real", "batch_train", "num_eval", "image_size", "chunk", "workers"):
         check_least(options, key, 1)
-    for key in ("Iteration", "batch_syn", "eval_it", "epoch_eval_train", "checkpoint_every", "mom_freq", "seed"):
+    for key in (
+        "Iteration",
+        "batch_syn",
+        "eval_it",
+        "networks_at_once",
+        "epoch_eval_train",
+        "checkpoint_every",
+        "mom_freq",
+        "seed",
+    ):
         check_least(options, key, 0)
     for key in ("lr_freq", "mom_freq", "lr_net"):
         check_float32(options, key)

@@ -111,20 +111,56 @@ def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Se
             left.set_yscale("log")
     left.set(xlabel="updates", ylabel="matching loss")
     pools = [point.get("networks", {point.get("network", ""): point}) for point in evaluations]
-    for name in pools[0] if pools else ():
+    names = list(dict.fromkeys(name for pool in pools for name in pool))
+    for name in names:
+        tested = [
+            (point["iteration"], pool[name]) for point, pool in zip(evaluations, pools, strict=True) if name in pool
+        ]
         right.errorbar(
-            [point["iteration"] for point in evaluations],
-            [100 * pool[name]["mean"] for pool in pools],
-            yerr=[100 * pool[name]["std"] for pool in pools],
+            [iteration for iteration, _ in tested],
+            [100 * figures["mean"] for _, figures in tested],
+            yerr=[100 * figures["std"] for _, figures in tested],
             marker="o",
             capsize=3,
             label=name,
         )
-    if pools and len(pools[0]) > 1:
+    if len(names) > 1:
         right.legend(fontsize=7)
     right.set(xlabel="updates", ylabel="test accuracy, %")
     for axis in (left, right):
         axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_energy(path: Path, frequencies: Tensor, energy: Tensor, class_names: Sequence[str], title: str) -> None:
+    """Energy (log scale) of each class, [C, B], against the frequencies [B]; at most 20 classes."""
+    figure = _figure(7.0, 3.8)
+    axis = figure.subplots()
+    for row, name in zip(energy[:_MAX_CLASSES].cpu(), class_names, strict=False):
+        kept = row > 0
+        axis.plot(frequencies[kept].cpu(), row[kept], marker=".", markersize=3, linewidth=0.8, label=_label(name))
+    axis.set_yscale("log")
+    axis.set(xlabel="frequency (sum over the axes, 1 an axis at the most)", ylabel="mean square of the coefficients")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=7)
+    figure.suptitle(_plain(title), fontsize=8, wrap=True)
+    _save(figure, path)
+
+
+def draw_accuracies(path: Path, percent: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> None:
+    """A table of accuracies in %, [rows, columns], with colours from the worst to the best."""
+    figure = _figure(0.75 * len(columns) + 2.8, 0.3 * len(rows) + 1.1)
+    axis = figure.subplots()
+    drawn = axis.imshow(percent, cmap="viridis", aspect="auto")
+    middle = (percent.min() + percent.max()) / 2
+    for (row, column), value in np.ndenumerate(percent):
+        dark = value < middle or percent.min() == percent.max()
+        axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    axis.set_xticks(range(len(columns)), [_plain(each) for each in columns], fontsize=8)
+    axis.set_yticks(range(len(rows)), [_plain(each) for each in rows], fontsize=8)
+    axis.tick_params(length=0)
+    figure.colorbar(drawn, ax=axis, label="test accuracy, %")
+    figure.suptitle(_plain(title), fontsize=8, wrap=True)
     _save(figure, path)
 
 
@@ -159,3 +195,10 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, format="png", bbox_inches="tight"))
+
+
+if __name__ == "__main__":
+    from common import show
+    from common.errors import run_command
+
+    run_command(show.main)

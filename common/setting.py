@@ -17,11 +17,11 @@ from common import frequency
 from common.datasets import ClassSampler, ImageData
 from common.devices import can_compile, check_precision, resolve_device
 from common.errors import InputError
-from common.evaluate import EvaluationProtocol
 from common.networks import Network, build_network, has_batchnorm
 from common.options import DistillOptions, Sources
 from common.pools import build_pool, principal
 from common.synset import SynSet, SynSetArgs
+from common.training import EvaluationProtocol
 
 
 @dataclasses.dataclass

@@ -40,7 +40,8 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
         "format": FORMAT,
         "format_version": VERSION,
         **{key: getattr(synset, key) for key in _FROM_SYNSET},
-        "lr_freq": synset.args.lr_freq,
+        # null where there is none: a set that was not distilled here, from a file that does not say
+        "lr_freq": synset.args.lr_freq or None,
         "mom_freq": synset.args.mom_freq,
     }
     tensors = {
@@ -65,6 +66,7 @@ def load_synset(path: Path | str, device: torch.device | str = "cpu") -> tuple[S
     device = torch.device(device)
     try:
         stated = {key: metadata[key] for key in (*_FROM_SYNSET, "lr_freq", "mom_freq")}
+        stated["lr_freq"] = stated["lr_freq"] or 0.0
         synset = SynSet(SynSetArgs(device=device, **stated))
         synset.load_state_dict({key: tensors[key].to(device) for key in ("coefficients", "positions")})
     except KeyError as error:

@@ -378,7 +378,8 @@ def test_evaluate_needs_to_know_what_a_set_was_made_from(tmp_path):
 
     path = save_synset(started(), tmp_path / "set.safetensors", {"dataset": "digits"})
     result = call("DM/evaluate.py", "--synset", path, "--device", "cpu")
-    assert_refused(result, "set.safetensors", "lacks")
+    unknown = "give --model, --epoch_eval_train, --lr_net, --batch_train and --dsa_strategy"
+    assert_refused(result, "set.safetensors does not say all", unknown)
 
 
 # -- the shell script --------------------------------------------------------------------------------------------

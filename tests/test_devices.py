@@ -6,9 +6,10 @@ import torch
 from common import augment, devices
 from common.datasets import load_dataset
 from common.errors import InputError
-from common.evaluate import Batches, EvaluationProtocol, evaluate
+from common.evaluate import evaluate
 from common.matching.distribution import match
 from common.networks import build_network, reinitialise
+from common.training import Batches, EvaluationProtocol
 from tests.conftest import ROOT
 
 ALL = "color_crop_cutout_flip_scale_rotate"

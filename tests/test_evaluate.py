@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from common.datasets import load_dataset
-from common.evaluate import Batches, EvaluationProtocol, accuracy, evaluate, mean_and_std, random_real, train
+from common.evaluate import evaluate, mean_and_std, random_real
 from common.networks import build_network, reinitialise
+from common.training import Batches, EvaluationProtocol, accuracy, train
 
 
 def separable(count=40):

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from common import evaluate as evaluation
-from common.evaluate import Batches, EvaluationProtocol, train
+from common import training
 from common.networks import build_network
 from common.options import DistillOptions
 from common.pools import pool_names
 from common.seeds import seeded
 from common.synset_file import load_synset
+from common.training import Batches, EvaluationProtocol, train
 from tests.test_cli import SHORT, assert_refused, call, run_folder
 
 
@@ -55,7 +55,7 @@ def test_without_a_network_there_is_neither_step_size_nor_epochs():
 
 def test_the_moving_average_over_epochs_is_what_is_left(monkeypatch):
     """The mean of all epochs while they are few, then an exponential average; batch statistics with it."""
-    monkeypatch.setattr(evaluation, "GLAD_DECAY", 0.6)
+    monkeypatch.setattr(training, "GLAD_DECAY", 0.6)
     network = build_network("ConvNetD1W32BN", 1, 2, (8, 8))
     after = []
     protocol = glad(6, lr=0.1, batch=10)

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from common.errors import InputError
-from common.evaluate import EvaluationProtocol
 from common.objectives import dc, tm
 from common.step_size import LEAST, StepSize
 from common.synset_file import load_synset
+from common.training import EvaluationProtocol
 from tests.test_cli import assert_refused, call
 
 TINY = [

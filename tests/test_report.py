@@ -134,3 +134,17 @@ def test_names_are_taken_as_they_are(tmp_path):
     report.draw_masks(tmp_path / "masks.png", torch.ones(2, 8, 8, dtype=torch.bool), labels, "50 % of $_$")
     for name in ("images.png", "masks.png"):
         assert area(tmp_path / name, lambda rgb: rgb.max(axis=-1) < 20) > 0.15
+
+
+def test_accuracies_are_drawn_from_the_worst_to_the_best(tmp_path):
+    """The lowest is dark, the highest yellow, wherever they stand; one cell alone is drawn too."""
+    table = np.array([[10.0, 20.0], [30.0, 90.0]])
+    for name, percent in (("a", table), ("b", table[::-1])):
+        report.draw_accuracies(tmp_path / f"{name}.png", percent, ["fog", "snow"], ["level 1", "level 5"], "a $ title")
+        rgb = pixels(tmp_path / f"{name}.png")
+        rgb = rgb[:, : rgb.shape[1] * 7 // 10]  # without the scale
+        yellow_rows, _ = np.nonzero((rgb[..., 0] > 220) & (rgb[..., 1] > 200) & (rgb[..., 2] < 80))
+        purple_rows, _ = np.nonzero((abs(rgb - [68, 1, 84]) < 12).all(axis=-1))
+        assert (yellow_rows.mean() > purple_rows.mean()) == (name == "a")
+    report.draw_accuracies(tmp_path / "one.png", np.array([[50.0]]), ["v6"], ["accuracy"], "")
+    assert (tmp_path / "one.png").is_file()

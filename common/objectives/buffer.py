@@ -9,11 +9,11 @@ from tqdm import tqdm
 
 from common.buffers import buffer_folder, claimed, describe, filling, missing_experts, save_expert
 from common.devices import can_compile, check_precision, precision, resolve_device
-from common.evaluate import accuracy
 from common.experts import ExpertProtocol, train_expert
 from common.networks import build_network
 from common.options import BufferOptions, check_least
 from common.signals import Stoppable
+from common.training import accuracy
 
 
 def run(options: BufferOptions) -> None:

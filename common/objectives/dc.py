@@ -14,12 +14,12 @@ from common.datasets import ClassSampler, Gathered
 from common.devices import precision
 from common.distill import distill
 from common.errors import InputError
-from common.evaluate import Batches, train_epoch
 from common.matching.gradient import freeze_batchnorm, match
 from common.networks import has_batchnorm, reinitialise
 from common.options import ClassMatchingOptions, Sources, check_least
 from common.seeds import derive, generator
 from common.setting import prepare
+from common.training import Batches, train_epoch
 
 # By ipc: updates of an iteration, and epochs of the network between two of them (the authors' get_loops).
 LOOPS = {

@@ -1,0 +1,83 @@
+"""What is shown of a synthetic-set file."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common import frequency
+from common.seeds import generator
+from common.show import describe, draw, energy_by_frequency, visible
+from common.synset import SynSet, SynSetArgs
+from common.synset_file import save_synset
+from tests.conftest import ROOT
+
+
+def some_set(im_size=(8, 8), channel=3, k=16, transform="dct"):
+    args = SynSetArgs(channel, 2, im_size, torch.device("cpu"), 1, k, 1.0, 0.5, transform=transform)
+    images = torch.randn(20, channel, *im_size, generator=generator(0, "images"))
+    synset = SynSet(args)
+    synset.init(images, torch.arange(20) % 2, [torch.arange(0, 20, 2), torch.arange(1, 20, 2)])
+    return synset
+
+
+@pytest.mark.parametrize("transform", ["dct", "dft", "dwt"])
+def test_the_energy_is_that_of_the_images(transform):
+    """Parseval: summed over all positions it is the mean square norm of a channel, by frequency that of the mask's."""
+    synset = some_set(transform=transform)
+    values, energy = energy_by_frequency(synset)
+    ranks = frequency.frequencies(synset.im_size, transform)
+    counts = torch.tensor([(ranks == value).sum() for value in values])
+    images = synset.get(need_copy=True)[0].unflatten(0, (2, -1))
+    expected = images.square().sum(dim=(3, 4)).mean(dim=(1, 2))
+    torch.testing.assert_close((energy * counts).sum(dim=1), expected, rtol=1e-4, atol=1e-6)
+    kept = synset.mask.flatten(1)
+    for c in range(2):
+        there = torch.isin(values, ranks.flatten()[kept[c]])
+        assert torch.equal(energy[c] > 0, there)
+
+
+def test_images_are_shown_as_they_look():
+    images = torch.tensor([-1.0, 0.0, 3.0]).view(3, 1, 1, 1)
+    assert visible(images, {"mean": [0.5], "std": [0.25]}).flatten().tolist() == [0.25, 0.5, 1.0]
+    stretched = [0.0, 0.25, 1.0]
+    assert visible(images, {}).flatten().tolist() == stretched
+    assert visible(images, {"mean": [0.0], "std": [1.0], "zca": {"eps": 0.1}}).flatten().tolist() == stretched
+
+
+@pytest.mark.parametrize(("im_size", "transform", "pictures"), [
+    ((8, 8), "dct", 3), ((8, 8), "identity", 2), ((8, 8, 8), "dct", 3),
+])  # fmt: skip
+def test_pictures_of_any_set(tmp_path, im_size, transform, pictures):
+    paths = draw(
+        some_set(im_size, 1, 128 if len(im_size) == 3 else 32, transform),
+        {"class_names": ["a", "b"]},
+        tmp_path / "deep" / "er",
+    )
+    assert len(paths) == pictures
+    for path in paths:
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert min(pixels.shape) > 100
+        assert pixels.std() > 5  # not a blank page
+
+
+def test_the_command_says_and_draws(tmp_path):
+    synset = some_set()
+    accuracy = {"mean": 0.5, "std": 0.01, "n": 3, "network": "ConvNet"}
+    metadata = {"dataset": "folder:/a/b", "objective": "DM", "accuracy": accuracy, "class_names": ["a", "b"]}
+    file = save_synset(synset, tmp_path / "set.safetensors", json.loads(json.dumps(metadata)))
+    words = [sys.executable, "-m", "common.report", "show", str(file)]
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[:4] == describe(synset, metadata, file)
+    assert "50.00 +- 1.00 % test accuracy (3 x ConvNet)" in said
+    assert f"{file.stat().st_size:,} bytes" in said[2]
+    assert [line for line in said if line.endswith(".png")] == [
+        str(tmp_path / "set_pictures" / f"{name}.png") for name in ("images", "masks", "energy")
+    ]
+    missing = subprocess.run([*words[:-1], str(tmp_path / "no")], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert missing.returncode == 2
+    assert "no synthetic set at" in missing.stderr
