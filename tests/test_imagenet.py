@@ -504,13 +504,13 @@ def test_a_synthetic_set_says_how_its_images_were_resized(tmp_path: Path, monkey
     evaluate_file.evaluate_file(flagged, "DM", {})
     assert (asked["resize"], asked["antialias"], asked["skip_corrupt"]) == ("crop", True, True)
     # Files that say nothing were made before there was a choice.
-    original = evaluate_file.load_synset
+    original = evaluate_file.open_synset
 
-    def older(path: str, device: torch.device) -> tuple:
-        synset, metadata = original(path, device)
+    def older(*names: object, **options: object) -> tuple:
+        synset, metadata = original(*names, **options)
         return synset, {key: value for key, value in metadata.items() if key not in ("resize", "antialias")}
 
-    monkeypatch.setattr(evaluate_file, "load_synset", older)
+    monkeypatch.setattr(evaluate_file, "open_synset", older)
     evaluate_file.evaluate_file(parse_plain(EvaluateOptions, evaluate), "DM", {})
     assert (asked["resize"], asked["antialias"]) == ("crop", True)
     assert_refused(call("DM/evaluate.py", *evaluate, "--subset", "a"), "--subset a is for --dataset ImageNet")
