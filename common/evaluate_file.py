@@ -292,7 +292,8 @@ def _known(options: EvaluateOptions, file: str, synset: SynSet, metadata: dict[s
 
 def _baseline(options: EvaluateOptions, objective: str, defaults: dict[str, Any], device: torch.device) -> Subject:
     """Trained as the objective's recipe for this dataset and ipc trains, so that the two can be compared."""
-    dataset, ipc = options.dataset or DataOptions.dataset, options.ipc or DistillOptions.ipc
+    dataset = options.dataset or defaults.get("dataset", DataOptions.dataset)
+    ipc = options.ipc or DistillOptions.ipc
     recipe = find_recipe(objective, dataset, ipc, options.recipe)
     asked: dict[str, Any] = {"image_size": options.image_size, "resize": options.resize, "antialias": options.antialias}
     resizing = {key: recipe.values.get(key) if value is None else value for key, value in asked.items()}

@@ -57,6 +57,8 @@ def test_class_matching_from_the_tree_to_the_evaluated_file(tree, tmp_path, obje
     flags = ["--synset", file, "--data_path", tree, "--num_eval", 1, "--device", "cpu", "--output", output]
     assert call("ImageNet-abcde/evaluate.py", *flags).code == 0
     assert json.loads(output.read_text())["options"]["dataset"] is None  # the file says it
+    missing = call("ImageNet-abcde/evaluate.py", "--baseline", "random", "--data_path", tmp_path / "nowhere")
+    assert_refused(missing, str(tmp_path / "nowhere"), "train")  # of imagenet-a, the folder's default
 
 
 def test_trajectory_matching_with_experts_of_its_own(tree, tmp_path, monkeypatch):
@@ -188,5 +190,7 @@ def test_3d_mnist_from_the_file_to_the_evaluated_set(tmp_path):
     assert metadata["network"] == "Conv3DNet"
     flags = ["--data_path", tmp_path, "--num_eval", 1, "--epoch_eval_train", 1, "--device", "cpu"]
     assert call("3D-MNIST/evaluate.py", "--synset", file, *flags).code == 0
-    assert call("3D-MNIST/evaluate.py", "--baseline", "random", *flags).code == 0
+    result = call("3D-MNIST/evaluate.py", "--baseline", "random", *flags)
+    assert result.code == 0, result.err
+    assert "(1 x Conv3DNet)" in result.out  # trained on volumes, without being told
     assert_refused(call("3D-MNIST/distill.py", "--data_path", tmp_path / "other"), "full_dataset_vectors.h5")
