@@ -25,7 +25,6 @@ from common.training import (
     EvaluationProtocol,
     TrainingSet,
     running_average,
-    slow_from,
 )
 
 State = dict[str, Tensor]  # by name, [n, ...]
@@ -95,14 +94,14 @@ def train(
     check_stop: Callable[[], None] = lambda: None,
     on_epoch: Callable[[], object] = lambda: None,
 ) -> None:
-    """Train the stacked networks in place, as `evaluate.train` does each: they end with the weights to test."""
+    """Train the stacked networks in place, as `training.train` does each: they end with the weights to test."""
     lengths = {len(data.labels) for data in training_sets}
     if len(lengths) != 1:
         raise ValueError(f"networks that are trained together need training sets of one length, not {sorted(lengths)}")
     averages: list[Tensor] | None = None
     for epoch in range(protocol.epochs_of_training):
         lr = protocol.step_size(epoch)
-        if epoch == 0 or (protocol.kind == "dc" and epoch == slow_from(protocol.epochs_of_training - 1)):
+        if protocol.starts_anew(epoch):
             optimizer = torch.optim.SGD(list(weights.values()), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         optimizer.param_groups[0]["lr"] = lr
         _train_epoch(stack, weights, buffers, training_sets, optimizer, protocol, draws, check_stop)

@@ -107,6 +107,10 @@ class EvaluationProtocol:
             return self.lr * (GLAD_FIRST + (1 - GLAD_FIRST) * epoch / half)
         return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - half - 1) / half))
 
+    def starts_anew(self, epoch: int) -> bool:
+        """Whether the momentum is zero before an epoch: the first one, 0, and of kind dc the first slow one."""
+        return epoch == 0 or (self.kind == "dc" and epoch == slow_from(self.epochs_of_training - 1))
+
     def as_metadata(self) -> dict[str, Any]:
         """The JSON form that a synthetic-set file carries."""
         defaults = (("dc_strategy", ""), ("kind", "dc"))
@@ -133,7 +137,7 @@ def train(
     )
     for epoch in range(protocol.epochs_of_training):
         lr = protocol.step_size(epoch)
-        if epoch == 0 or (average is None and epoch == slow_from(protocol.epochs_of_training - 1)):
+        if protocol.starts_anew(epoch):
             optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         optimizer.param_groups[0]["lr"] = lr
         train_epoch(
