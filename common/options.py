@@ -241,6 +241,8 @@ class BufferOptions(DataOptions):
     """augmentations, joined by underscores; one is drawn per step, its parameters per image"""
     test_every: int = 0
     """epochs between two tests of an expert (0: only at the end)"""
+    wait: bool = False
+    """where other processes train the last of the experts, wait until all are there"""
     buffer_path: str = "buffers"
     """experts lie below it: <dataset>[_zca]/<model>"""
     seed: int = 0

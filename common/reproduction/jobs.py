@@ -1,0 +1,161 @@
+"""A cell as a job: it runs the cell's commands, keeps a record of them, and may be interrupted at any time.
+
+The record, <output>/<scale>/cells/<table>/<cell>.json, says what is known while there is no summary: commands, state,
+what went wrong, times. A lock beside it is held while a process works on the cell.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from common.errors import InputError, Stopped
+from common.files import read_json, take_lock, write_json
+from common.launch import Script, as_typed
+from common.reproduction.cells import Plan, Step, folder_of, images_of, steps
+from common.reproduction.tables import Cell
+from common.run import code_version
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
+State = Literal["not started", "queued", "running", "interrupted", "failed", "finished"]
+KEPT = "finished cells and the last checkpoint are kept, the same command continues"
+
+
+class CellFailed(InputError):
+    """A cell's command has ended with an error; the record says which."""
+
+
+def record_file(cell: Cell, plan: Plan) -> Path:
+    """Where the record of a cell is kept."""
+    return plan.root / "cells" / cell.table / f"{'-'.join(cell.parts)}.json"
+
+
+def read_record(cell: Cell, plan: Plan) -> dict[str, Any]:
+    """The record of a cell, with its state as it is now: {"state": "not started"} where there is none."""
+    file = record_file(cell, plan)
+    if not file.exists():
+        return {"state": "not started"}
+    record = read_json(file)
+    if record["state"] == "running" and not _is_held(file):
+        record["state"] = "interrupted"  # killed, with no time to say so
+    return record
+
+
+def write_record(cell: Cell, plan: Plan, **facts: Any) -> None:
+    """Change some facts of a record."""
+    file = record_file(cell, plan)
+    before = read_json(file) if file.exists() else {}
+    write_json(file, {**before, "cell": cell.name, "scale": plan.scale, **facts})
+
+
+def is_finished(cell: Cell, plan: Plan) -> bool:
+    """Whether the figures of a cell are there."""
+    product = steps(cell, plan)[-1].product
+    return product is not None and product.exists()
+
+
+class CellJob:
+    """Callable: runs what is left of a cell. With `checkpoint`, by which submitit interrupts and requeues jobs."""
+
+    def __init__(self, cell: Cell, plan: Plan) -> None:
+        self.cell, self.plan = cell, plan
+        self._script: Script | None = None
+
+    def __call__(self) -> None:
+        """Raises CellFailed for a command that fails, and Stopped for one that was stopped; the record says so too."""
+        with self._held():
+            if self.plan.resume == "auto" and is_finished(self.cell, self.plan):
+                write_record(self.cell, self.plan, state="finished")
+                print(f"{self.cell.name} is finished, and kept (--resume never would start it over)", flush=True)
+                return
+            before = read_record(self.cell, self.plan)
+            commands = [as_typed(step.script, step.words, self.plan.nproc) for step in steps(self.cell, self.plan)]
+            self._note(
+                state="running",
+                commands=commands,
+                images=images_of(self.cell, self.plan).label,
+                folder=str(folder_of(self.cell, self.plan)),
+                seconds=before.get("seconds", 0.0),
+                interruptions=before.get("interruptions", 0),
+                reason=None,
+                version=code_version(),
+            )
+            try:
+                for step in steps(self.cell, self.plan, make=True):
+                    self._run(step)
+            except CellFailed as failure:
+                self._note(state="failed", reason=str(failure))
+                raise
+            except BaseException as error:
+                self._note_interruption(str(error))
+                raise
+            self._note(state="finished")
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Called from submitit's signal handler: the run saves and ends, and the job is to be run again."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._script is not None:
+            self._script.stop()
+        self._note_interruption("by the cluster, to be continued")
+        return DelayedSubmission(CellJob(self.cell, replace(self.plan, resume="auto")))
+
+    def _run(self, step: Step) -> None:
+        if self.plan.resume == "auto" and step.product is not None and step.product.exists():
+            return
+        print(f"\n$ {as_typed(step.script, step.words, self.plan.nproc)}", flush=True)
+        begun = time.monotonic()
+        script = self._script = Script(step.script, step.words, self.plan.nproc)
+        try:
+            code = script.wait()
+        except BaseException:
+            script.stop()
+            raise
+        finally:
+            self._script = None
+            spent = read_record(self.cell, self.plan)["seconds"] + time.monotonic() - begun
+            self._note(seconds=round(spent, 1))
+        if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            raise Stopped(code - 128, KEPT)
+        if code:
+            raise CellFailed(f"{step.script} ended with exit code {code}: {script.reason}")
+
+    def _note(self, **facts: Any) -> None:
+        write_record(self.cell, self.plan, **facts)
+
+    def _note_interruption(self, reason: str) -> None:
+        record = read_record(self.cell, self.plan)
+        if record["state"] == "running":
+            self._note(state="interrupted", reason=reason, interruptions=record["interruptions"] + 1)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        path = _lock_of(record_file(self.cell, self.plan))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}; choose another --output") from error
+        with file:
+            if not take_lock(file):
+                raise InputError(f"another process is at work on {self.cell.name}: wait for it, or leave the cell out")
+            yield
+
+
+def _lock_of(file: Path) -> Path:
+    return file.with_name(f".{file.stem}.lock")
+
+
+def _is_held(file: Path) -> bool:
+    lock = _lock_of(file)
+    if not lock.exists():
+        return False
+    with lock.open() as opened:
+        return not take_lock(opened)

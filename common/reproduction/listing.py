@@ -1,0 +1,100 @@
+"""Every cell before it is run: what is published, what the recipe rests on, what it costs, what is there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from common.datasets.presence import is_there
+from common.estimate import RATES, SHAPES, Estimate, describe_bytes, describe_seconds, estimate, seconds
+from common.options import BufferOptions, find_recipe, parse, parse_buffer
+from common.reproduction.cells import Plan, experts, images_of, steps
+from common.reproduction.programs import program
+from common.reproduction.results import row_of
+from common.reproduction.tables import TABLES, Cell
+
+_TUNABLE = ("msz_per_channel", "lr_freq")
+
+
+class Entry(NamedTuple):
+    """A line of the list, as text."""
+
+    cell: str
+    published: str
+    ours: str
+    recipe: str
+    time: str
+    memory: str
+    data: str
+    experts: str
+
+
+def as_text(cells: Sequence[Cell], plan: Plan, rate: str) -> str:
+    """A table for each of the published ones. rate: key of `estimate.RATES`, the machine that times are for."""
+    tflops, source = RATES[rate]
+    by_table: dict[str, list[Entry]] = {}
+    for cell in tqdm(cells, desc="estimating", unit="cell", leave=False, dynamic_ncols=True):
+        by_table.setdefault(cell.table, []).append(entry(cell, plan, rate))
+    lines = []
+    for name, entries in by_table.items():
+        table = TABLES[name]
+        lines += ["", f"{name}: {table.title}; published: {table.source}"]
+        head = Entry("cell", "published, %", "ours, %", "k and lr_freq", "time", "memory", "data", "experts")
+        widths = [max(len(each[column]) for each in (head, *entries)) for column in range(len(head))]
+        lines += [
+            "  ".join(f"{text:{width}}" for text, width in zip(each, widths, strict=True)).rstrip()
+            for each in (head, *entries)
+        ]
+    lines += [
+        "",
+        f"Scale {plan.scale}. Times are estimates at {tflops:g} TFLOP/s ({source}), TM's with the experts that are",
+        "missing; memory is an estimate of the peak. Ours: see python reproduce.py report.",
+    ]
+    return "\n".join(lines).lstrip("\n")
+
+
+def entry(cell: Cell, plan: Plan, rate: str) -> Entry:
+    """What is to be said of a cell."""
+    row = row_of(cell, plan)
+    cost = cost_of(cell, plan, rate)
+    found = experts(cell, plan)
+    images = images_of(cell, plan)
+    there = is_there(images.dataset, images.flags.get("data_path"))
+    return Entry(
+        cell="/".join(cell.parts),
+        published=row.published_text,
+        ours=row.ours or ("" if row.state == "not started" else row.state),
+        recipe=_recipe_source(cell),
+        time=describe_seconds(seconds(cost, RATES[rate][0])),
+        memory=describe_bytes(cost.memory_bytes),
+        data={True: "there", False: "missing", None: "?"}[there],
+        experts="-" if found is None else f"{found[0]} of {found[1]}",
+    )
+
+
+def cost_of(cell: Cell, plan: Plan, rate: str) -> Estimate:
+    """The estimate of a cell as it would be run, with the experts that are missing; on drifted images its set's."""
+    todo = steps(cell, plan)
+    scripts = program(cell.objective, cell.dataset)
+    distillation = next(step for step in todo if step.script == scripts.script)
+    options, _ = parse(scripts.options, cell.objective, distillation.words)
+    shape = SHAPES["digits" if images_of(cell, plan).dataset == "digits" else cell.dataset]
+    if options.image_size is not None and len(shape.im_size) == 2:
+        shape = dataclasses.replace(shape, im_size=(options.image_size, options.image_size))
+    buffer = None
+    there, wanted = experts(cell, plan) or (0, 0)
+    training = next((step for step in todo if step.script == scripts.buffer), None)
+    if training is not None and there < wanted:
+        asked = parse_buffer(BufferOptions, cell.objective, training.words)
+        buffer = dataclasses.replace(asked, num_experts=wanted - there)
+    return estimate(cell.objective, options, shape, buffer, device=rate)
+
+
+def _recipe_source(cell: Cell) -> str:
+    """Published or tuned here, of the values that the paper's appendix has."""
+    sources = find_recipe(cell.objective, cell.dataset, cell.ipc).sources
+    kinds = {sources[key].partition(":")[0] for key in _TUNABLE if key in sources}
+    return ", ".join(sorted(kinds)) or "none"

@@ -1,0 +1,291 @@
+"""Ours beside what is published: a row for each cell, as Markdown, CSV and a page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common.estimate import describe_bytes, describe_seconds
+from common.files import read_json
+from common.reproduction.cells import Plan, folder_of, images_of
+from common.reproduction.jobs import State, read_record
+from common.reproduction.scales import Scale
+from common.reproduction.tables import TABLES, Cell
+from common.run import code_version
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of a cell at a scale. Accuracies in % of the test images; None where something is unknown.
+
+    difference: ours less the published figure, where both are of the same images and nothing was reduced.
+    """
+
+    table: str
+    cell: str
+    scale: Scale
+    state: State
+    mean: float | None
+    std: float | None
+    n: int | None
+    last_mean: float | None
+    last_std: float | None
+    published: float | None
+    published_std: float | None
+    published_source: str
+    difference: float | None
+    seconds: float | None
+    peak_memory_bytes: int | None
+    images: str
+    reduced: str
+    note: str
+    hardware: str
+    version: str
+    command: str
+    folder: str
+
+    @property
+    def ours(self) -> str:
+        """Mean and standard deviation as people write them, "" where there are none."""
+        return _with_std(self.mean, self.std)
+
+    @property
+    def published_text(self) -> str:
+        """Likewise, of what is published."""
+        return _with_std(self.published, self.published_std, places=1) or UNKNOWN
+
+    @property
+    def remarks(self) -> str:
+        """Everything that has to be said beside the figure."""
+        scale = "" if self.scale == "full" else f"scale {self.scale}"
+        return "; ".join(part for part in (scale, self.reduced, self.images, self.note) if part)
+
+
+def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
+    """What is known of a cell, from its record and its files. current: the version of this code."""
+    record, folder = read_record(cell, plan), folder_of(cell, plan)
+    if "folder" in record:
+        folder = Path(record["folder"])
+    figures = _figures(cell, folder)
+    published = cell.published or {}
+    accuracy = published.get("accuracy")
+    mean = figures.get("mean")
+    state: State = "finished" if figures else record["state"]
+    notes = [record.get("reason") if state in ("failed", "interrupted") else None]
+    if times := record.get("interruptions"):
+        notes.append(f"interrupted {'once' if times == 1 else f'{times} times'}")
+    images = record.get("images", images_of(cell, plan).label)
+    version = str(figures.get("version", record.get("version", "")))
+    if version and current is not None and version != current:
+        notes.append("made by another code version")
+    return Row(
+        table=cell.table,
+        cell="/".join(cell.parts),
+        scale=plan.scale,
+        state=state,
+        mean=mean,
+        std=figures.get("std"),
+        n=figures.get("n"),
+        last_mean=figures.get("last_mean"),
+        last_std=figures.get("last_std"),
+        published=accuracy,
+        published_std=published.get("std"),
+        published_source=str(published.get("source", UNKNOWN)),
+        difference=None if mean is None or accuracy is None or plan.scale != "full" or images else mean - accuracy,
+        seconds=record.get("seconds") or figures.get("seconds"),
+        peak_memory_bytes=figures.get("peak_memory_bytes"),
+        images=images,
+        reduced=figures.get("reduced", ""),
+        note="; ".join(filter(None, notes)),
+        hardware=str(figures.get("hardware", "")),
+        version=version,
+        command=" && ".join(record.get("commands", [])),
+        folder=str(folder) if figures else "",
+    )
+
+
+def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
+    """The figures of a finished cell, accuracies in %; {} while it is not finished."""
+    if cell.target is not None:
+        return _of_drifted(folder / "results.json")
+    if not (folder / "summary.json").exists():
+        return {}
+    summary, config = read_json(folder / "summary.json"), read_json(folder / "config.json")
+    used = {key: entry["value"] for key, entry in config["options"].items()}
+    chosen, last = summary[TABLES[cell.table].figure], summary["last"]
+    return {
+        **_percent(chosen),
+        "n": chosen["n"],
+        **{f"last_{key}": value for key, value in _percent(last).items()},
+        "seconds": summary["seconds"],
+        "peak_memory_bytes": _peak(summary.get("peak_memory_bytes", {})),
+        "reduced": _described(used),
+        "hardware": _hardware(config["hardware"]),
+        "version": summary["version"],
+    }
+
+
+def _of_drifted(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    results = read_json(file)
+    options = results["options"]
+    clean = _percent(results["clean"])
+    return {
+        **_percent(results["mean"]),
+        "n": results["n"],
+        "reduced": f"{options['epoch_eval_train'] or results['evaluation']['epochs']} epochs; "
+        f"clean {_with_std(clean['mean'], clean['std'])}",
+        "hardware": _hardware(results["hardware"]),
+        "version": results["version"],
+    }
+
+
+def _percent(figures: dict[str, Any]) -> dict[str, float]:
+    return {"mean": round(100 * figures["mean"], 2), "std": round(100 * figures["std"], 2)}
+
+
+def _peak(memory: dict[str, int]) -> int | None:
+    """Of a GPU where there is one, else of the process."""
+    return memory.get("cuda", memory.get("cpu"))
+
+
+def _described(options: dict[str, Any]) -> str:
+    """What decides how far a run went."""
+    epochs = options["epoch_eval_train"]
+    return f"{options['Iteration']} updates" + (f", networks of {epochs} epochs" if epochs is not None else "")
+
+
+def _hardware(described: dict[str, Any]) -> str:
+    where = described.get("gpu") or f"{described['cpu']}, {described['threads']} threads"
+    several = described.get("processes", 1)
+    return f"{where}{f', {several} processes' if several > 1 else ''}, torch {described['torch']}"
+
+
+def _with_std(mean: float | None, std: float | None, places: int = 2) -> str:
+    if mean is None:
+        return ""
+    return f"{mean:.{places}f}" + (f" ± {std:.{places}f}" if std is not None else "")
+
+
+# -- as text, files and a page -------------------------------------------------------------------------------------
+
+
+def collect(cells: Iterable[Cell], plans: Sequence[Plan]) -> list[Row]:
+    """A row for each cell and scale of which something is known."""
+    current = code_version()
+    rows = [row_of(cell, plan, current) for plan in plans for cell in cells]
+    return [row for row in rows if row.state != "not started"]
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """A table for each of the published ones."""
+    lines = ["# Ours beside the published figures", "", *(f"{note}\n" for note in NOTES)]
+    for name, table in TABLES.items():
+        mine = [row for row in rows if row.table == name]
+        if not mine:
+            continue
+        lines += [
+            f"## {table.title} (`{name}`)",
+            "",
+            f"Published: {table.source}. Ours: {_compared(table.figure)}.",
+            "",
+        ]
+        lines += [
+            "| cell | state | ours, % | n | published, % | difference | time | memory | remarks | hardware | version |"
+        ]
+        lines += ["| --- " * 11 + "|"]
+        lines += [_line(row) for row in mine]
+        lines += [
+            "",
+            "Commands:",
+            "",
+            "```sh",
+            *(f"# {row.cell}, scale {row.scale}\n{row.command}" for row in mine),
+            "```",
+            "",
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+NOTES = (
+    "Accuracy on the test images in %, mean and population standard deviation over n networks trained from scratch "
+    "on the synthetic set. Only rows of scale full say anything about the published figures: short and smoke rows made "
+    "fewer updates and trained fewer networks, smoke rows on stand-in images.",
+)
+
+
+def _compared(figure: str) -> str:
+    return "the best evaluation of a run, as published" if figure == "best_on_test" else "after the last update"
+
+
+def _line(row: Row) -> str:
+    cells = [
+        row.cell,
+        row.state,
+        row.ours,
+        "" if row.n is None else str(row.n),
+        row.published_text,
+        _signed(row.difference),
+        _time(row.seconds),
+        _memory(row.peak_memory_bytes),
+        row.remarks,
+        row.hardware,
+        row.version,
+    ]
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _signed(difference: float | None) -> str:
+    return "" if difference is None else f"{difference:+.2f}"
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else describe_seconds(seconds)
+
+
+def _memory(count: int | None) -> str:
+    return "" if count is None else describe_bytes(count)
+
+
+def as_csv_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows for write_csv; unknown figures are empty."""
+    return [{key: "" if value is None else value for key, value in asdict(row).items()} for row in rows]
+
+
+def as_page_rows(rows: Sequence[Row], page: Path) -> list[dict[str, Any]]:
+    """Rows for `html_report.write_results_page`, with links relative to the page."""
+    return [_page_row(row, page) for row in rows]
+
+
+def _page_row(row: Row, page: Path) -> dict[str, Any]:
+    folder = Path(row.folder) if row.folder else None
+    pictures = sorted(folder.glob("images_*.png")) if folder else []
+    report = folder / "report.html" if folder else None
+    return {
+        "table": f"{TABLES[row.table].title} ({row.table})",
+        "cell": row.cell,
+        "scale": row.scale,
+        "state": row.state,
+        "ours": row.ours,
+        "n": "" if row.n is None else row.n,
+        "published": row.published_text,
+        "difference": _signed(row.difference),
+        "time": _time(row.seconds),
+        "memory": _memory(row.peak_memory_bytes),
+        "hardware": row.hardware,
+        "version": row.version,
+        "note": row.remarks,
+        "command": row.command.replace(" && ", "\n"),
+        "picture": pictures[-1] if pictures else None,
+        "report": _relative(report, page) if report and report.exists() else None,
+    }
+
+
+def _relative(file: Path, page: Path) -> str:
+    return Path(os.path.relpath(file.resolve(), page.resolve().parent)).as_posix()

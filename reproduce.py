@@ -1,0 +1,156 @@
+"""The published tables, cell by cell: `python reproduce.py list|run|report --help`.
+
+python reproduce.py list                                       every cell: published, ours so far, time, memory, data
+python reproduce.py run --table tm-lowres --cells cifar10/1    as published: for a GPU
+python reproduce.py run --table dm-lowres --scale short        reduced to what a CPU core does in an hour a cell
+python reproduce.py run --cells cifar10/1 --dry_run            only print the commands
+python reproduce.py run --table tm-lowres --launcher slurm --partition gpu --gpus_per_node 1
+python reproduce.py report                                     report.md, report.csv and report.html
+
+The same command goes on where it ended: finished cells are kept, stopped ones continue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from common.html_report import write_results_page
+
+from common.devices import Precision
+from common.errors import InputError, run_command
+from common.files import write_atomically, write_csv
+from common.launch import as_typed
+from common.options import check_least, parse_command
+from common.reproduction import listing, results, sweep
+from common.reproduction.cells import Plan, parse_images, steps
+from common.reproduction.jobs import CellJob
+from common.reproduction.scales import Scale
+from common.reproduction.tables import Cell, select
+from common.track import TrackerName
+
+
+@dataclass
+class Which:
+    """What every command takes."""
+
+    table: str | None = None
+    """tm-lowres, tm-imagenet128, imagenet-abcde, imagenet128, dm-imagenet256, dm-lowres, dc-lowres, 3d-mnist or
+    corruption (default: all)"""
+    cells: tuple[str, ...] = ()
+    """cells by parts of their names, e.g. cifar10/1 mnist a/1 DM/imagewoof (default: all of the table)"""
+    output: str = "runs/reproduce"
+    """everything lies below it, the scales in folders of their own"""
+    data_path: str | None = None
+    """folder that holds the datasets, or into which they are downloaded (default: data; for ImageNet what the variable
+    IMAGENET names, if set)"""
+    images: tuple[str, ...] = ()
+    """NAME=folder:PATH (or hf:...) takes a dataset's images from elsewhere, with its recipe; labelled everywhere"""
+
+    def chosen(self) -> list[Cell]:
+        return select(self.table, self.cells)
+
+    def plan(self, scale: Scale) -> Plan:
+        return Plan(scale=scale, output=self.output, data_path=self.data_path, images=parse_images(self.images))
+
+
+@dataclass
+class List(Which):
+    """Every cell: published accuracy, ours so far, where the recipe comes from, time and memory, what is missing."""
+
+    scale: Scale = "full"
+    """whose commands are costed"""
+    buffer_path: str | None = None
+    """where the experts are (default: buffers, of reduced scales a folder below --output)"""
+    rate: Literal["cpu", "cuda"] = "cuda"
+    """machine that times are estimated for: one CPU core, as measured, or a GPU, as assumed"""
+
+    def run(self) -> None:
+        plan = Plan(**{**vars(self.plan(self.scale)), "buffer_path": self.buffer_path})
+        print(listing.as_text(self.chosen(), plan, self.rate))
+
+
+@dataclass
+class Run(Which, sweep.Cluster):
+    """Run cells: what is missing of their experts, then the distillation, then its evaluation."""
+
+    scale: Scale = "full"
+    """full: as published; short: what a CPU core does in an hour; smoke: seconds, on stand-in images. Never mixed."""
+    dry_run: bool = False
+    """only print the commands"""
+    launcher: sweep.Launcher = "here"
+    """here: one cell after another; local: as processes of this machine; slurm: as a job array of a cluster"""
+    nproc: int = 1
+    """processes of a cell, one a GPU (torchrun)"""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: keep what is finished, continue what is not; never: start the cells over"""
+    buffer_path: str | None = None
+    """where the experts are, or go (default: buffers, of reduced scales a folder below --output)"""
+    device: str = "auto"
+    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
+    precision: Precision = "fp32"
+    """networks in fp32, tf32 or bf16"""
+    compile: bool = False
+    """compile the networks"""
+    no_download: bool = False
+    """never download a missing dataset"""
+    track: TrackerName = "none"
+    """show curves and pictures also in wandb or tensorboard"""
+
+    def run(self) -> None:
+        for key, least in (("parallel", 0), ("nproc", 1), ("gpus_per_node", 0), ("timeout_min", 1)):
+            check_least(self, key, least)
+        cells = self.chosen()
+        shared = ("buffer_path", "device", "precision", "compile", "no_download", "track", "nproc", "resume")
+        plan = Plan(**{**vars(self.plan(self.scale)), **{key: getattr(self, key) for key in shared}})
+        if self.dry_run:
+            for cell in cells:
+                print(f"# {cell.name}, scale {self.scale}")
+                print(
+                    "\n".join(as_typed(step.script, step.words, plan.nproc) for step in steps(cell, plan)), end="\n\n"
+                )
+            return
+        jobs = [CellJob(cell, plan) for cell in cells]
+        logs = plan.root / "jobs"
+        if self.launcher == "here":
+            sweep.run_here(jobs)
+        elif self.launcher == "local":
+            sweep.run_local(jobs, self, logs)
+        else:
+            sweep.submit_slurm(jobs, self, logs)
+        print(f"\npython reproduce.py report --output {self.output} shows what came of it")
+
+
+@dataclass
+class Report(Which):
+    """Ours beside the published figures, as report.md, report.csv and report.html in --output."""
+
+    scales: tuple[Scale, ...] = field(default_factory=lambda: tuple(reversed(get_args(Scale))))
+    """which scales; each row says its own"""
+    to: str | None = None
+    """folder for the three files (default: --output)"""
+
+    def run(self) -> None:
+        rows = results.collect(self.chosen(), [self.plan(scale) for scale in self.scales])
+        if not rows:
+            raise InputError(f"nothing has been run yet in {self.output}: python reproduce.py run --help")
+        folder = Path(self.to or self.output)
+        text = results.as_markdown(rows)
+        write_atomically(folder / "report.md", lambda file: file.write_text(text, encoding="utf-8"))
+        write_csv(folder / "report.csv", results.as_csv_rows(rows))
+        page = folder / "report.html"
+        write_results_page(
+            page, results.as_page_rows(rows, page), "FreD: ours beside the published figures", results.NOTES
+        )
+        for row in rows:
+            name, figure = f"{row.table}/{row.cell}", row.ours or "-"
+            print(f"{name:40} {row.state:12} {figure:>14}  published {row.published_text:12} {row.remarks}")
+        print(f"\n{folder / 'report.md'}\n{folder / 'report.csv'}\n{page}")
+
+
+COMMANDS: dict[str, type] = {"list": List, "run": Run, "report": Report}
+
+
+if __name__ == "__main__":
+    run_command(lambda: parse_command(COMMANDS, "python reproduce.py").run())

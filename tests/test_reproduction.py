@@ -1,0 +1,419 @@
+"""The published tables: every cell is there, its commands are ones the scripts take, and what came of them is told."""
+
+import csv
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.datasets.presence import is_there
+from common.errors import InputError, Stopped
+from common.estimate import RATES
+from common.files import read_json, write_json
+from common.launch import Script
+from common.options import BufferOptions, parse, parse_buffer
+from common.reproduction import jobs, listing, results, sweep
+from common.reproduction.cells import Plan, experts, folder_of, images_of, parse_images, steps
+from common.reproduction.jobs import CellFailed, CellJob, read_record, record_file
+from common.reproduction.programs import program
+from common.reproduction.tables import TABLES, Cell, select
+from tests.conftest import ROOT
+from tests.test_cli import assert_refused, call
+
+CELLS = [cell for table in TABLES.values() for cell in table.cells]
+SMALL = Cell("dm-lowres", "DM", "MNIST", 1)
+# Long enough to be interrupted in the middle.
+LONG = replace(SMALL, ipc=2, flags=("--Iteration", "400", "--checkpoint_every", "1", "--eval_it", "0"))
+
+
+class InThisProcess:
+    """A script run without a process of its own, which would import torch anew."""
+
+    def __init__(self, script, words, nproc=1):
+        assert nproc == 1
+        self._result = call(script, *words)
+        print(self._result.out)
+
+    def wait(self):
+        return self._result.code
+
+    def stop(self):
+        raise AssertionError("it has ended")
+
+    @property
+    def reason(self):
+        return self._result.err.strip().splitlines()[-1].removeprefix("error: ")
+
+
+@pytest.fixture
+def here(monkeypatch, cache, one_thread):
+    monkeypatch.setattr(jobs, "Script", InThisProcess)
+
+
+# -- which cells ---------------------------------------------------------------------------------------------------
+
+
+def test_the_cells_of_the_published_tables_are_there():
+    figures = {
+        name: [cell.published["accuracy"] for cell in table.cells if cell.published] for name, table in TABLES.items()
+    }
+    assert {name: (len(TABLES[name].cells), len(each)) for name, each in figures.items()} == {
+        "tm-lowres": (16, 16),
+        "tm-imagenet128": (12, 12),
+        "imagenet-abcde": (15, 15),
+        "imagenet128": (10, 10),
+        "dm-imagenet256": (6, 6),
+        "dm-lowres": (7, 0),
+        "dc-lowres": (7, 0),
+        "3d-mnist": (1, 0),
+        "corruption": (3, 0),
+    }
+    # Sums of the rows as printed, in the order DC, DM, TM where there are several.
+    assert sum(figures["tm-lowres"]) == pytest.approx(95.8 + 97.6 + 84.6 + 89.1 + 82.2 + 89.5 + 90.3 + 60.6 + 70.3 + 75.8
+                                                      + 34.6 + 42.7 + 47.8 + 19.2 + 24.2 + 26.4)  # fmt: skip
+    assert sum(figures["imagenet-abcde"]) == pytest.approx(245.9 + 263.5 + 310.4)
+    assert sum(figures["imagenet128"]) == pytest.approx(49.1 + 26.1 + 30.0 + 28.7 + 39.7 + 56.2 + 31.0 + 33.4 + 33.3 + 42.7)
+    assert sum(figures["dm-imagenet256"]) == pytest.approx(54.2 + 31.2 + 32.5 + 49.1 + 34.0 + 43.1)
+    assert len({cell.name for cell in CELLS}) == len(CELLS)
+
+
+@pytest.mark.parametrize(
+    ("table", "queries", "names"),
+    [
+        ("tm-lowres", ["cifar10/1"], ["tm-lowres/CIFAR10/1"]),
+        ("tm-lowres", ["mnist"], ["tm-lowres/MNIST/1", "tm-lowres/MNIST/10"]),
+        (None, ["imagenet-abcde/a/1"], [f"imagenet-abcde/{each}/imagenet-a/1" for each in ("DC", "DM", "TM")]),
+        ("imagenet-abcde", ["tm/b", "dc/e"], ["imagenet-abcde/DC/imagenet-e/1", "imagenet-abcde/TM/imagenet-b/1"]),
+        ("tm-imagenet128", ["imagefruit/10"], ["tm-imagenet128/imagenet-fruits/10"]),
+        (None, ["CIFAR10-C"], ["corruption/CIFAR10/CIFAR10-C/1"]),
+    ],
+)
+def test_queries_name_cells(table, queries, names):
+    assert [cell.name for cell in select(table, queries)] == names
+
+
+def test_unknown_names_are_refused():
+    assert_refused(call("reproduce.py", "list", "--table", "tm-lowre"), "tm-lowre", "did you mean tm-lowres")
+    assert_refused(
+        call("reproduce.py", "run", "--table", "3d-mnist", "--cells", "3d-mnist/50"), "3d-mnist/50", "3D-MNIST/1"
+    )
+    assert_refused(call("reproduce.py", "run", "--cells", "CIFAR10/1", "nothing"), "'nothing'", "reproduce.py list")
+    assert_refused(call("reproduce.py", "run", "--images", "CIFAR10=elsewhere"), "CIFAR10=elsewhere", "folder:PATH")
+    assert_refused(call("reproduce.py", "run", "--images", "CIFAR=folder:x"), "CIFAR=folder:x", "NAME one of")
+    assert_refused(call("reproduce.py", "run", "--nproc", "0"), "--nproc 0")
+
+
+@pytest.mark.parametrize("scale", ["smoke", "short", "full"])
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_commands_are_ones_that_the_scripts_take(cell, scale, tmp_path):
+    plan = Plan(scale=scale, output=str(tmp_path), buffer_path=str(tmp_path / "experts"))
+    todo = steps(cell, plan)
+    scripts = program(cell.objective, cell.dataset)
+    wanted = [scripts.buffer] * bool(scripts.buffer) + [scripts.script]
+    assert [step.script for step in todo] == wanted + ["corruption-exp/evaluate.py"] * bool(cell.target)
+    distillation = todo[len(wanted) - 1]
+    options, sources = parse(scripts.options, cell.objective, distillation.words)
+    assert options.ipc == cell.ipc
+    assert str(distillation.product).startswith(str(tmp_path / scale))
+    if scripts.buffer:
+        buffer = parse_buffer(BufferOptions, cell.objective, todo[0].words)
+        assert (buffer.model, buffer.dataset, buffer.buffer_path) == (options.model, options.dataset, options.buffer_path)
+        # What matching needs is what is trained.
+        assert options.max_start_epoch - 1 + options.expert_epochs <= buffer.train_epochs
+        assert experts(cell, plan) == (0, buffer.num_experts)
+    reduced = {"Iteration", "num_eval", "epoch_eval_train"} & {key for key, each in sources.items() if each == "flag"}
+    assert bool(reduced) == (scale != "full")
+
+
+def test_a_full_run_is_as_the_recipe_says():
+    (cell,) = select("tm-lowres", ["cifar10/1"])
+    buffer, distillation = steps(cell, Plan())
+    assert buffer.words == ("--dataset", "CIFAR10", "--buffer_path", "buffers", "--wait", "True")
+    assert distillation.words == (
+        "--dataset", "CIFAR10", "--ipc", "1", "--buffer_path", "buffers", "--save_path", "runs/reproduce/full", "--name",
+        "tm-lowres",
+    )  # fmt: skip
+
+
+def test_machines_and_images_are_passed_on():
+    (cell,) = select("dm-lowres", ["cifar10/1"])
+    plan = Plan(device="cpu", precision="bf16", compile=True, no_download=True, images={"CIFAR10": "folder:tree"})
+    words = dict(zip(steps(cell, plan)[0].words[::2], steps(cell, plan)[0].words[1::2], strict=True))
+    asked = {"--dataset": "folder:tree", "--recipe": "CIFAR10", "--device": "cpu", "--precision": "bf16"}
+    assert asked.items() <= words.items()
+    assert words["--compile"] == words["--no_download"] == "True"
+    assert folder_of(cell, plan) == Path("runs/reproduce/full/DM/folder-tree/ipc1/dm-lowres-CIFAR10")
+    assert parse_images(["imagewoof=folder:x", "CIFAR10=hf:a/b"]) == {
+        "imagenet-imagewoof": "folder:x",
+        "CIFAR10": "hf:a/b",
+    }
+
+
+def test_a_dry_run_prints_and_runs_nothing(tmp_path):
+    flags = ["--table", "corruption", "--cells", "CIFAR10-C", "--scale", "smoke", "--output", tmp_path]
+    result = call("reproduce.py", "run", *flags, "--dry_run", "--nproc", 2)
+    assert result.code == 0, result.err
+    lines = [line for line in result.out.splitlines() if line]
+    assert lines[0] == "# corruption/CIFAR10/CIFAR10-C/1, scale smoke"
+    starts = [f"torchrun --standalone --nproc_per_node 2 {script}" for script in ("TM/buffer.py", "TM/distill.py")]
+    assert [line.startswith(start) for line, start in zip(lines[1:], starts, strict=False)] == [True, True]
+    assert "corruption-exp/evaluate.py" in lines[3]
+    assert not list(tmp_path.iterdir())
+
+
+def test_presence_is_told_by_names(tmp_path):
+    assert is_there("digits") is True
+    assert is_there("hf:owner/name") is None
+    places = {
+        "MNIST": "MNIST/raw/train-images-idx3-ubyte.gz",
+        "CIFAR10": "cifar-10-batches-py/data_batch_1",
+        "Tiny": "tiny-imagenet-200.zip",
+        "3D-MNIST": "full_dataset_vectors.h5",
+    }
+    for name, place in places.items():
+        assert is_there(name, tmp_path) is False
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+        assert is_there(name, tmp_path) is True
+    assert is_there("imagenet-imagenette", tmp_path) is False
+    assert is_there(f"folder:{tmp_path}") is True
+
+
+# -- what it costs -------------------------------------------------------------------------------------------------
+
+
+def test_the_list_says_what_a_cell_takes(tmp_path):
+    words = ["--table", "dm-lowres", "--cells", "MNIST/1", "CIFAR10/2", "--output", tmp_path, "--data_path", tmp_path]
+    result = call("reproduce.py", "list", *words)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert "dm-lowres: Small images, DM" in lines[0]
+    assert [line.split()[0] for line in lines[2:4]] == ["MNIST/1", "CIFAR10/2"]
+    assert "tuned here" in lines[2]
+    assert "published  " in lines[3].partition("unknown")[2]
+    assert all("missing" in line for line in lines[2:4])
+    assert "assumed" in result.out
+
+
+def test_experts_that_are_there_cost_nothing(tmp_path):
+    (cell,) = select("tm-lowres", ["mnist/1"])
+    plan = Plan(scale="smoke", output=str(tmp_path))
+    assert listing.cost_of(cell, plan, "cpu").expert_flops > 0
+    folder = tmp_path / "smoke" / "buffers" / "digits" / "ConvNetD1W16"
+    folder.mkdir(parents=True)
+    for number in range(2):
+        (folder / f"expert_000{number}.safetensors").touch()
+    assert experts(cell, plan) == (2, 2)
+    assert listing.cost_of(cell, plan, "cpu").expert_flops == 0
+    assert set(RATES) == {"cpu", "cuda"}
+
+
+# -- runs ----------------------------------------------------------------------------------------------------------
+
+ONE_OF_EACH = {
+    "tm-lowres": "CIFAR10/1",
+    "tm-imagenet128": "imagewoof/1",
+    "imagenet-abcde": "TM/a",
+    "imagenet128": "DC/cats",
+    "dm-imagenet256": "birds/1",
+    "dm-lowres": "MNIST/10",
+    "dc-lowres": "CIFAR10/10",
+    "3d-mnist": "3D-MNIST/1",
+    "corruption": "ImageNet-C",
+}
+
+
+def test_a_cell_of_each_table_runs_from_end_to_end(here, tmp_path):
+    queries = [f"{table}/{cell}" for table, cell in ONE_OF_EACH.items()]
+    result = call("reproduce.py", "run", "--scale", "smoke", "--device", "cpu", "--output", tmp_path, "--cells", *queries)
+    assert result.code == 0, result.err + result.out
+    result = call("reproduce.py", "report", "--output", tmp_path)
+    assert result.code == 0, result.err
+    with (tmp_path / "report.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["table"] for row in rows] == list(ONE_OF_EACH)
+    markdown = (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report.html").read_text()
+    for row in rows:
+        assert (row["scale"], row["state"], row["note"]) == ("smoke", "finished", "")
+        assert 0 <= float(row["mean"]) <= 100
+        assert row["difference"] == ""  # stand-ins have nothing to do with what is published
+        assert "generated" in row["images"] or "digits" in row["images"]
+        assert row["command"].startswith("python ")
+        assert row["command"] in markdown.replace("\n", " ") or row["command"] in markdown
+        assert row["hardware"]
+        assert row["version"]
+    for shown in (markdown, page, result.out):
+        assert shown.count("scale smoke") >= len(rows)
+    # Once more: everything is kept.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    again = call("reproduce.py", "run", "--scale", "smoke", "--device", "cpu", "--output", tmp_path, "--cells", *queries)
+    assert again.code == 0
+    assert again.out.count("is finished, and kept") == len(queries)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
+
+
+def test_one_failing_cell_does_not_stop_the_rest(here, tmp_path):
+    words = ["--table", "dm-lowres", "--device", "cpu", "--data_path", tmp_path / "nothing", "--no_download"]
+    good, bad = Plan(scale="smoke", output=str(tmp_path)), Plan(output=str(tmp_path), no_download=True)
+    bad = replace(bad, data_path=str(tmp_path / "nothing"))
+    with pytest.raises(InputError, match="1 of 2 cells failed"):
+        sweep.run_here([CellJob(SMALL, bad), CellJob(SMALL, replace(good, device="cpu"))])
+    failed, finished = results.row_of(SMALL, bad), results.row_of(SMALL, good)
+    assert (failed.state, finished.state) == ("failed", "finished")
+    assert "MNIST" in failed.note
+    assert "--no_download" in failed.note  # what to do about it
+    result = call("reproduce.py", "run", "--cells", "MNIST/1", *words, "--output", tmp_path)
+    assert_refused(result, "1 of 1 cells failed (dm-lowres/MNIST/1)", "report")
+    report = call("reproduce.py", "report", "--output", tmp_path, "--table", "dm-lowres")
+    assert "failed" in report.out
+    assert "--no_download" in report.out
+
+
+def test_nothing_to_report(tmp_path):
+    assert_refused(call("reproduce.py", "report", "--output", tmp_path), "nothing has been run yet", str(tmp_path))
+
+
+def test_results_of_another_version_are_kept_and_labelled(here, tmp_path):
+    plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
+    CellJob(SMALL, plan)()
+    summary = folder_of(SMALL, plan) / "summary.json"
+    write_json(summary, {**read_json(summary), "version": "0.0.1-of-old"})
+    CellJob(SMALL, plan)()
+    row = results.row_of(SMALL, plan, "now")
+    assert (row.state, row.version) == ("finished", "0.0.1-of-old")
+    assert "made by another code version" in row.remarks
+    assert "another" not in results.row_of(SMALL, plan, "0.0.1-of-old").remarks
+
+
+def test_a_killed_cell_is_told_as_interrupted(tmp_path):
+    plan = Plan(scale="smoke", output=str(tmp_path))
+    jobs.write_record(SMALL, plan, state="running")
+    assert read_record(SMALL, plan)["state"] == "interrupted"
+    with CellJob(SMALL, plan)._held():
+        assert read_record(SMALL, plan)["state"] == "running"
+        with pytest.raises(InputError, match="another process is at work on dm-lowres/MNIST/1"):
+            CellJob(SMALL, plan)()
+
+
+# -- processes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+
+
+def test_a_script_says_why_it_ended(quiet, tmp_path, capfd):
+    script = Script("DM/distill.py", ["--dataset", "digit"])
+    assert script.wait() == 2
+    assert script.reason.startswith("there is no dataset 'digit', did you mean digits")
+    assert "there is no dataset" in capfd.readouterr().err
+    script.stop()  # it has ended: nothing happens
+
+
+def test_two_cells_through_submitit_one_failing_one_interrupted(quiet, tmp_path):
+    """A signal as a cluster sends it: the run saves, the job is queued again, and goes on where it was."""
+    plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
+    bad = replace(plan, scale="full", no_download=True, data_path=str(tmp_path / "nothing"))
+    executor = sweep._executor("local", sweep.Cluster(), tmp_path / "jobs")
+    good_job, bad_job = executor.submit(CellJob(LONG, plan)), executor.submit(CellJob(SMALL, bad))
+    checkpoint = folder_of(LONG, plan) / "checkpoint.pt"
+    wait_for(checkpoint.exists)
+    wait_for(lambda: (folder_of(LONG, plan) / "checkpoint_previous.pt").exists())
+    # SLURM's srun hands it to the task; the local executor's controller has one child, which is that.
+    task = int(Path(f"/proc/{good_job.job_id}/task/{good_job.job_id}/children").read_text().split()[0])
+    os.kill(task, signal.SIGUSR2)
+    wait_for(lambda: read_record(LONG, plan)["state"] != "running")
+    interrupted = results.row_of(LONG, plan)
+    assert (interrupted.state, interrupted.note) == (
+        "interrupted",
+        "by the cluster, to be continued; interrupted once",
+    )
+    assert bad_job.exception() is not None
+    failed = results.row_of(SMALL, bad)
+    assert failed.state == "failed"
+    assert "--no_download" in failed.note
+    good_job.result()
+    finished = results.row_of(LONG, plan)
+    assert (finished.state, finished.note) == ("finished", "interrupted once")
+    assert "resumed from iteration" in (folder_of(LONG, plan) / "log.txt").read_text()
+    assert json.loads((folder_of(LONG, plan) / "summary.json").read_text())["last"]["iteration"] == 400
+    text = results.as_markdown([finished, failed, interrupted])
+    assert all(f"| {state} |" in text for state in ("finished", "failed", "interrupted"))
+
+
+def test_a_signal_to_the_sweep_saves_what_runs(quiet, tmp_path):
+    driver = (
+        "from tests.test_reproduction import LONG, Plan, CellJob, sweep\n"
+        "from common.errors import run_command\n"
+        f"plan = Plan(scale='smoke', output={str(tmp_path)!r}, device='cpu')\n"
+        "run_command(lambda: sweep.run_here([CellJob(LONG, plan), CellJob(LONG, plan)]))\n"
+    )
+    plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
+    with subprocess.Popen([sys.executable, "-c", driver], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        wait_for((folder_of(LONG, plan) / "checkpoint_previous.pt").exists)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "[2/2]" not in out
+    assert read_record(LONG, plan)["state"] == "interrupted"
+    assert not (folder_of(LONG, plan) / "summary.json").exists()
+
+
+def test_a_stopped_script_is_an_interruption_not_a_failure(monkeypatch, tmp_path):
+    class StoppedScript:
+        def __init__(self, *_):
+            pass
+
+        def wait(self):
+            return 128 + signal.SIGTERM
+
+    monkeypatch.setattr(jobs, "Script", StoppedScript)
+    plan = Plan(scale="smoke", output=str(tmp_path))
+    with pytest.raises(Stopped, match="SIGTERM"):
+        CellJob(SMALL, plan)()
+    assert (read_record(SMALL, plan)["state"], read_record(SMALL, plan)["interruptions"]) == ("interrupted", 1)
+
+
+def test_a_job_array_is_submitted_to_slurm(monkeypatch, tmp_path):
+    """With stand-ins for SLURM's commands: what would be submitted, and that finished cells are not."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, text in {"srun": "exit 0", "sbatch": f"cp $1 {tmp_path}/script; echo Submitted batch job 77"}.items():
+        (commands / name).write_text(f"#!/bin/sh\n{text}\n")
+        (commands / name).chmod(stat.S_IRWXU)
+    plan = Plan(scale="smoke", output=str(tmp_path / "out"))
+    cluster = sweep.Cluster(parallel=2, gpus_per_node=1, partition="fast", timeout_min=90, mem_gb=8)
+    with pytest.raises(InputError, match="cannot submit to SLURM"):
+        monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+        sweep.submit_slurm([CellJob(SMALL, plan)], cluster, tmp_path / "jobs")
+    monkeypatch.setenv("PATH", f"{commands}:{os.defpath}")
+    done = replace(SMALL, ipc=10)
+    write_json(folder_of(done, plan) / "summary.json", {})
+    sweep.submit_slurm([CellJob(cell, plan) for cell in (SMALL, LONG, done)], cluster, tmp_path / "jobs")
+    script = (tmp_path / "script").read_text()
+    for line in ("--array=0-1%2", "--partition=fast", "--gpus-per-node=1", "--time=90", "--mem=8GB", "--signal=USR2@90"):
+        assert f"#SBATCH {line}" in script
+    assert [read_record(cell, plan)["state"] for cell in (SMALL, LONG, done)] == ["queued", "queued", "not started"]
+    assert not record_file(done, plan).exists()
+    assert images_of(SMALL, plan).label
+
+
+def test_a_failure_is_one_of_input(tmp_path):
+    assert issubclass(CellFailed, InputError)
