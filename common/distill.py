@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common import report
-from common.devices import precision
+from common.devices import peak_memory, precision
 from common.errors import InputError
 from common.evaluate import evaluate, in_percent, networks_at_once, point_of
 from common.networks import Network
@@ -143,6 +143,7 @@ class _Loop:
             self.run.folder,
             context | dataclasses.asdict(self.options),
             name="/".join(self.run.folder.parts[-4:]),
+            group=self.run.folder.parent.relative_to(self.options.save_path).as_posix(),
             project=self.options.track_project,
             resumed_from=resumed_from,
             say=self.run.log,
@@ -377,6 +378,7 @@ class _Loop:
             "file_bytes": (self.run.folder / "synset.safetensors").stat().st_size,
             "picture": str(picture) if picture.exists() else None,
             "seconds": round(self.seconds + time.monotonic() - self._started, 1),
+            "peak_memory_bytes": peak_memory(self.setting.device),  # of this process, where the run was continued
             "version": self.run.config["version"],
             **({} if self.source is None else self.source.stated()),
         }

@@ -31,7 +31,7 @@ SETTING = [
     *TINY, "--Iteration", UPDATES, "--eval_it", 4, "--num_eval", NETWORKS, "--epoch_eval_train", 3,
     "--checkpoint_every", 3, "--name", "run",
 ]  # fmt: skip
-TIMES = ("seconds", "file", "picture", "version")  # of a summary: what may differ, the folder's place among it
+TIMES = ("seconds", "peak_memory_bytes", "file", "picture", "version")  # of a summary: what may differ, the folder's place among it
 
 # Runs DM/distill.py in a process of its own and sends itself a signal when `function` of `module` is entered for the
 # `count`-th time. Pictures are left out, for speed.
