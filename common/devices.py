@@ -95,7 +95,7 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """The most bytes that this process has held so far: `cpu` (resident), on CUDA also `cuda` (tensors on the device)."""
+    """The most bytes that this process has held so far: `cpu` (resident) and, on CUDA, `cuda` (tensors there)."""
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = {"cpu": resident * (1 if sys.platform == "darwin" else 1024)}  # in bytes there, in KiB elsewhere
     if device.type == "cuda":

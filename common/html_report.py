@@ -6,18 +6,22 @@ Each is one file without scripts, fonts or anything else from outside; see `html
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import tyro
 from torch import Tensor
 
 from common import report
 from common.html_page import duration, png_uri, size, svg_uri, thumbnail_uri, write_page
+from common.options import parse_command
 from common.rendering import render
+from common.run import dataset_folder
 from common.run_record import RunRecord, read_run
-from common.show import energy_by_frequency, visible
+from common.show import ShowOptions, energy_by_frequency, show, visible
 from common.synset import SynSet
 from common.synset_file import load_synset
 
@@ -28,6 +32,23 @@ _FILES = (
 )  # fmt: skip
 _POINTS_OF_A_CURVE = 1000
 _SIDE = 64  # pixels at least, of an image on the page
+
+
+@dataclass
+class HtmlOptions:
+    """Write report.html anew: what a run found, as one page that opens anywhere."""
+
+    folder: tyro.conf.Positional[str]
+    """the run folder"""
+
+
+def main() -> None:
+    """`python -m common.report show FILE` or `html FOLDER`. Raises InputError for what cannot be read."""
+    options = parse_command({"show": ShowOptions, "html": HtmlOptions}, "python -m common.report")
+    if isinstance(options, HtmlOptions):
+        print(write_run_report(Path(options.folder)))
+    else:
+        show(options)
 
 
 def write_run_report(folder: Path) -> Path:
@@ -45,6 +66,7 @@ def write_run_report(folder: Path) -> Path:
         "run.html",
         run=run,
         name=folder.resolve().name,
+        dataset=dataset_folder(str(run.option("dataset"))),
         pictures=pictures,
         reduced=", ".join(reduced),
         changed=", ".join(changed),
@@ -104,7 +126,7 @@ def _comparison(run: RunRecord) -> list[dict[str, str]]:
     theirs = "unknown"
     if published is not None:
         theirs = f"{published['accuracy']}" + (f" ± {published['std']}" if "std" in published else "")
-    for key, what in {"last": "after the last update", "best": "best on test"}.items():
+    for key, what in {"last": "last", "best": "best on test"}.items():
         if key in run.points:
             ours = 100 * run.points[key]["mean"]
             rows.append({
@@ -173,6 +195,7 @@ def _pictures(synset: SynSet, metadata: dict[str, Any]) -> dict[str, Any]:
     if synset.transform != "identity":
         frequencies, energies = energy_by_frequency(synset)
         energy = svg_uri(lambda path: report.draw_energy(path, frequencies, energies, names, ""))
+    kind = "pixels" if synset.transform == "identity" else f"{synset.transform.upper()} coefficients"
     height, width = rows[0].shape[1:3]
     scale = max(1, round(_SIDE / max(height, width)))
     return {
@@ -186,7 +209,7 @@ def _pictures(synset: SynSet, metadata: dict[str, Any]) -> dict[str, Any]:
         "num_per_class": synset.num_per_class,
         "shown": len(rows[0]),
         "iteration": (metadata.get("accuracy") or {}).get("iteration"),
-        "kept": f"{synset.msz_per_channel:,} of {synset.d:,} {synset.transform} coefficients",
+        "kept": f"{synset.msz_per_channel:,} of {synset.d:,} {kind} kept",
         "volumes": len(synset.im_size) == 3,
         "energy": energy,
         "whitened": bool(metadata.get("zca")),

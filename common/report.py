@@ -131,8 +131,7 @@ def _plot_losses(axis: Axes, losses: Sequence[tuple[int, float]]) -> None:
         axis.plot(*zip(*losses, strict=True), linewidth=0.8)
         if any(loss > 0 for _, loss in losses):
             axis.set_yscale("log")
-    axis.set(xlabel="updates", ylabel="matching loss")
-    axis.grid(alpha=0.3)
+    _label_updates(axis, "matching loss")
 
 
 def _plot_accuracies(axis: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
@@ -152,7 +151,14 @@ def _plot_accuracies(axis: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
         )
     if len(names) > 1:
         axis.legend(fontsize=7)
-    axis.set(xlabel="updates", ylabel="test accuracy, %")
+    _label_updates(axis, "test accuracy, %")
+
+
+def _label_updates(axis: Axes, what: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set(xlabel="updates", ylabel=what)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
 
 
@@ -166,7 +172,7 @@ def draw_energy(path: Path, frequencies: Tensor, energy: Tensor, class_names: Se
     axis.set_yscale("log")
     axis.set(xlabel="frequency (sum over the axes, 1 an axis at the most)", ylabel="mean square of the coefficients")
     axis.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=7)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8)
     figure.suptitle(_plain(title), fontsize=8, wrap=True)
     _save(figure, path)
 
@@ -224,7 +230,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from common import show
     from common.errors import run_command
+    from common.html_report import main
 
-    run_command(show.main)
+    run_command(main)

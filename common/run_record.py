@@ -72,16 +72,15 @@ class RunRecord:
     def departures(self) -> tuple[list[str], list[str]]:
         """(reduced, changed): in words what flags made less than, and other than, the recipe or the default says."""
         reduced, changed = [], []
-        for key, entry in self.config["options"].items():
-            if key in _NO_DEPARTURE or entry["source"] != "flag":
-                continue
-            value, usual = entry["value"], entry.get("instead_of")
-            if "instead_of" in entry and value == usual:
+        options = self.config["options"]
+        for key in sorted(options, key=lambda name: [*_AMOUNTS, name].index(name)):
+            value, source, usual = options[key]["value"], options[key]["source"], options[key].get("instead_of")
+            if key in _NO_DEPARTURE or source != "flag" or ("instead_of" in options[key] and value == usual):
                 continue
             if key in _AMOUNTS and _is_number(value) and _is_number(usual) and value < usual:
                 reduced.append(f"{value:,} of {usual:,} {_AMOUNTS[key]}")
             else:
-                changed.append(f"{key} {value}" + ("" if usual is None else f" instead of {usual}"))
+                changed.append(f"{key} {_short(value)}" + ("" if usual is None else f" instead of {_short(usual)}"))
         return reduced, changed
 
     def chosen_here(self) -> list[str]:
@@ -124,6 +123,10 @@ def _metrics(path: Path) -> tuple[list[tuple[int, float]], list[dict[str, Any]]]
         elif "evaluation" in entry:
             evaluations.append(entry["evaluation"])
     return losses, evaluations
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _is_number(value: Any) -> bool:
