@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +92,15 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         described["gpu"] = torch.cuda.get_device_name(device)
     return described
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """The most bytes that this process has held so far: `cpu` (resident) and, on CUDA, `cuda` (tensors there)."""
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = {"cpu": resident * (1 if sys.platform == "darwin" else 1024)}  # in bytes there, in KiB elsewhere
+    if device.type == "cuda":
+        peak["cuda"] = torch.cuda.max_memory_allocated(device)
+    return peak
 
 
 def _cpu_name() -> str:

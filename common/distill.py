@@ -19,9 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common import report
-from common.devices import precision
+from common.devices import peak_memory, precision
 from common.errors import InputError
 from common.evaluate import evaluate, in_percent, networks_at_once, point_of
+from common.html_report import write_run_report
 from common.networks import Network
 from common.run import Run
 from common.setting import Setting
@@ -143,6 +144,7 @@ class _Loop:
             self.run.folder,
             context | dataclasses.asdict(self.options),
             name="/".join(self.run.folder.parts[-4:]),
+            group=self.run.folder.parent.relative_to(self.options.save_path).as_posix(),
             project=self.options.track_project,
             resumed_from=resumed_from,
             say=self.run.log,
@@ -282,6 +284,7 @@ class _Loop:
         self._keep(point, images)
         self.run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
         self.save()
+        self._write_report()
 
     def _tested_now(self) -> dict[str, Network]:
         """All networks, or only the one that stands for them while the others wait."""
@@ -345,6 +348,12 @@ class _Loop:
             "version": self.run.config["version"],
         }
 
+    def _write_report(self) -> None:
+        try:
+            write_run_report(self.run.folder)
+        except InputError as error:  # everything else is saved: it can be written later
+            self.run.log(f"no report.html ({error})")
+
     def _draw_masks(self) -> None:
         kept = f"{self.options.msz_per_channel} of {self.synset.d} {self.synset.transform} coefficients"
         title = f"{kept} kept, by {self.synset.selection}"
@@ -377,9 +386,11 @@ class _Loop:
             "file_bytes": (self.run.folder / "synset.safetensors").stat().st_size,
             "picture": str(picture) if picture.exists() else None,
             "seconds": round(self.seconds + time.monotonic() - self._started, 1),
+            "peak_memory_bytes": peak_memory(self.setting.device),  # of this process, where the run was continued
             "version": self.run.config["version"],
             **({} if self.source is None else self.source.stated()),
         }
         self.run.finish(summary)
+        self._write_report()
         self.tracker.summary(summary)
         return summary

@@ -537,6 +537,20 @@ def check_positive(options: object, key: str) -> None:
         raise InputError(f"--{key} {getattr(options, key)} must be positive")
 
 
+def described(options: DistillOptions, sources: Sources, objective: str) -> dict[str, dict[str, Any]]:
+    """Value and source of every option, for config.json.
+
+    One that a flag gave has `instead_of` too: what the recipe says of it, else the default.
+    """
+    cell = _Cell(options.dataset, None, options.ipc, options.recipe, options.transform, options.zca)
+    usual = with_recipe(type(options), cell.recipe_of(objective, options.ipc), options.dataset)
+    return {
+        key: {"value": value, "source": sources[key]}
+        | ({"instead_of": getattr(usual, key)} if sources[key] == "flag" else {})
+        for key, value in dataclasses.asdict(options).items()
+    }
+
+
 def refuse_step_size(options: EvaluationOptions, sources: Sources) -> None:
     """Raises InputError for --lr_net where nothing would be trained with it."""
     if options.eval_protocol == "glad" and sources["lr_net"] == "flag":

@@ -1,4 +1,4 @@
-"""Pictures of a synthetic set and of a run."""
+"""Pictures of a synthetic set and of a run: PNG, or SVG where the path ends so."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from common.files import write_atomically
 from common.rendering import render
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MAX_CLASSES, _MAX_IMAGES, _MAX_MASKS = 20, 16, 40
+MAX_CLASSES, MAX_IMAGES = 20, 16
+_MAX_MASKS = 40
 _MAX_LABEL = 16  # characters
 _DPI = 150
 
 
 def draw_images(path: Path, images: Tensor, class_names: Sequence[str], title: str) -> None:
     """A row a class of images [C * n, ch, H, W] in [0, 1], grouped by class; at most 20 classes and 16 images each."""
-    rows = images.unflatten(0, (len(class_names), -1))[:_MAX_CLASSES, :_MAX_IMAGES].cpu().numpy()
+    rows = images.unflatten(0, (len(class_names), -1))[:MAX_CLASSES, :MAX_IMAGES].cpu().numpy()
     count, columns, _, height, width = rows.shape
     # One picture with white gaps: an axis for each image takes twenty times as long.
     gap = max(1, width // 12)
@@ -51,9 +53,9 @@ def draw_voxels(path: Path, volumes: Tensor, class_names: Sequence[str], title: 
 
     Channels are averaged. At most 20 classes and 16 volumes each are drawn: 25 ms a volume on one core.
     """
-    rows = volumes.mean(dim=1).unflatten(0, (len(class_names), -1))[:_MAX_CLASSES, :_MAX_IMAGES].cpu()
+    rows = volumes.mean(dim=1).unflatten(0, (len(class_names), -1))[:MAX_CLASSES, :MAX_IMAGES].cpu()
     pictures = torch.cat([render(row) for row in rows])[:, None]
-    draw_images(path, pictures, class_names[:_MAX_CLASSES], title)
+    draw_images(path, pictures, class_names[:MAX_CLASSES], title)
 
 
 def draw_masks(path: Path, masks: Tensor, class_names: Sequence[str], title: str) -> None:
@@ -63,7 +65,7 @@ def draw_masks(path: Path, masks: Tensor, class_names: Sequence[str], title: str
     """
     shown, columns, side = masks[:_MAX_MASKS].cpu().numpy(), 10, 1.1  # inches
     if shown.ndim == 4:
-        shown, columns, side = _shares_along_axes(shown), 5, 1.8
+        shown, columns, side = shares_along_axes(shown), 5, 1.8
         title += "\nshare kept along depth (top left), width (top right) and height (bottom left), black for 1"
     columns = min(columns, len(shown))
     rows = -(-len(shown) // columns)
@@ -105,44 +107,72 @@ def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Se
     """
     figure = _figure(9.0, 3.4)
     left, right = figure.subplots(1, 2)
+    _plot_losses(left, losses)
+    _plot_accuracies(right, evaluations)
+    _save(figure, path)
+
+
+def draw_losses(path: Path, losses: Sequence[tuple[int, float]]) -> None:
+    """Matching loss (log scale) against the updates."""
+    figure = _figure(4.8, 3.4)
+    _plot_losses(figure.subplots(), losses)
+    _save(figure, path)
+
+
+def draw_evaluations(path: Path, evaluations: Sequence[dict[str, Any]]) -> None:
+    """Accuracy in % (mean and standard deviation over networks) against the updates, a line a network of a pool."""
+    figure = _figure(4.8, 3.4)
+    _plot_accuracies(figure.subplots(), evaluations)
+    _save(figure, path)
+
+
+def _plot_losses(axis: Axes, losses: Sequence[tuple[int, float]]) -> None:
     if losses:
-        left.plot(*zip(*losses, strict=True), linewidth=0.8)
+        axis.plot(*zip(*losses, strict=True), linewidth=0.8)
         if any(loss > 0 for _, loss in losses):
-            left.set_yscale("log")
-    left.set(xlabel="updates", ylabel="matching loss")
+            axis.set_yscale("log")
+    _label_updates(axis, "matching loss")
+
+
+def _plot_accuracies(axis: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
     pools = [point.get("networks", {point.get("network", ""): point}) for point in evaluations]
     names = list(dict.fromkeys(name for pool in pools for name in pool))
     for name in names:
         tested = [
             (point["iteration"], pool[name]) for point, pool in zip(evaluations, pools, strict=True) if name in pool
         ]
-        right.errorbar(
+        axis.errorbar(
             [iteration for iteration, _ in tested],
             [100 * figures["mean"] for _, figures in tested],
             yerr=[100 * figures["std"] for _, figures in tested],
             marker="o",
             capsize=3,
-            label=name,
+            label=_plain(name),
         )
     if len(names) > 1:
-        right.legend(fontsize=7)
-    right.set(xlabel="updates", ylabel="test accuracy, %")
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-    _save(figure, path)
+        axis.legend(fontsize=7)
+    _label_updates(axis, "test accuracy, %")
+
+
+def _label_updates(axis: Axes, what: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set(xlabel="updates", ylabel=what)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.3)
 
 
 def draw_energy(path: Path, frequencies: Tensor, energy: Tensor, class_names: Sequence[str], title: str) -> None:
     """Energy (log scale) of each class, [C, B], against the frequencies [B]; at most 20 classes."""
-    figure = _figure(7.0, 3.8)
+    figure = _figure(5.2, 4.2)
     axis = figure.subplots()
-    for row, name in zip(energy[:_MAX_CLASSES].cpu(), class_names, strict=False):
+    for row, name in zip(energy[:MAX_CLASSES].cpu(), class_names, strict=False):
         kept = row > 0
         axis.plot(frequencies[kept].cpu(), row[kept], marker=".", markersize=3, linewidth=0.8, label=_label(name))
     axis.set_yscale("log")
     axis.set(xlabel="frequency (sum over the axes, 1 an axis at the most)", ylabel="mean square of the coefficients")
     axis.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=7)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8)
     figure.suptitle(_plain(title), fontsize=8, wrap=True)
     _save(figure, path)
 
@@ -164,7 +194,7 @@ def draw_accuracies(path: Path, percent: np.ndarray, rows: Sequence[str], column
     _save(figure, path)
 
 
-def _shares_along_axes(masks: np.ndarray) -> np.ndarray:
+def shares_along_axes(masks: np.ndarray) -> np.ndarray:
     """[C, D, H, W] as front, side and top view in one picture [C, H + 2 + D, W + 2 + D], NaN beside them."""
     count, depth, height, width = masks.shape
     views = np.full((count, height + 2 + depth, width + 2 + depth), np.nan)
@@ -194,11 +224,13 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, format="png", bbox_inches="tight"))
+    # The name under which it is written first does not end like the path.
+    kind = path.suffix.removeprefix(".")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, format=kind, bbox_inches="tight"))
 
 
 if __name__ == "__main__":
-    from common import show
     from common.errors import run_command
+    from common.html_report import main
 
-    run_command(show.main)
+    run_command(main)

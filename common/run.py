@@ -19,14 +19,14 @@ from tqdm import tqdm
 from common.devices import describe_hardware
 from common.errors import InputError
 from common.files import UNREADABLE, take_lock, torch_bytes, write_atomically, write_json
-from common.options import NOT_PART_OF_A_RUN, DistillOptions, Sources
+from common.options import NOT_PART_OF_A_RUN, DistillOptions, Sources, described
 from common.signals import Stoppable
 from common.track import TRACKER_FOLDERS
 
 _CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
 _ZIP_FOLDER = 0x10  # attribute of an entry: torch.load would leave its memory as it is, and say nothing
 # In the order in which a run is removed: what it could be continued from goes first, what says whose it is last.
-_OWN_FILES = (*_CHECKPOINTS, "summary.json", "metrics.jsonl", "log.txt", "config.json")
+_OWN_FILES = (*_CHECKPOINTS, "summary.json", "report.html", "metrics.jsonl", "log.txt", "config.json")
 
 
 def code_version() -> str:
@@ -85,7 +85,7 @@ class Run(Stoppable):
             raise
         self.config = {
             "objective": objective,
-            "options": {key: {"value": value, "source": sources[key]} for key, value in values.items()},
+            "options": described(options, sources, objective),
             "identity": identity,
             "version": code_version(),
             "hardware": describe_hardware(device),

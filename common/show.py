@@ -1,10 +1,10 @@
-"""What a synthetic-set file holds, as pictures and in words: behind `python -m common.report show FILE`."""
+"""What a synthetic-set file holds, as pictures and in words: `python -m common.report show FILE`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 import tyro
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from common import frequency, report
 from common.evaluate import in_percent
-from common.options import parse_plain
 from common.run import dataset_folder
 from common.synset import SynSet
 from common.synset_file import load_synset
@@ -22,16 +21,14 @@ from common.synset_file import load_synset
 class ShowOptions:
     """Draw a synthetic set: its images, the kept positions, the energy of its coefficients; say what it takes."""
 
-    action: Annotated[tyro.conf.Positional[Literal["show"]], tyro.conf.arg(help="what to do")]
     file: tyro.conf.Positional[str]
     """the synthetic set, a .safetensors file"""
     output: str | None = None
     """folder for images.png, masks.png and energy.png (default: <file without .safetensors>_pictures)"""
 
 
-def main() -> None:
+def show(options: ShowOptions) -> None:
     """Draw and say. Raises InputError for a file that cannot be read."""
-    options = parse_plain(ShowOptions)
     file = Path(options.file)
     synset, metadata = load_synset(file)
     folder = Path(options.output) if options.output else file.with_name(f"{file.stem}_pictures")

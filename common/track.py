@@ -54,6 +54,7 @@ def open_tracker(
     config: Mapping[str, Any],
     name: str,
     project: str | None = None,
+    group: str | None = None,
     resumed_from: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Tracker:
@@ -61,13 +62,14 @@ def open_tracker(
 
     config: plain values, possibly nested; shown beside the curves.
     name, project: what wandb calls the run and where it files it (project: else as wandb is set up, else "fred").
+    group: runs of the same group are shown together by wandb; by TensorBoard those below one folder are.
     resumed_from: updates made before this process, None for a new run.
     Raises InputError where the package is missing, or wandb cannot start.
     """
     if kind == "tensorboard":
         return _TensorBoard(folder / "tensorboard", config, resumed_from, say)
     if kind == "wandb":
-        return _Wandb(folder, config, name, project, say)
+        return _Wandb(folder, config, name, project, group, say)
     return Tracker()
 
 
@@ -129,7 +131,13 @@ class _Wandb(Tracker):
     """
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any], name: str, project: str | None, say: Callable[[str], None]
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        name: str,
+        project: str | None,
+        group: str | None,
+        say: Callable[[str], None],
     ) -> None:
         # wandb's reports of its own errors would use the network even when a run is offline.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -151,6 +159,7 @@ class _Wandb(Tracker):
                 project=project or settings.project or _PROJECT,
                 id=_run_id(folder / "wandb" / "run_id"),
                 name=name,
+                group=group,
                 config=dict(config),
                 mode=mode,
                 resume="allow",

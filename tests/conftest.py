@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import common.distill
+from common.html_report import write_run_report
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -18,6 +21,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "cuda" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU here"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_reports() -> Iterator[None]:
+    """Runs in this process write no report.html, which takes longer than their updates; see `reports`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common.distill, "write_run_report", lambda folder: folder)
+        yield
+
+
+@pytest.fixture(scope="module")
+def reports() -> Iterator[None]:
+    """Runs write their report.html."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common.distill, "write_run_report", write_run_report)
+        yield
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def assert_refused(result, *parts):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, reports):
     path = tmp_path_factory.mktemp("finished")
     result = call("DM/distill.py", *SHORT, "--epoch_eval_train", 4, "--export", "--save_path", path)
     assert result.code == 0, result.err
@@ -76,7 +76,7 @@ def test_a_run_says_what_it_found_and_where(finished):
     assert {path.name for path in folder.iterdir()} == {
         ".lock", "config.json", "metrics.jsonl", "log.txt", "summary.json", "checkpoint.pt", "checkpoint_previous.pt",
         "synset.safetensors", "synset_best.safetensors", "images_best.pt", "labels_best.pt", "masks.png", "curves.png",
-        "images_000000.png", "images_000002.png",
+        "images_000000.png", "images_000002.png", "report.html",
     }  # fmt: skip
     for picture in folder.glob("*.png"):
         with Image.open(picture) as image:

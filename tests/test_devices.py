@@ -72,6 +72,22 @@ def test_a_machine_that_cannot_compile_says_so_in_a_sentence(monkeypatch):
     assert said == ["cannot compile here (RuntimeError: no compiler found): the run goes on without --compile"]
 
 
+def test_peak_memory_is_in_bytes_and_never_falls():
+    before = devices.peak_memory(torch.device("cpu"))
+    assert set(before) == {"cpu"}
+    held = torch.ones(before["cpu"] // 4 + 50_000_000)  # as many bytes as the peak, and 200 MB more
+    after = devices.peak_memory(torch.device("cpu"))["cpu"]
+    assert after >= held.nbytes
+    del held
+    assert devices.peak_memory(torch.device("cpu"))["cpu"] >= after
+
+
+@pytest.mark.cuda
+def test_peak_memory_of_a_gpu_is_that_of_its_tensors():
+    held = torch.ones(25_000_000, device="cuda")
+    assert devices.peak_memory(torch.device("cuda"))["cuda"] >= held.nbytes
+
+
 @pytest.mark.cuda
 def test_matching_on_cuda_equals_the_cpu():
     loss, gradient = loss_and_gradient("fp32", "cpu")

@@ -111,7 +111,7 @@ def test_masks_of_volumes_are_seen_along_each_axis():
     """Two depths, three rows, four columns: the shares of what is kept, low frequencies at the top left of each."""
     masks = np.zeros((1, 2, 3, 4), dtype=bool)
     masks[0, :, 1, 2] = True
-    (drawn,) = report._shares_along_axes(masks)
+    (drawn,) = report.shares_along_axes(masks)
     assert drawn.shape == (3 + 2 + 2, 4 + 2 + 2)
     front, side, top = drawn[:3, :4], drawn[:3, 6:], drawn[5:, :4]
     assert {tuple(position): front[tuple(position)] for position in np.argwhere(front)} == {(1, 2): 1}

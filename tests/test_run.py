@@ -31,7 +31,8 @@ SETTING = [
     *TINY, "--Iteration", UPDATES, "--eval_it", 4, "--num_eval", NETWORKS, "--epoch_eval_train", 3,
     "--checkpoint_every", 3, "--name", "run",
 ]  # fmt: skip
-TIMES = ("seconds", "file", "picture", "version")  # of a summary: what may differ, the folder's place among it
+# Of a summary: what may differ, the folder's place among it.
+TIMES = ("seconds", "peak_memory_bytes", "file", "picture", "version")
 
 # Runs DM/distill.py in a process of its own and sends itself a signal when `function` of `module` is entered for the
 # `count`-th time. Pictures are left out, for speed.
@@ -50,6 +51,7 @@ def counted(*positional, **named):
 setattr(module, function, counted)
 report = importlib.import_module("common.report")
 report.draw_images = report.draw_masks = report.draw_curves = lambda *_: None
+importlib.import_module("common.distill").write_run_report = lambda *_: None
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

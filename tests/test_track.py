@@ -234,7 +234,7 @@ handlers = lambda: [signal.getsignal(number) for number in (signal.SIGINT, signa
 before = random_states(), handlers()
 
 def start(**changes):
-    tracker = open_tracker("wandb", folder, CONFIG | changes, name="DM/digits", say=said.append)
+    tracker = open_tracker("wandb", folder, CONFIG | changes, name="DM/digits", group="DM/digits/ipc1", say=said.append)
     children.extend(pathlib.Path("/proc/self/task", str(os.getpid()), "children").read_text().split())
     return tracker
 
@@ -357,7 +357,7 @@ def test_wandb_continues_one_run(wandb_runs):
     """One id for all parts, which is the folder's; the configuration is that of the last; a stopped run has failed."""
     runs = [next(record.run for record in records(store) if record.HasField("run")) for store in wandb_runs.stores[:2]]
     assert {run.run_id for run in runs} == {(wandb_runs.path / "run" / "wandb" / "run_id").read_text()}
-    assert {(run.display_name, run.project) for run in runs} == {("DM/digits", "fred")}
+    assert {(run.display_name, run.project, run.run_group) for run in runs} == {("DM/digits", "fred", "DM/digits/ipc1")}
     for run, chunk in zip(runs, (None, 7), strict=True):
         config = items(run.config.update)
         assert {key: config[key] for key in CONFIG} == CONFIG | {"chunk": chunk}
