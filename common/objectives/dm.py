@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from common import augment
@@ -34,7 +35,7 @@ def run(options: Options, sources: Sources, objective: str = "DM") -> None:
     real_sampler = ClassSampler(train)
     synthetic_images = setting.synthetic_images(options.batch_syn)
     # Batch statistics run over all classes at once: such a network cannot be fed in pieces.
-    chunk = None if has_batchnorm(network) else options.chunk or (4096 if device.type == "cuda" else options.batch_real)
+    chunk = None if has_batchnorm(network) else options.chunk or default_chunk(device, options.batch_real)
 
     def step(iteration: int) -> Tensor:
         reinitialise(network, derive(seed, "network", iteration))
@@ -51,3 +52,8 @@ def run(options: Options, sources: Sources, objective: str = "DM") -> None:
         return loss
 
     distill(setting, step)
+
+
+def default_chunk(device: torch.device, batch_real: int) -> int:
+    """Images per pass: on a CPU the real ones of one class."""
+    return 4096 if device.type == "cuda" else batch_real
