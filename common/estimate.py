@@ -87,9 +87,8 @@ def estimate(
         distill = costs.tm_update(cell, options.syn_steps, chunk, options.unroll)
     else:
         assert isinstance(options, dm.Options)
-        distill = costs.dm_update(
-            cell, options.batch_real, options.chunk or dm.default_chunk(where, options.batch_real)
-        )
+        chunk = options.chunk or dm.default_chunk(where, options.batch_real, shape.im_size)
+        distill = costs.dm_update(cell, options.batch_real, chunk)
     evaluation = _evaluation(cell, options, where)
     experts = Cost(0, 0) if buffer is None else _experts(shape, buffer)
     values = math.prod(shape.im_size) * shape.channels * (4 if options.zca else shape.value_bytes)
