@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from scipy import fft
 from torch import Tensor
+from torch.amp import is_autocast_available
 
 from common.errors import InputError
 
@@ -103,7 +105,8 @@ def _apply(function: Callable[[Tensor, int], Tensor], x: Tensor, ndim: int) -> T
     if x.dim() < ndim:
         raise InputError(f"a transform along {ndim} axes needs images with at least {ndim} axes, got {tuple(x.shape)}")
     # Mixed precision would round coefficients that span four orders of magnitude; the transform is never worth it.
-    with torch.autocast(x.device.type, enabled=False):
+    kind = x.device.type
+    with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():
         return function(x if x.dtype in (torch.float32, torch.float64) else x.float(), ndim)
 
 

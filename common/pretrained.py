@@ -188,7 +188,7 @@ def check(options: Check, file: str) -> dict[str, Any]:
         )
     result = evaluate_file(asked, objective, {}, opened)
     notes += _shortened(options, result, objective, recipe)
-    published = recipe.published
+    published = recipes.published(objective, dataset, ipc, opened[0].im_size[0])
     line = f"{objective} {dataset} ipc {ipc}: ours {in_percent(result)} ({result['n']} x {result['network']})"
     if published is None:
         line += "; nothing is published for this cell"

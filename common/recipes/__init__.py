@@ -9,6 +9,7 @@ lr_freq = 1e6                         the names are those of the command line
 [[CIFAR10.any]]                       values for every ipc of the dataset; a cell's own values win
 [[ImageNet.ipc1]]                     for every subset imagenet-*; what a subset's own table says wins
 [CIFAR10.ipc2_published]              accuracy in %, as published, with its source (where there is one)
+["imagenet-a".ipc1_256px_published]   the same for images of another size than the recipe's own
 [[pixels.any]]                        the baseline on plain pixels (--transform identity), for every dataset
 """
 
@@ -68,6 +69,17 @@ def find(objective: str, dataset: str, ipc: int, pixels: bool = False) -> Recipe
         values.update(given)
         sources.update(dict.fromkeys(given, block["source"]))
     return Recipe(objective, dataset, ipc, values, sources, table.get(dataset, {}).get(f"ipc{ipc}_published"))
+
+
+def published(objective: str, dataset: str, ipc: int, image_size: int | None = None) -> dict[str, Any] | None:
+    """What is published for a cell, {"accuracy", "std", "source"}, or None.
+
+    image_size: side of the images in pixels, where it is not the recipe's own; a recipe that names none has but one.
+    """
+    recipe = find(objective, dataset, ipc)
+    if image_size is None or image_size == recipe.values.get("image_size", image_size):
+        return recipe.published
+    return _table(objective).get(dataset, {}).get(f"ipc{ipc}_{image_size}px_published")
 
 
 def available(objective: str) -> dict[str, list[int]]:
