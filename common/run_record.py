@@ -67,7 +67,9 @@ class RunRecord:
         """The accuracy published for the cell as in `recipes`, None where none is known, or for plain pixels."""
         if self.objective not in OBJECTIVES or self.option("transform") == "identity":
             return None
-        return recipes.find(self.objective, str(self.option("dataset")), self.option("ipc")).published
+        return recipes.published(
+            self.objective, str(self.option("dataset")), self.option("ipc"), self.option("image_size")
+        )
 
     def departures(self) -> tuple[list[str], list[str]]:
         """(reduced, changed): in words what flags made less than, and other than, the recipe or the default says."""

@@ -10,11 +10,13 @@ from typing import Any
 
 from common.estimate import describe_bytes, describe_seconds
 from common.files import read_json
+from common.options import BufferOptions, find_recipe
 from common.reproduction.cells import Plan, folder_of, images_of
 from common.reproduction.jobs import State, read_record
 from common.reproduction.scales import Scale
 from common.reproduction.tables import TABLES, Cell
 from common.run import code_version
+from common.run_record import RunRecord, read_run
 
 UNKNOWN = "unknown"
 
@@ -115,8 +117,9 @@ def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
         return _of_drifted(folder / "results.json")
     if not (folder / "summary.json").exists():
         return {}
-    summary, config = read_json(folder / "summary.json"), read_json(folder / "config.json")
-    used = {key: entry["value"] for key, entry in config["options"].items()}
+    run = read_run(folder)
+    summary = run.summary
+    assert summary is not None  # its file is there
     chosen, last = summary[TABLES[cell.table].figure], summary["last"]
     return {
         **_percent(chosen),
@@ -124,8 +127,8 @@ def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
         **{f"last_{key}": value for key, value in _percent(last).items()},
         "seconds": summary["seconds"],
         "peak_memory_bytes": _peak(summary.get("peak_memory_bytes", {})),
-        "reduced": _described(used),
-        "hardware": _hardware(config["hardware"]),
+        "reduced": _departures(cell, run, summary),
+        "hardware": _hardware(run.config["hardware"]),
         "version": summary["version"],
     }
 
@@ -155,10 +158,13 @@ def _peak(memory: dict[str, int]) -> int | None:
     return memory.get("cuda", memory.get("cpu"))
 
 
-def _described(options: dict[str, Any]) -> str:
-    """What decides how far a run went."""
-    epochs = options["epoch_eval_train"]
-    return f"{options['Iteration']} updates" + (f", networks of {epochs} epochs" if epochs is not None else "")
+def _departures(cell: Cell, run: RunRecord, summary: dict[str, Any]) -> str:
+    """What was less than, or other than, the recipe says."""
+    reduced, changed = run.departures()
+    wanted = find_recipe(cell.objective, cell.dataset, cell.ipc).values.get("num_experts", BufferOptions.num_experts)
+    if "experts" in summary and summary["experts"] < wanted:
+        reduced.append(f"{summary['experts']} of {wanted} experts")
+    return ", ".join([*reduced, *changed])
 
 
 def _hardware(described: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from common.errors import InputError, Stopped
 from common.reproduction.jobs import KEPT, CellJob, is_finished, write_record
 
 if TYPE_CHECKING:
-    from submitit import AutoExecutor
+    from submitit import AutoExecutor, Job
 
 Launcher = Literal["here", "local", "slurm"]
 _POLL = 0.2  # seconds between two looks at local jobs
@@ -64,7 +64,8 @@ def run_local(jobs: Sequence[CellJob], cluster: Cluster, folder: Path) -> None:
     folder: for submitit's files and logs. Raises InputError at the end where some failed, and Stopped.
     """
     executor = _executor("local", cluster, folder)
-    waiting, active, failed = list(jobs), [], []
+    waiting, failed = list(jobs), list[str]()
+    active: list[tuple[CellJob, Job[None]]] = []
     try:
         with _stopping_on_signals():
             while waiting or active:

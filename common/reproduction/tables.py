@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,7 +75,7 @@ class Table:
 def _cells(
     table: str,
     objectives: Iterable[str],
-    budgets: dict[str, Sequence[int]],
+    budgets: Mapping[str, Sequence[int]],
     image_size: int | None = None,
     flags: tuple[str, ...] = (),
 ) -> tuple[Cell, ...]:
