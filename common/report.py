@@ -114,14 +114,14 @@ def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Se
 
 def draw_losses(path: Path, losses: Sequence[tuple[int, float]]) -> None:
     """Matching loss (log scale) against the updates."""
-    figure = _figure(4.8, 3.4)
+    figure = _figure(4.2, 3.2)
     _plot_losses(figure.subplots(), losses)
     _save(figure, path)
 
 
 def draw_evaluations(path: Path, evaluations: Sequence[dict[str, Any]]) -> None:
     """Accuracy in % (mean and standard deviation over networks) against the updates, a line a network of a pool."""
-    figure = _figure(4.8, 3.4)
+    figure = _figure(4.2, 3.2)
     _plot_accuracies(figure.subplots(), evaluations)
     _save(figure, path)
 
@@ -150,7 +150,7 @@ def _plot_accuracies(axis: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
             label=_plain(name),
         )
     if len(names) > 1:
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=8)
     _label_updates(axis, "test accuracy, %")
 
 
@@ -164,7 +164,7 @@ def _label_updates(axis: Axes, what: str) -> None:
 
 def draw_energy(path: Path, frequencies: Tensor, energy: Tensor, class_names: Sequence[str], title: str) -> None:
     """Energy (log scale) of each class, [C, B], against the frequencies [B]; at most 20 classes."""
-    figure = _figure(5.2, 4.2)
+    figure = _figure(4.6, 4.0)
     axis = figure.subplots()
     for row, name in zip(energy[:MAX_CLASSES].cpu(), class_names, strict=False):
         kept = row > 0

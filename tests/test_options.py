@@ -62,8 +62,8 @@ def test_the_recipe_follows_dataset_and_ipc():
 def test_provenance_is_written_down(tmp_path):
     assert call("DM/distill.py", *SHORT, "--no_dsa", "--save_path", tmp_path).code == 0
     options = json.loads((run_folder(tmp_path) / "config.json").read_text())["options"]
-    assert options["Iteration"] == {"value": 2, "source": "flag"}
-    assert options["dsa"] == {"value": False, "source": "flag"}
+    assert options["Iteration"] == {"value": 2, "source": "flag", "instead_of": 150}  # the recipe's
+    assert options["dsa"] == {"value": False, "source": "flag", "instead_of": True}
     assert options["lr_net"] == {"value": 0.01, "source": "default"}
     recipe = recipes.find("DM", "digits", 1)
     assert options["lr_freq"] == {"value": recipe.values["lr_freq"], "source": recipe.sources["lr_freq"]}
