@@ -1,6 +1,7 @@
 """What the README tells people to type must work."""
 
 import re
+import runpy
 import subprocess
 
 import pytest
@@ -47,7 +48,15 @@ def test_flags_that_it_names_exist():
     from common.pretrained import COMMANDS
     from common.robustness import RobustnessOptions
 
-    kinds = (ClassMatchingOptions, EvaluateOptions, BufferOptions, RobustnessOptions, *COMMANDS.values())
+    tables = runpy.run_path(str(ROOT / "reproduce.py"))["COMMANDS"]
+    kinds = (
+        ClassMatchingOptions,
+        EvaluateOptions,
+        BufferOptions,
+        RobustnessOptions,
+        *COMMANDS.values(),
+        *tables.values(),
+    )
     known = {"help"}.union(*(kind.__dataclass_fields__ for kind in kinds))
     assert set(re.findall(r"--([a-z_]+)", README)) <= known
 
