@@ -55,25 +55,6 @@ def svg_uri(draw: Callable[[Path], None]) -> str:
         return _uri("svg+xml", path.read_bytes())
 
 
-def duration(seconds: float) -> str:
-    """12 s, 3 min 20 s, 1 h 20 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
-
-
-def size(count: float) -> str:
-    """Bytes as 900 B, 4.3 kB, 1.2 GB."""
-    unit = "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if count < 1000:
-            break
-        count, unit = count / 1000, larger
-    return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-
-
 def _png_uri(image: Image.Image) -> str:
     content = BytesIO()
     image.save(content, format="PNG")

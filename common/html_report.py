@@ -16,7 +16,8 @@ import tyro
 from torch import Tensor
 
 from common import report
-from common.html_page import duration, png_uri, size, svg_uri, thumbnail_uri, write_page
+from common.amounts import describe_bytes, describe_seconds
+from common.html_page import png_uri, svg_uri, thumbnail_uri, write_page
 from common.options import parse_command
 from common.rendering import render
 from common.run import dataset_folder
@@ -167,11 +168,12 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
     facts = [("code version", run.config.get("version", "unknown"))]
     facts += [(f"hardware: {key}", value) for key, value in run.config.get("hardware", {}).items()]
     if run.summary is not None:
-        facts.append(("time, evaluations included", duration(run.summary["seconds"])))
+        facts.append(("time, evaluations included", describe_seconds(run.summary["seconds"])))
         facts += [
-            (f"peak memory, {kind}", size(count)) for kind, count in run.summary.get("peak_memory_bytes", {}).items()
+            (f"peak memory, {kind}", describe_bytes(count))
+            for kind, count in run.summary.get("peak_memory_bytes", {}).items()
         ]
-        facts.append(("synthetic-set file", size(run.summary["file_bytes"])))
+        facts.append(("synthetic-set file", describe_bytes(run.summary["file_bytes"])))
     return facts
 
 

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from common import recipes
-from common.html_page import duration, size
 from common.html_report import STATES, write_results_page, write_run_report
 from common.objectives import dm
 from common.options import described, parse
@@ -311,13 +310,6 @@ def test_the_page_of_results_has_every_cell(results):
     assert "javascript" not in text
     assert text.count("<img") == 2
     assert len(text) < 50_000  # the picture was made small
-
-
-def test_amounts_are_read_at_a_glance():
-    assert [duration(each) for each in (0.4, 59.4, 200, 4800, 3_600_000)] == [
-        "0 s", "59 s", "3 min 20 s", "1 h 20 min", "1,000 h 0 min",
-    ]  # fmt: skip
-    assert [size(each) for each in (0, 900, 4328, 1.24e9)] == ["0 B", "900 B", "4.3 kB", "1.2 GB"]
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from common.amounts import describe_bytes, describe_seconds
 from common.datasets.presence import is_there
-from common.estimate import RATES, SHAPES, Estimate, describe_bytes, describe_seconds, estimate, seconds
+from common.estimate import RATES, SHAPES, Estimate, estimate, seconds
 from common.options import BufferOptions, find_recipe, parse, parse_buffer
 from common.reproduction.cells import Plan, experts, images_of, steps
 from common.reproduction.programs import program
@@ -96,5 +97,5 @@ def cost_of(cell: Cell, plan: Plan, rate: str) -> Estimate:
 def _recipe_source(cell: Cell) -> str:
     """Published or tuned here, of the values that the paper's appendix has."""
     sources = find_recipe(cell.objective, cell.dataset, cell.ipc).sources
-    kinds = {sources[key].partition(":")[0] for key in _TUNABLE if key in sources}
-    return ", ".join(sorted(kinds)) or "none"
+    kinds = ", ".join(sorted({sources[key].partition(":")[0] for key in _TUNABLE if key in sources}))
+    return kinds if cell.image_size is None else f"{kinds}, scaled"

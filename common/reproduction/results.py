@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.estimate import describe_bytes, describe_seconds
+from common.amounts import describe_bytes, describe_seconds
 from common.files import read_json
 from common.options import BufferOptions, find_recipe
 from common.reproduction.cells import Plan, folder_of, images_of
