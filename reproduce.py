@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from common.html_report import write_results_page
-
 from common.devices import Precision
 from common.errors import InputError, run_command
 from common.files import write_atomically, write_csv
+from common.html_report import write_results_page
 from common.launch import as_typed
 from common.options import check_least, parse_command
 from common.reproduction import listing, results, sweep
@@ -99,7 +98,13 @@ class Run(Which, sweep.Cluster):
     """show curves and pictures also in wandb or tensorboard"""
 
     def run(self) -> None:
-        for key, least in (("parallel", 0), ("nproc", 1), ("gpus_per_node", 0), ("timeout_min", 1)):
+        for key, least in (
+            ("parallel", 0),
+            ("nproc", 1),
+            ("gpus_per_node", 0),
+            ("cpus_per_task", 1),
+            ("timeout_min", 1),
+        ):
             check_least(self, key, least)
         cells = self.chosen()
         shared = ("buffer_path", "device", "precision", "compile", "no_download", "track", "nproc", "resume")

@@ -26,7 +26,7 @@ from common.show import ShowOptions, energy_by_frequency, show, visible
 from common.synset import SynSet
 from common.synset_file import load_synset
 
-STATES = ("finished", "running", "interrupted", "failed", "not started")
+STATES = ("finished", "running", "queued", "interrupted", "failed", "not started")
 _FILES = (
     "synset.safetensors", "synset_best.safetensors", "summary.json", "metrics.jsonl", "config.json", "log.txt",
     "images_best.pt", "labels_best.pt",

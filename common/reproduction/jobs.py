@@ -90,8 +90,8 @@ class CellJob:
             try:
                 for step in steps(self.cell, self.plan, make=True):
                     self._run(step)
-            except CellFailed as failure:
-                self._note(state="failed", reason=str(failure))
+            except InputError as error:
+                self._note(state="failed", reason=str(error))
                 raise
             except BaseException as error:
                 self._note_interruption(str(error))

@@ -11,13 +11,11 @@ from tqdm import tqdm
 from common.amounts import describe_bytes, describe_seconds
 from common.datasets.presence import is_there
 from common.estimate import RATES, SHAPES, Estimate, estimate, seconds
-from common.options import BufferOptions, find_recipe, parse, parse_buffer
+from common.options import BufferOptions, DistillOptions, Sources, parse, parse_buffer
 from common.reproduction.cells import Plan, experts, images_of, steps
 from common.reproduction.programs import program
 from common.reproduction.results import row_of
 from common.reproduction.tables import TABLES, Cell
-
-_TUNABLE = ("msz_per_channel", "lr_freq")
 
 
 class Entry(NamedTuple):
@@ -68,7 +66,7 @@ def entry(cell: Cell, plan: Plan, rate: str) -> Entry:
         cell="/".join(cell.parts),
         published=row.published_text,
         ours=row.ours or ("" if row.state == "not started" else row.state),
-        recipe=_recipe_source(cell),
+        recipe=_recipe(*_options_of(cell, plan)),
         time=describe_seconds(seconds(cost, RATES[rate][0])),
         memory=describe_bytes(cost.memory_bytes),
         data={True: "there", False: "missing", None: "?"}[there],
@@ -80,8 +78,7 @@ def cost_of(cell: Cell, plan: Plan, rate: str) -> Estimate:
     """The estimate of a cell as it would be run, with the experts that are missing; on drifted images its set's."""
     todo = steps(cell, plan)
     scripts = program(cell.objective, cell.dataset)
-    distillation = next(step for step in todo if step.script == scripts.script)
-    options, _ = parse(scripts.options, cell.objective, distillation.words)
+    options, _ = _options_of(cell, plan)
     shape = SHAPES["digits" if images_of(cell, plan).dataset == "digits" else cell.dataset]
     if options.image_size is not None and len(shape.im_size) == 2:
         shape = dataclasses.replace(shape, im_size=(options.image_size, options.image_size))
@@ -94,8 +91,20 @@ def cost_of(cell: Cell, plan: Plan, rate: str) -> Estimate:
     return estimate(cell.objective, options, shape, buffer, device=rate)
 
 
-def _recipe_source(cell: Cell) -> str:
-    """Published or tuned here, of the values that the paper's appendix has."""
-    sources = find_recipe(cell.objective, cell.dataset, cell.ipc).sources
-    kinds = ", ".join(sorted({sources[key].partition(":")[0] for key in _TUNABLE if key in sources}))
-    return kinds if cell.image_size is None else f"{kinds}, scaled"
+def _recipe(options: DistillOptions, sources: Sources) -> str:
+    """k and lr_freq, which the paper's appendix has, each with where it comes from."""
+    values = {"msz_per_channel": f"{options.msz_per_channel}", "lr_freq": f"{options.lr_freq:g}"}
+    kinds = {
+        key: sources[key].partition(":")[0] + (", scaled" if "(scaled from" in sources[key] else "") for key in values
+    }
+    if len(set(kinds.values())) == 1:
+        return f"{', '.join(values.values())} ({kinds['lr_freq']})"
+    return ", ".join(f"{value} ({kinds[key]})" for key, value in values.items())
+
+
+def _options_of(cell: Cell, plan: Plan) -> tuple[DistillOptions, Sources]:
+    """The options of its distillation, and where each comes from."""
+    scripts = program(cell.objective, cell.dataset)
+    distillation = next(step for step in steps(cell, plan) if step.script == scripts.script)
+    options, sources = parse(scripts.options, cell.objective, distillation.words)
+    return options, sources

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from common.errors import InputError, Stopped
 from common.reproduction.jobs import KEPT, CellJob, is_finished, write_record
 
@@ -27,8 +29,8 @@ class Cluster:
 
     parallel: int = 0
     """cells at the same time (0: local one, slurm as many as the cluster starts)"""
-    gpus_per_node: int = 0
-    """GPUs of a job (0: none is asked for; with --launcher local the jobs then do not see any)"""
+    gpus_per_node: int | None = None
+    """GPUs of a job (default: one a process, local where this machine has any; local jobs share the first ones)"""
     cpus_per_task: int | None = None
     """CPU cores of a job (slurm; default: the partition's)"""
     mem_gb: float | None = None
@@ -63,7 +65,7 @@ def run_local(jobs: Sequence[CellJob], cluster: Cluster, folder: Path) -> None:
 
     folder: for submitit's files and logs. Raises InputError at the end where some failed, and Stopped.
     """
-    executor = _executor("local", cluster, folder)
+    executor = _executor("local", cluster, folder, jobs[0].plan.nproc if torch.cuda.is_available() else 0)
     waiting, failed = list(jobs), list[str]()
     active: list[tuple[CellJob, Job[None]]] = []
     try:
@@ -97,14 +99,15 @@ def submit_slurm(jobs: Sequence[CellJob], cluster: Cluster, folder: Path) -> Non
     if not jobs:
         print("all of these cells are finished")
         return
-    executor = _executor("slurm", cluster, folder)
+    executor = _executor("slurm", cluster, folder, jobs[0].plan.nproc)
     for job in jobs:
         write_record(job.cell, job.plan, state="queued")
     for job, submitted in zip(jobs, executor.submit_array(jobs), strict=True):
         print(f"{job.cell.name}: job {submitted.job_id}, log {submitted.paths.stdout}")
 
 
-def _executor(kind: Literal["local", "slurm"], cluster: Cluster, folder: Path) -> AutoExecutor:
+def _executor(kind: Literal["local", "slurm"], cluster: Cluster, folder: Path, gpus: int) -> AutoExecutor:
+    """gpus: of a job, where the cluster's options do not say."""
     import submitit
 
     try:
@@ -117,7 +120,7 @@ def _executor(kind: Literal["local", "slurm"], cluster: Cluster, folder: Path) -
         "name": "fred",
         "nodes": 1,
         "tasks_per_node": 1,
-        "gpus_per_node": cluster.gpus_per_node,
+        "gpus_per_node": gpus if cluster.gpus_per_node is None else cluster.gpus_per_node,
         "timeout_min": cluster.timeout_min,
         "cpus_per_task": cluster.cpus_per_task,
         "mem_gb": cluster.mem_gb,
