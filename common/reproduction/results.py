@@ -62,10 +62,16 @@ class Row:
         return _with_std(self.published, self.published_std, places=1) or UNKNOWN
 
     @property
+    def details(self) -> str:
+        """What has to be said beside the figure and its scale; of stand-ins only what they are."""
+        reduced = "" if self.scale == "smoke" else self.reduced
+        return "; ".join(part for part in (reduced, self.images, self.note) if part)
+
+    @property
     def remarks(self) -> str:
         """Everything that has to be said beside the figure."""
         scale = "" if self.scale == "full" else f"scale {self.scale}"
-        return "; ".join(part for part in (scale, self.reduced, self.images, self.note) if part)
+        return "; ".join(part for part in (scale, self.details) if part)
 
 
 def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
@@ -78,7 +84,7 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
     accuracy = published.get("accuracy")
     mean = figures.get("mean")
     state: State = "finished" if figures else record["state"]
-    notes = [record.get("reason") if state in ("failed", "interrupted") else None]
+    notes = [figures.get("note"), record.get("reason") if state in ("failed", "interrupted") else None]
     if times := record.get("interruptions"):
         notes.append(f"interrupted {'once' if times == 1 else f'{times} times'}")
     images = record.get("images", images_of(cell, plan).label)
@@ -137,13 +143,12 @@ def _of_drifted(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     results = read_json(file)
-    options = results["options"]
     clean = _percent(results["clean"])
     return {
         **_percent(results["mean"]),
         "n": results["n"],
-        "reduced": f"{options['epoch_eval_train'] or results['evaluation']['epochs']} epochs; "
-        f"clean {_with_std(clean['mean'], clean['std'])}",
+        "reduced": f"networks of {results['evaluation']['epochs']} epochs",
+        "note": f"on clean images {_with_std(clean['mean'], clean['std'])}",
         "hardware": _hardware(results["hardware"]),
         "version": results["version"],
     }
@@ -286,7 +291,7 @@ def _page_row(row: Row, page: Path) -> dict[str, Any]:
         "memory": _memory(row.peak_memory_bytes),
         "hardware": row.hardware,
         "version": row.version,
-        "note": row.remarks,
+        "note": row.details,
         "command": row.command.replace(" && ", "\n"),
         "picture": pictures[-1] if pictures else None,
         "report": _relative(report, page) if report and report.exists() else None,
