@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common.errors import run_command
 from common.objectives import dc, dm, tm
 from common.options import parse, read_first
+from common.parallel import run_command
 from common.pools import EvalMode, EvalProtocol
 
 
@@ -66,7 +66,7 @@ class TM(Defaults, tm.Options):
     buffer_path: str = "buffers/ImageNet-abcde"
     """where ImageNet-abcde/buffer.py left the experts: below it lies <dataset>[_zca]/<model>"""
     Iteration: int = 15000
-    """updates of the synthetic set, each from one expert"""
+    """updates of the synthetic set"""
     eval_it: int = 500
     """updates between two evaluations (0: only before the first and after the last update)"""
 
