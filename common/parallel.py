@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -129,7 +130,9 @@ def _lost(error: Exception) -> ProcessLost:
     # torchrun sends SIGTERM because of the same: this process ends by itself, and says why first.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return ProcessLost((str(error).splitlines() or [type(error).__name__])[0])
+    # "[<file of gloo>:<line>] Connection closed by peer [...]. This is typically ...": the middle alone.
+    reason = re.sub(r"^\[[^]]*\] ", "", str(error)).partition(". ")[0].partition("\n")[0]
+    return ProcessLost(reason or type(error).__name__)
 
 
 # -- a command as several processes ------------------------------------------------------------------------------
