@@ -13,13 +13,19 @@ from typing import Any, Literal
 
 import torch
 
+from common import parallel, torchrun
 from common.errors import InputError
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first CUDA GPU if there is one, else the CPU. Raises InputError for a device that is not there."""
+    """`auto` is the first CUDA GPU if there is one, else the CPU. Raises InputError for a device that is not there.
+
+    Of several processes each gets a GPU of its own for `auto` and `cuda`, which becomes its current one.
+    """
+    if torchrun.world() > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
+        return _own_gpu()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -32,7 +38,22 @@ def resolve_device(name: str) -> torch.device:
         raise InputError(
             f"device '{name}' is not there: this machine shows {torch.cuda.device_count()} CUDA GPUs; try --device cpu"
         )
+    if torchrun.world() > 1 and device.index is not None and device.type == "cuda":
+        raise InputError(
+            f"device '{name}' is one for {torchrun.world()} processes: give --device cuda, or leave it out"
+        )
     return device
+
+
+def _own_gpu() -> torch.device:
+    there, index = torch.cuda.device_count(), torchrun.local_rank()
+    if index >= there:
+        raise InputError(
+            f"torchrun started more processes here than the {there} CUDA GPUs that this machine shows: "
+            f"lower --nproc_per_node to {there}, or give --device cpu"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def check_precision(name: str, device: torch.device) -> None:
@@ -86,6 +107,7 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": parallel.world(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common import report
+from common import parallel, report
 from common.devices import peak_memory, precision
 from common.errors import InputError
-from common.evaluate import evaluate, in_percent, networks_at_once, point_of
+from common.evaluate import evaluate, in_percent, networks_at_once, point_of, trained_here
 from common.html_report import write_run_report
 from common.networks import Network
-from common.run import Run
+from common.run import Run, open_run
 from common.setting import Setting
 from common.step_size import StepSize
 from common.synset_file import export_pair, load_synset, save_synset
@@ -61,10 +61,11 @@ def distill(
 
     step: iteration -> loss (a scalar without graph), having updated the coefficients. step_size: what the networks are
     trained with, where the objective learns it; `step` updates it too. source: what `step` reads beside the images.
+    Of several processes all make the same updates, and the first one alone writes and says what there is to say.
     Raises Stopped after SIGINT or SIGTERM, with everything saved; InputError for a loss that is not finite.
     """
     with contextlib.ExitStack() as stack:
-        run = Run(setting.options, setting.sources, setting.objective, setting.device)
+        run = open_run(setting.options, setting.sources, setting.objective, setting.device)
         stack.callback(run.close)
         summary = run.summary
         if summary is None:
@@ -73,12 +74,12 @@ def distill(
             loop.restore()
             with run.catching_signals():
                 loop.run_through(step)
-            summary = loop.finish()
+            summary = parallel.broadcast(loop.finish() if parallel.is_main() else None)
         else:
             if source is not None:
                 source.check(summary)
             run.log(f"{run.folder} is finished; --resume never would start it over")
-        if setting.options.export:
+        if setting.options.export and parallel.is_main():
             best, _ = load_synset(run.folder / "synset_best.safetensors")
             run.log(f"{'exported':>20}: {', '.join(map(str, export_pair(best, run.folder)))}")
         _say(summary, run)
@@ -118,7 +119,7 @@ class _Loop:
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def restore(self) -> None:
-        state = self.run.load_checkpoint()
+        state = parallel.broadcast(self.run.load_checkpoint())
         if self.source is not None:
             if state is not None:
                 self.source.load_state_dict(state["source"])
@@ -138,6 +139,8 @@ class _Loop:
         self.tracker = self._open_tracker(self.iteration)
 
     def _open_tracker(self, resumed_from: int | None) -> Tracker:
+        if not parallel.is_main():
+            return Tracker()
         context = {key: self.run.config[key] for key in ("objective", "version", "hardware")}
         return open_tracker(
             self.options.track,
@@ -156,6 +159,8 @@ class _Loop:
             raise self._diverged(f"the coefficients after {self.iteration} updates are not finite")
         if self.step_size is not None and not self.step_size.value.isfinite():
             raise self._diverged(f"the step size after {self.iteration} updates is not finite")
+        if not parallel.is_main():
+            return
         begun = time.monotonic()
         self.run.save_checkpoint({
             "synset": self.synset.state_dict(),
@@ -170,6 +175,8 @@ class _Loop:
         self._saving = self._saved - begun
 
     def save_if_due(self) -> None:
+        if not parallel.is_main():
+            return
         if self.options.checkpoint_every:
             due = self.iteration % self.options.checkpoint_every == 0
         else:
@@ -206,6 +213,7 @@ class _Loop:
             desc=self.setting.objective,
             unit="it",
             dynamic_ncols=True,
+            disable=not parallel.is_main(),
         )
         with bar:
             while True:
@@ -220,7 +228,7 @@ class _Loop:
                 if len(self._losses) == _LOOK_EVERY:
                     self.look_at_losses()
                     bar.set_postfix(self._postfix())
-                if self.run.received is not None:
+                if self.run.is_stopped():
                     self.save()
                     self.run.raise_if_stopped()
                 self.save_if_due()
@@ -252,12 +260,15 @@ class _Loop:
         protocol = self.protocol
         protocols = {name: protocol.for_network(options.dataset, name) for name in evaluated}
         numbers = {name: range(len(self.unfinished.get(name, [])), options.num_eval) for name in evaluated}
+        together = networks_at_once(options.networks_at_once, self.setting.device)
+        here = {name: trained_here(network, len(numbers[name]), together) for name, network in evaluated.items()}
         epochs = tqdm(
-            total=sum(len(numbers[name]) * each.epochs_of_training for name, each in protocols.items()),
+            total=sum(here[name] * each.epochs_of_training for name, each in protocols.items()),
             desc="  evaluation",
             unit="epoch",
             leave=False,
             dynamic_ncols=True,
+            disable=not parallel.is_main(),
         )
         with epochs, precision(options.precision, self.setting.device):
             for name, network in evaluated.items():
@@ -272,7 +283,7 @@ class _Loop:
                     forward=self.forwards[name],
                     check_stop=self.run.raise_if_stopped,
                     on_epoch=epochs.update,
-                    together=networks_at_once(options.networks_at_once, self.setting.device),
+                    together=together,
                     compiler=self.setting.compiler,
                 ):
                     self.unfinished.setdefault(name, []).append(accuracy)
@@ -295,6 +306,8 @@ class _Loop:
     def _keep(self, point: dict[str, Any], images: Tensor) -> None:
         data = self.setting.train
         self.evaluations.append(point)
+        if not parallel.is_main():
+            return
         text = f"accuracy {in_percent(point)} ({point['n']} networks)"
         before = " (before optimisation)" if self.iteration == 0 else ""
         self.run.log(f"iteration {self.iteration}: {text}{before}")
@@ -355,6 +368,8 @@ class _Loop:
             self.run.log(f"no report.html ({error})")
 
     def _draw_masks(self) -> None:
+        if not parallel.is_main():
+            return
         kept = f"{self.options.msz_per_channel} of {self.synset.d} {self.synset.transform} coefficients"
         title = f"{kept} kept, by {self.synset.selection}"
         path = self.run.folder / "masks.png"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common import ensemble
+from common import ensemble, parallel
 from common.datasets import ImageData, draw_per_class
 from common.networks import reinitialise
 from common.seeds import derive, generator, seeded
@@ -38,11 +38,13 @@ def evaluate(
     Network `number` depends on (seed, point, number) alone, so an evaluation may stop and go on, in any order.
     together: networks trained at the same time (`ensemble`), with the same draws as one by one; those with dropout,
     whose draws would differ, are trained one by one. compiler: such as torch.compile, for networks trained together.
+    Several processes share the networks: all of them have to ask, and all are given all accuracies.
     """
-    dropout = any(isinstance(module, nn.Dropout) for module in network.modules())
-    if together > 1 and not dropout:
-        for start in range(0, len(numbers), together):
-            some = numbers[start : start + together]
+
+    def trained(some: Sequence[int]) -> Iterator[float]:
+        if not some:
+            return
+        if together > 1 and not _has_dropout(network):
             yield from ensemble.accuracies(
                 network,
                 [derive(seed, "evaluation network", point, number) for number in some],
@@ -54,13 +56,35 @@ def evaluate(
                 check_stop,
                 on_epoch,
             )
-        return
-    for number in numbers:
-        reinitialise(network, derive(seed, "evaluation network", point, number))
-        draws = generator(seed, "evaluation draws", point, number)
-        with seeded(network, seed, "evaluation dropout", point, number):
-            train(network, training_sets(number), protocol, draws, forward, check_stop, on_epoch)
-        yield accuracy(network, test_data, forward)
+            return
+        for number in some:
+            reinitialise(network, derive(seed, "evaluation network", point, number))
+            draws = generator(seed, "evaluation draws", point, number)
+            with seeded(network, seed, "evaluation dropout", point, number):
+                train(network, training_sets(number), protocol, draws, forward, check_stop, on_epoch)
+            yield accuracy(network, test_data, forward)
+
+    for some in _rounds(network, len(numbers), together):
+        first, last = parallel.share(len(some))
+        for accuracies in parallel.gather(list(trained(numbers[some.start + first : some.start + last]))):
+            yield from accuracies
+
+
+def trained_here(network: nn.Module, count: int, together: int) -> int:
+    """How many of `count` networks `evaluate` trains in this process."""
+    shares = (parallel.share(len(some)) for some in _rounds(network, count, together))
+    return sum(last - first for first, last in shares)
+
+
+def _rounds(network: nn.Module, count: int, together: int) -> Iterator[range]:
+    """What of 0 .. count - 1 is trained before the processes tell each other: `together` in each of them."""
+    size = parallel.world() * (1 if _has_dropout(network) else together)
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))
+
+
+def _has_dropout(network: nn.Module) -> bool:
+    return any(isinstance(module, nn.Dropout) for module in network.modules())
 
 
 def networks_at_once(wanted: int, device: torch.device) -> int:

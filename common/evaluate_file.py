@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from common import coresets
+from common import coresets, parallel
 from common.augment import parse_strategy
 from common.convert import open_synset
 from common.datasets import ImageData, check_dataset, is_resizable, load_dataset
 from common.datasets.image_data import Resize, ResizeMode
 from common.datasets.zca import fingerprint, whiten, whitening_of
 from common.devices import can_compile, check_precision, describe_hardware, precision, resolve_device
-from common.errors import InputError, run_command
-from common.evaluate import evaluate, in_percent, networks_at_once, point_of, random_real
+from common.errors import InputError
+from common.evaluate import evaluate, in_percent, networks_at_once, point_of, random_real, trained_here
 from common.files import write_csv, write_json
 from common.networks import Network, build_network
 from common.options import (
@@ -44,7 +44,7 @@ def main(objective: str, **defaults: Any) -> None:
     objective: whose recipes say how a baseline is trained; a file says it itself. defaults: options of the objective's
     distillation that have another default than in `DistillOptions`, and bear upon evaluations.
     """
-    run_command(lambda: show(parse_plain(EvaluateOptions), objective, defaults))
+    parallel.run_command(lambda: show(parse_plain(EvaluateOptions), objective, defaults))
 
 
 def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> 
         print(
             f"{in_percent(stored)} is stored in the file ({stored['n']} x {stored.get('network', result['network'])})"
         )
-    if options.output:
+    if options.output and parallel.is_main():
         write_json(Path(options.output), result)
         write_csv(Path(options.output).with_suffix(".csv"), rows(result))
 
@@ -107,8 +107,8 @@ def evaluate_file(
     for name, network in pool.items():
         network.to(device)
         own = protocol.for_network(subject.dataset, name)
-        total = options.num_eval * own.epochs_of_training
-        bar = tqdm(total=total, desc=name, unit="epoch", dynamic_ncols=True)
+        total = trained_here(network, options.num_eval, together) * own.epochs_of_training
+        bar = tqdm(total=total, desc=name, unit="epoch", dynamic_ncols=True, disable=not parallel.is_main())
         accuracies[name], finished = [], [time.monotonic()]
         with bar, precision(options.precision, device):
             for accuracy in evaluate(
@@ -125,7 +125,7 @@ def evaluate_file(
             ):
                 accuracies[name].append(accuracy)
                 finished.append(time.monotonic())
-        seconds[name] = _seconds_each(finished, together)
+        seconds[name] = _seconds_each(finished, together * parallel.world())
     standing = principal(pool, subject.network)
     return {
         **point_of(accuracies, standing),
@@ -181,23 +181,26 @@ def find_subject(
 def _stored_set(options: EvaluateOptions, file: str, device: torch.device, opened: Opened | None) -> Subject:
     if any(value is not None for value in (options.ipc, options.recipe, options.cifar100_stats)):
         raise InputError("--ipc, --recipe and --cifar100_stats are for baselines: a synthetic set has its own")
-    synset, metadata = opened or open_synset(file, device, zca=options.zca)
+    with parallel.main_first():  # it may have to be fetched
+        synset, metadata = opened or open_synset(file, device, zca=options.zca)
     zca = metadata.get("zca")  # absent from files older than the option
     if options.zca is not None and options.zca != (zca is not None):
         raise InputError(f"{file} was made {'without' if zca is None else 'with'} ZCA whitening: leave out --zca")
     known = _known(options, file, synset, metadata)
-    train, test = load_dataset(
-        known.dataset,
-        options.data_path,
-        download=not options.no_download,
-        image_size=known.image_size,
-        resize=known.resize,
-        antialias=known.antialias,
-        skip_corrupt=options.skip_corrupt,
-        mean=metadata.get("mean") if zca is None else None,
-        std=metadata.get("std") if zca is None else None,
-        workers=options.workers,
-    )
+    with parallel.main_first():
+        train, test = load_dataset(
+            known.dataset,
+            options.data_path,
+            download=not options.no_download,
+            image_size=known.image_size,
+            resize=known.resize,
+            antialias=known.antialias,
+            skip_corrupt=options.skip_corrupt,
+            mean=metadata.get("mean") if zca is None else None,
+            std=metadata.get("std") if zca is None else None,
+            workers=options.workers,
+            progress=parallel.is_main(),
+        )
     if (test.channels, *test.im_size) != (synset.channel, *synset.im_size):
         raise InputError(
             f"the test images are {(test.channels, *test.im_size)}, "
@@ -212,7 +215,9 @@ def _stored_set(options: EvaluateOptions, file: str, device: torch.device, opene
                 f"{file} was whitened by other training images than those of {train.name}: "
                 "give the --dataset it was made from"
             )
-        test = whiten(test, whitening_of(train, zca["eps"]))
+        with parallel.main_first():
+            whitening = whitening_of(train, zca["eps"], parallel.is_main())
+        test = whiten(test, whitening, parallel.is_main())
     batches = Batches(*synset.get(need_copy=True))
     resized = Resize(test.im_size[0], known.resize, known.antialias)
     made_from = metadata.get("dataset") or known.dataset
@@ -317,10 +322,13 @@ def _baseline(options: EvaluateOptions, objective: str, defaults: dict[str, Any]
     model = options.model or like.model
     rule = coresets.RULES.get(options.baseline or "")
     if rule is not None:
-        network = build_network(model, train.channels, train.num_classes, train.im_size).to(device)
-        with precision(options.precision, device):
-            features = coresets.trained_features(network, train, protocol, options.coreset_epochs, options.seed)
-        chosen = rule(features, train.class_indices, ipc).flatten()
+        chosen = None
+        if parallel.is_main():  # GPUs round differently from run to run: one network chooses for all processes
+            network = build_network(model, train.channels, train.num_classes, train.im_size).to(device)
+            with precision(options.precision, device):
+                features = coresets.trained_features(network, train, protocol, options.coreset_epochs, options.seed)
+            chosen = rule(features, train.class_indices, ipc).flatten().cpu()
+        chosen = parallel.broadcast(chosen).to(device)
         coreset = Batches(train.batch(chosen), train.labels[chosen])
 
     def training_set(number: int) -> TrainingSet:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 import torch
 import tyro
 
-from common import recipes
+from common import parallel, recipes
 from common.augment import STRATEGIES, parse_strategy
 from common.datasets import (
     PREFIXES,
@@ -90,19 +90,21 @@ class DataOptions:
         """(train, test) on the CPU; folder: and hf: take mean and std from `recipe`. Raises InputError."""
         check_dataset(self.dataset, self.subset)
         mean, std = self._borrowed_statistics()
-        return load_dataset(
-            self.dataset,
-            self.data_path,
-            download=not self.no_download,
-            image_size=self.image_size,
-            resize=self.resize,
-            antialias=self.antialias,
-            skip_corrupt=self.skip_corrupt,
-            mean=mean,
-            std=std,
-            zca=self.zca,
-            workers=self.workers,
-        )
+        with parallel.main_first():
+            return load_dataset(
+                self.dataset,
+                self.data_path,
+                download=not self.no_download,
+                image_size=self.image_size,
+                resize=self.resize,
+                antialias=self.antialias,
+                skip_corrupt=self.skip_corrupt,
+                mean=mean,
+                std=std,
+                zca=self.zca,
+                workers=self.workers,
+                progress=parallel.is_main(),
+            )
 
     def _borrowed_statistics(self) -> Statistics | tuple[None, None]:
         """Mean and std of another dataset than this one; (None, None) to keep its own."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from common import parallel
 from common.devices import describe_hardware
 from common.errors import InputError
 from common.files import UNREADABLE, take_lock, torch_bytes, write_atomically, write_json
@@ -58,6 +59,14 @@ def dataset_folder(dataset: str) -> str:
     return f"{kind}-{Path(path).name}" if colon else kind
 
 
+# What a run says when it is stopped.
+_WORDS = (
+    "saving, then stopping",
+    "everything is saved, --resume auto (the default) continues",
+    "the last checkpoint is kept, the same command continues",
+)
+
+
 class Run(Stoppable):
     """One run folder, held by one process at a time.
 
@@ -66,7 +75,7 @@ class Run(Stoppable):
     """
 
     def __init__(self, options: DistillOptions, sources: Sources, objective: str, device: torch.device) -> None:
-        super().__init__("saving, then stopping", "everything is saved, --resume auto (the default) continues")
+        super().__init__(*_WORDS)
         values = dataclasses.asdict(options)
         identity = {key: value for key, value in values.items() if key not in NOT_PART_OF_A_RUN}
         name = options.name or hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=5).hexdigest()
@@ -217,6 +226,49 @@ class Run(Stoppable):
                 f"{self.folder} belongs to a run with another configuration ({told}): "
                 f"give another --name, or --resume never to replace it"
             )
+
+
+class Follower(Run):
+    """The run as processes other than the first see it: what it reads is told to them, and they write nothing."""
+
+    def __init__(self, folder: Path, dataset: str, config: dict[str, Any], summary: dict[str, Any] | None) -> None:
+        Stoppable.__init__(self, *_WORDS)
+        self.folder, self.dataset, self.config = folder, dataset, config
+        self._summary = summary
+
+    def log(self, text: str) -> None:
+        """Nothing: the first process says it."""
+
+    def state(self, facts: dict[str, Any]) -> None:
+        """Nothing, as `log`, and so do the others below."""
+
+    def record(self, **entry: Any) -> None:
+        """Nothing."""
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """None: the first process reads it."""
+        return None
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What a finished run found, when this one was opened."""
+        return self._summary
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def open_run(options: DistillOptions, sources: Sources, objective: str, device: torch.device) -> Run:
+    """The run of these options: the first process holds its folder, the others follow. Raises InputError as `Run`."""
+    run = Run(options, sources, objective, device) if parallel.is_main() else None
+    told = parallel.broadcast(None if run is None else (run.folder, run.dataset, run.config, run.summary))
+    return Follower(*told) if run is None else run
 
 
 def _read_checkpoint(path: Path, metrics: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 # Behind every scripts/run_*.sh: sh common/run.sh SCRIPT DATASET IPC VARIABLES [FLAGS]
 # Runs SCRIPT (relative to the repository's root) with --dataset, the flags that the environment sets (VARIABLES names those
 # which the script takes, e.g. "IPC DATA_PATH"), then FLAGS. Without DATASET in the environment the script's own is taken,
-# and its IPC unless the environment has one; an empty one is not passed on. PYTHON names the interpreter.
+# and its IPC unless the environment has one; an empty one is not passed on. PYTHON names the interpreter, NPROC how many
+# processes torchrun starts on this machine; without it there is one, started plainly.
 set -eu
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 script=$1 default_dataset=$2 default_ipc=$3 variables=$4
@@ -22,4 +23,6 @@ for name in $backwards; do
   if [ -n "$value" ]; then set -- "--$(printf %s "$name" | tr '[:upper:]' '[:lower:]')" "$value" "$@"; fi
 done
 if [ -n "$DATASET" ]; then set -- --dataset "$DATASET" "$@"; fi
-exec "$PYTHON" "$root/$script" "$@"
+set -- "$root/$script" "$@"
+if [ -n "${NPROC:-}" ]; then set -- -m torch.distributed.run --standalone --nproc_per_node "$NPROC" "$@"; fi
+exec "$PYTHON" "$@"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common import frequency
+from common import frequency, parallel
 from common.datasets import ClassSampler, ImageData
 from common.devices import can_compile, check_precision, resolve_device
 from common.errors import InputError
@@ -114,6 +114,8 @@ def prepare(options: DistillOptions, sources: Sources, objective: str) -> Settin
         )
     )
     synset.init(train, train.labels, train.class_indices)
+    # GPUs round differently from one run to the next, and near ties decide which positions are kept.
+    parallel.copy_from_main_([synset.positions, synset.coefficients])
     return Setting(
         options=options,
         sources=sources,

@@ -109,10 +109,10 @@ class ExpertOrder:
     def __len__(self) -> int:
         return len(self._experts)
 
-    def expert(self, iteration: int) -> int:
-        """The number in the buffer of the expert that iteration `iteration` follows."""
-        order = torch.randperm(len(self), generator=generator(self._seed, "experts", iteration // len(self)))
-        return self._experts[int(order[iteration % len(self)])]
+    def expert(self, position: int) -> int:
+        """The number in the buffer of the expert that comes at this position, counted from 0."""
+        order = torch.randperm(len(self), generator=generator(self._seed, "experts", position // len(self)))
+        return self._experts[int(order[position % len(self)])]
 
     def stated(self) -> dict[str, Any]:
         """For configuration and summary: how many experts are used, and of which buffer."""

@@ -2,7 +2,7 @@
 # Trajectory matching with FreD on an ImageNet subset. Without further words: ImageNet-A at 128 px, ipc 1, as published.
 # Experts come first: sh ImageNet-abcde/scripts/run_buffer.sh
 #   IMAGENET=/path/to/imagenet sh ImageNet-abcde/scripts/run_TM_FreD.sh
-# Environment: DATASET, IPC, RES, DATA_PATH (or IMAGENET), SAVE_PATH, BUFFER_PATH, PYTHON. Flags go on to
+# Environment: DATASET, IPC, RES, DATA_PATH (or IMAGENET), SAVE_PATH, BUFFER_PATH, PYTHON, NPROC. Flags go on to
 # ImageNet-abcde/distill.py. The hyper-parameters themselves are in common/recipes/ImageNet-abcde/TM.toml.
 exec sh "$(dirname -- "$0")/../../common/run.sh" ImageNet-abcde/distill.py imagenet-a 1 \
   "IPC RES DATA_PATH SAVE_PATH BUFFER_PATH" --objective TM "$@"

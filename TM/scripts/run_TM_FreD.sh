@@ -3,6 +3,6 @@
 # Experts come first: sh TM/scripts/run_buffer.sh
 #   DATASET=digits sh TM/scripts/run_TM_FreD.sh
 #   DATASET=MNIST IPC=1 sh TM/scripts/run_TM_FreD.sh --num_eval 3
-# Environment: DATASET, IPC, DATA_PATH, SAVE_PATH, BUFFER_PATH, PYTHON. Flags go on to TM/distill.py (see --help there).
+# Environment: DATASET, IPC, DATA_PATH, SAVE_PATH, BUFFER_PATH, PYTHON, NPROC. Flags go on to TM/distill.py (see --help there).
 # The hyper-parameters themselves are in common/recipes/TM.toml.
 exec sh "$(dirname -- "$0")/../../common/run.sh" TM/distill.py CIFAR10 1 "IPC DATA_PATH SAVE_PATH BUFFER_PATH" "$@"

@@ -74,12 +74,13 @@ def match(
     distance: str = "ours",
     chunk: int | None = None,
     compile: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+    first_label: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """The loss (a scalar without graph) and its gradient with respect to the synthetic images.
 
     network: [B, ch, ...] -> logits [B, C]; its own `.grad` stays as it is. real [C * m, ch, ...] (read a class or a
     group of classes at a time) and synthetic [C * n, ch, ...], grouped by class. augmentation: one parameter set a
-    class. distance: one of DISTANCES.
+    class. distance: one of DISTANCES. first_label: of the first class; the others follow.
     chunk: images a pass takes at most; None for one class after another. Each cut gives the same result: classes that
     fit a chunk together share a pass (`vmap`, more memory and fewer kernel launches), and a class larger than a chunk
     is taken in pieces, the synthetic one twice, once for its gradient and once for the derivative of that.
@@ -103,7 +104,7 @@ def match(
         with torch.no_grad():
             there = real[first * per_class_real : last * per_class_real]
             there = there if some is None else apply(there, some)
-        labels = torch.arange(first, last, device=synthetic.device)
+        labels = torch.arange(first_label + first, first_label + last, device=synthetic.device)
         if last - first > 1:
             part, cotangent = _match_group(passes, there, here.detach(), labels, DISTANCES[distance])
         else:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,18 @@ class Student:
     batch_statistics: bool  # images of one batch influence each other: a step cannot be cut into chunks
     gradient: Gradient
     pullback: Pullback
+
+
+class Team(Protocol):
+    """Those who go through the same steps at the same time, each with a share of every step's parts."""
+
+    def share(self, count: int) -> tuple[int, int]:
+        """[first, last) of `count` parts: those that are taken here."""
+        ...
+
+    def sum_(self, *tensors: Tensor) -> None:
+        """Replace tensors by their sums over the team."""
+        ...
 
 
 def flatten(parameters: Iterable[Tensor]) -> Tensor:
@@ -119,18 +131,22 @@ def match(
     *,
     chunk: int | None = None,
     unroll: Unroll = "adjoint",
+    team: Team | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss (a scalar), its gradient with respect to the images, and with respect to the step size; no graph.
 
     start theta_0 and target theta* [P], images [N, ch, ...], labels int64 [N], step_size s a scalar, all on one device;
     steps t = 0 .. T-1, at least one.
     chunk: images a pass takes at most. A batch is cut into parts that differ by one image at most, and each cut gives
-    the same result. unroll: "plain" is the textbook's, whose memory grows with T whatever the chunk.
+    the same result. unroll: "plain" is the textbook's, whose memory grows with T whatever the chunk. team: those who
+    share the parts; each of them gives the same arguments, and gets the whole result. "plain" cannot be shared.
     Diverged students, and a start that is the target, give NaN or infinity, not an exception: nothing waits for the
     device in here.
     Raises InputError if start or target is of another network, and for a chunk with a network that normalises over the
-    batch; ValueError for an augmentation that was not drawn for its batch.
+    batch; ValueError for an augmentation that was not drawn for its batch, and for a team that unrolls plainly.
     """
+    if team is not None and unroll == "plain":
+        raise ValueError("One graph cannot be shared by a team: unroll by the adjoint.")
     if chunk is not None and student.batch_statistics:
         raise InputError("A network that normalises over the batch takes a whole batch at once: leave out the chunk.")
     for name, theta in (("start", start), ("target", target)):
@@ -141,8 +157,10 @@ def match(
         batch = _batch_size(images, step)
         if step.augmentation is not None and step.augmentation.groups != batch:
             raise ValueError(f"Step {t} has {batch} images and an augmentation for {step.augmentation.groups}.")
-    run = _adjoint if unroll == "adjoint" else _plain
-    return run(student, start.detach(), target.detach(), images.detach(), labels, step_size.detach(), steps, chunk)
+    tensors = start.detach(), target.detach(), images.detach(), labels, step_size.detach()
+    if unroll == "plain":
+        return _plain(student, *tensors, steps, chunk)
+    return _adjoint(student, *tensors, steps, chunk, team)
 
 
 @torch.no_grad()
@@ -155,10 +173,11 @@ def _adjoint(
     step_size: Tensor,
     steps: Sequence[Step],
     chunk: int | None,
+    team: Team | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     thetas = [start]
     for step in steps:
-        thetas.append(thetas[-1] - step_size * _mean_gradient(student, thetas[-1], images, labels, step, chunk))
+        thetas.append(thetas[-1] - step_size * _mean_gradient(student, thetas[-1], images, labels, step, chunk, team))
     distance = (start - target).square().sum()
     difference = thetas.pop() - target
     direction = 2 * difference / distance  # lambda_T
@@ -167,7 +186,7 @@ def _adjoint(
     for step in reversed(steps):
         theta, batch = thetas.pop(), _batch_size(images, step)
         to_theta = torch.zeros_like(theta)
-        for rows, augmentation in _parts(images, step, chunk):
+        for rows, augmentation in _parts(images, step, chunk, team):
             with torch.enable_grad():
                 part = images[rows].requires_grad_()
                 seen = _augment(part, augmentation)
@@ -177,7 +196,11 @@ def _adjoint(
             _add(to_images, rows, to_part * (-step_size / batch))
             to_theta += some_theta
             to_step_size -= product / batch
+        if team is not None:
+            team.sum_(to_theta)
         direction = direction - step_size / batch * to_theta  # lambda_t
+    if team is not None:
+        team.sum_(to_images, to_step_size)
     return difference.square().sum() / distance, to_images, to_step_size
 
 
@@ -203,23 +226,33 @@ def _plain(
 
 
 def _mean_gradient(
-    student: Student, theta: Tensor, images: Tensor, labels: Tensor, step: Step, chunk: int | None
+    student: Student,
+    theta: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    step: Step,
+    chunk: int | None,
+    team: Team | None = None,
 ) -> Tensor:
     """g_t [P]: of the cross-entropy's mean over the batch, whatever the chunk."""
     total = torch.zeros_like(theta)
-    for rows, augmentation in _parts(images, step, chunk):
+    for rows, augmentation in _parts(images, step, chunk, team):
         total = total + student.gradient(theta, _augment(images[rows], augmentation), labels[rows])
+    if team is not None:
+        team.sum_(total)
     return total / _batch_size(images, step)
 
 
-def _parts(images: Tensor, step: Step, chunk: int | None) -> Iterator[tuple[slice | Tensor, DSAParams | None]]:
-    """What a step's batch is cut into: rows of the images, and their augmentation.
+def _parts(
+    images: Tensor, step: Step, chunk: int | None, team: Team | None
+) -> Iterator[tuple[slice | Tensor, DSAParams | None]]:
+    """What a step's batch is cut into, of a team's the part of it taken here: rows of the images, their augmentation.
 
     The parts are as equal as they can be, for a small rest would be slow, and each other size is compiled.
     """
     batch = _batch_size(images, step)
     count = 1 if chunk is None else math.ceil(batch / chunk)
-    for i in range(count):
+    for i in range(*((0, count) if team is None else team.share(count))):
         within = slice(i * batch // count, (i + 1) * batch // count)
         rows = within if step.rows is None else step.rows[within]
         yield rows, None if step.augmentation is None else step.augmentation[within]

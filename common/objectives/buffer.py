@@ -7,6 +7,7 @@ from dataclasses import asdict
 import torch
 from tqdm import tqdm
 
+from common import parallel
 from common.buffers import buffer_folder, claimed, describe, filling, missing_experts, save_expert
 from common.devices import can_compile, check_precision, precision, resolve_device
 from common.experts import ExpertProtocol, train_expert
@@ -17,7 +18,10 @@ from common.training import accuracy
 
 
 def run(options: BufferOptions) -> None:
-    """Train the experts that are missing. Raises InputError for what cannot work, Stopped after SIGINT and SIGTERM."""
+    """Train the experts that are missing; several processes share them.
+
+    Raises InputError for what cannot work, Stopped after SIGINT and SIGTERM.
+    """
     for key, least in (("num_experts", 1), ("test_every", 0), ("image_size", 1), ("workers", 1)):
         check_least(options, key, least)
     protocol = ExpertProtocol(
@@ -51,14 +55,22 @@ def run(options: BufferOptions) -> None:
 
     with filling(folder, made_for, made_by), work.catching_signals(), precision(options.precision, device):
         shape = (epochs + 1, made_for["parameter_count"])
-        missing = missing_experts(folder, options.num_experts, shape)
+        missing = parallel.broadcast(
+            missing_experts(folder, options.num_experts, shape) if parallel.is_main() else None
+        )
         there = options.num_experts - len(missing)
         tqdm.write(f"{there} of {options.num_experts} experts are in {folder}")
-        total = options.num_experts * epochs
-        with tqdm(total=total, initial=there * epochs, unit="epoch", dynamic_ncols=True) as bar:
-            for number in missing:
-                with claimed(folder, number, shape) as ours:
-                    if not ours:
+        ours = missing[parallel.rank() :: parallel.world()]
+        with tqdm(
+            total=(there + len(ours)) * epochs,
+            initial=there * epochs,
+            unit="epoch",
+            dynamic_ncols=True,
+            disable=not parallel.is_main(),
+        ) as bar:
+            for number in ours:
+                with claimed(folder, number, shape) as free:
+                    if not free:
                         tqdm.write(f"expert {number}: left to another process")
                         bar.update(epochs)
                         continue

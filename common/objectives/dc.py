@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from common import augment
+from common import augment, parallel
 from common.datasets import ClassSampler, Gathered
 from common.devices import precision
 from common.distill import distill
@@ -19,6 +19,7 @@ from common.networks import has_batchnorm, reinitialise
 from common.options import ClassMatchingOptions, Sources, check_least
 from common.seeds import derive, generator
 from common.setting import prepare
+from common.sharding import ClassShare
 from common.training import Batches, train_epoch
 
 # By ipc: updates of an iteration, and epochs of the network between two of them (the authors' get_loops).
@@ -71,6 +72,7 @@ def run(options: Options, sources: Sources, objective: str = "DC") -> None:
     chunk = options.chunk or default_chunk(device, setting.compile)
     real_sampler = ClassSampler(train)
     synthetic_images = setting.synthetic_images(options.batch_syn)
+    mine = ClassShare.of(classes)
 
     def step(iteration: int) -> Tensor:
         reinitialise(network, derive(seed, "network", iteration))
@@ -79,11 +81,13 @@ def run(options: Options, sources: Sources, objective: str = "DC") -> None:
         for outer in range(outer_loop):
             losses.append(update(iteration, outer))
             if outer < outer_loop - 1:
-                batches = Batches(*synset.get(need_copy=True))
-                draws = generator(seed, "inner loop", iteration, outer)
-                with precision(options.precision, device):
-                    for _ in range(inner_loop):
-                        train_epoch(network, batches, optimizer, options.batch_train, options.strategy, draws)
+                if parallel.is_main():
+                    batches = Batches(*synset.get(need_copy=True))
+                    draws = generator(seed, "inner loop", iteration, outer)
+                    with precision(options.precision, device):
+                        for _ in range(inner_loop):
+                            train_epoch(network, batches, optimizer, options.batch_train, options.strategy, draws)
+                parallel.copy_from_main_([*network.parameters(), *network.buffers()])
         return torch.stack(losses).mean()
 
     def update(iteration: int, outer: int) -> Tensor:
@@ -95,21 +99,23 @@ def run(options: Options, sources: Sources, objective: str = "DC") -> None:
         augmentation = augment.sample(
             options.strategy, classes, generator(seed, "augmentation", iteration, outer), train.im_size, device=device
         )
-        with precision(options.precision, device):
-            loss, gradient = match(
+
+        def matched(synthetic: Tensor) -> tuple[Tensor, Tensor]:
+            return match(
                 network,
-                Gathered(train, drawn.flatten()),
-                images,
-                classes,
-                augmentation,
+                Gathered(train, drawn[mine.rows].flatten()),
+                synthetic,
+                mine.count,
+                augmentation[mine.rows],
                 options.dis_metric,
                 chunk,
                 setting.compiler,
+                mine.first,
             )
-        synset.optim_zero_grad()
-        images.backward(gradient)
-        synset.optim_step()
-        return loss
+
+        with precision(options.precision, device):
+            loss, gradient = mine.match(images, matched)
+        return mine.update(synset, images, loss, gradient)
 
     distill(setting, step)
 

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
-from common import augment
+from common import augment, parallel
 from common.datasets import ClassSampler, Gathered
 from common.devices import precision
 from common.distill import distill
 from common.matching.distribution import match
-from common.networks import has_batchnorm, reinitialise
+from common.networks import Network, has_batchnorm, reinitialise
 from common.options import ClassMatchingOptions, Sources, refuse_step_size
 from common.seeds import derive, generator, seeded
-from common.setting import prepare
+from common.setting import Setting, prepare
+from common.sharding import ClassShare
 
 _GPU_PIXELS = 4096 * 32 * 32
 
@@ -34,7 +36,7 @@ def run(options: Options, sources: Sources, objective: str = "DM") -> None:
     setting.check_chunk()
     train, synset, device = setting.train, setting.synset, setting.device
     classes, seed = train.num_classes, options.seed
-    network = setting.network().requires_grad_(False)
+    network, mine = dealt_out(setting)
     embed = setting.compiled(network.embed)
     real_sampler = ClassSampler(train)
     synthetic_images = setting.synthetic_images(options.batch_syn)
@@ -45,17 +47,21 @@ def run(options: Options, sources: Sources, objective: str = "DM") -> None:
 
     def step(iteration: int) -> Tensor:
         reinitialise(network, derive(seed, "network", iteration))
-        real = Gathered(train, real_sampler.draw(options.batch_real, generator(seed, "real", iteration)).flatten())
+        drawn = real_sampler.draw(options.batch_real, generator(seed, "real", iteration))
         images = synthetic_images(generator(seed, "synthetic", iteration))
-        drawn = augment.sample(
+        augmentation = augment.sample(
             options.strategy, classes, generator(seed, "augmentation", iteration), train.im_size, device=device
         )
-        with precision(options.precision, device), seeded(network, seed, "dropout", iteration):
-            loss, gradient = match(embed, real, images, classes, drawn, chunk)
-        synset.optim_zero_grad()
-        images.backward(gradient)
-        synset.optim_step()
-        return loss
+
+        def matched(synthetic: Tensor) -> tuple[Tensor, Tensor]:
+            real = Gathered(train, drawn[mine.rows].flatten())
+            return match(embed, real, synthetic, mine.count, augmentation[mine.rows], chunk)
+
+        # Other classes, other dropout: processes do not all draw the same.
+        numbers = (iteration, mine.first) if mine.first else (iteration,)
+        with precision(options.precision, device), seeded(network, seed, "dropout", *numbers):
+            loss, gradient = mine.match(images, matched)
+        return mine.update(synset, images, loss, gradient)
 
     distill(setting, step)
 
@@ -63,3 +69,21 @@ def run(options: Options, sources: Sources, objective: str = "DM") -> None:
 def default_chunk(device: torch.device, batch_real: int, im_size: Sequence[int]) -> int:
     """Images per pass: on a CPU the real ones of one class; on a GPU about 4 GB of activations, untried."""
     return batch_real if device.type == "cpu" else max(1, _GPU_PIXELS // math.prod(im_size))
+
+
+def dealt_out(setting: Setting) -> tuple[Network, ClassShare]:
+    """The network to match with, and the classes that this process matches.
+
+    Batch statistics are of all classes. On GPUs the processes put them together; where they cannot, each matches all.
+    """
+    network, classes = setting.network().requires_grad_(False), setting.train.num_classes
+    if parallel.world() == 1 or not has_batchnorm(network):
+        return network, ClassShare.of(classes)
+    if setting.device.type == "cuda" and parallel.world() <= classes:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network), ClassShare.of(classes)
+    reason = "on a CPU" if setting.device.type != "cuda" else f"with more processes than the {classes} classes"
+    tqdm.write(
+        f"{setting.options.model} normalises over the batch, which is not shared {reason}: "
+        "every process matches all classes, no faster than one would"
+    )
+    return network, ClassShare.of(classes, undivided=True)

@@ -59,6 +59,6 @@ class TM(Defaults, tm.Options):
     buffer_path: str = "buffers/ImageNet-abcde"
     """where ImageNet-abcde/buffer.py left the experts: below it lies <dataset>[_zca]/<model>"""
     Iteration: int = 15000
-    """updates of the synthetic set, each from one expert"""
+    """updates of the synthetic set"""
     eval_it: int = 500
     """updates between two evaluations (0: only before the first and after the last update)"""

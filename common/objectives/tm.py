@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common import augment
+from common import augment, parallel
 from common.buffers import describe
 from common.devices import precision
 from common.distill import distill
@@ -29,7 +29,7 @@ class Options(DistillOptions):
     """Distil a dataset by trajectory matching (TM, MTT) of FreD coefficients."""
 
     Iteration: int = 15000
-    """updates of the synthetic set, each from one expert"""
+    """updates of the synthetic set"""
     eval_it: int = 500
     """updates between two evaluations (0: only before the first and after the last update)"""
     buffer_path: str = "buffers"
@@ -46,6 +46,8 @@ class Options(DistillOptions):
     """step size of the student, to begin with"""
     lr_lr: float = 0.0
     """step size with which the student's is learned (0: from the recipe)"""
+    experts_per_iteration: int = 1
+    """experts that an update averages over; several processes share them if they can be dealt out evenly, else each"""
     max_experts: int | None = None
     """use so many experts at most (default: all that there are)"""
     unroll: Unroll = "adjoint"
@@ -73,14 +75,35 @@ def run(options: Options, sources: Sources, objective: str = "TM") -> None:
     step_size = StepSize(options.lr_teacher, options.lr_lr, device)
     count = len(synset.labels)
     batch = min(options.batch_syn or count, count)
+    experts = options.experts_per_iteration
+    dealt = experts % parallel.world() == 0
+    if not dealt and chunk is not None:
+        chunk = min(chunk, math.ceil(batch / parallel.world()))  # else there might be nothing to share
 
     def step(iteration: int) -> Tensor:
-        draws = generator(seed, "trajectory", iteration)
-        start = int(torch.randint(options.max_start_epoch, (), generator=draws))
-        theta, target = buffer.pair(order.expert(iteration), start, options.expert_epochs)
         images = synset.decode()
+        numbers = range(*(parallel.share(experts) if dealt else (0, experts)))
+        # The means over the experts: of the loss, and of its gradients with respect to images and step size.
+        means = [part / experts for part in follow(iteration, numbers[0], images)]
+        for number in numbers[1:]:
+            for mean, part in zip(means, follow(iteration, number, images), strict=True):
+                mean += part / experts
+        loss, gradient, to_step_size = means
+        synset.optim_zero_grad()
+        images.backward(gradient)
+        assert synset.coefficients.grad is not None
+        if dealt:
+            parallel.sum_(loss, to_step_size, synset.coefficients.grad)
+        synset.optim_step()
+        step_size.update(to_step_size)
+        return loss
+
+    def follow(iteration: int, number: int, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        draws = generator(seed, "trajectory", *((iteration, number) if number else (iteration,)))
+        start = int(torch.randint(options.max_start_epoch, (), generator=draws))
+        theta, target = buffer.pair(order.expert(iteration * experts + number), start, options.expert_epochs)
         with precision(options.precision, device):
-            loss, gradient, to_step_size = match(
+            return match(
                 student,
                 to_device(theta, device),
                 to_device(target, device),
@@ -90,12 +113,8 @@ def run(options: Options, sources: Sources, objective: str = "TM") -> None:
                 steps(draws),
                 chunk=chunk,
                 unroll=options.unroll,
+                team=None if dealt else parallel,
             )
-        synset.optim_zero_grad()
-        images.backward(gradient)
-        synset.optim_step()
-        step_size.update(to_step_size)
-        return loss
 
     def steps(draws: torch.Generator) -> list[Step]:
         """The student's batches, each image once before any comes again, and augmentation, a parameter set an image."""
@@ -135,8 +154,13 @@ def check_trajectory(options: Options, sources: Sources) -> None:
                 f"no recipe for TM on {options.recipe or options.dataset} at ipc {options.ipc} says --{key}: give it, "
                 "or --recipe NAME to borrow another dataset's"
             )
-    for key in ("syn_steps", "expert_epochs", "max_start_epoch", "max_experts"):
+    for key in ("syn_steps", "expert_epochs", "max_start_epoch", "experts_per_iteration", "max_experts"):
         check_least(options, key, 1)
+    if options.unroll == "plain" and options.experts_per_iteration % parallel.world():
+        raise InputError(
+            f"--unroll plain cannot share an expert among {parallel.world()} processes: give "
+            f"--experts_per_iteration {parallel.world()} or a multiple of it, or --unroll adjoint"
+        )
     for key in ("lr_teacher", "lr_lr"):
         check_positive(options, key)
         check_float32(options, key)
