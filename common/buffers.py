@@ -15,7 +15,8 @@ import fcntl
 import json
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,10 +115,13 @@ def missing_experts(folder: Path, num_experts: int, shape: tuple[int, int]) -> l
 
 
 @contextmanager
-def claimed(folder: Path, number: int, shape: tuple[int, int]) -> Iterator[bool]:
+def claimed(
+    folder: Path, number: int, shape: tuple[int, int], while_waiting: Callable[[], None] | None = None
+) -> Iterator[bool]:
     """Whether to train expert `number` here: no process is at it, and none has saved it in this shape meanwhile.
 
-    Inside, other processes are told no. Raises InputError where the folder cannot be written.
+    Inside, other processes are told no. while_waiting: wait for a process that is at it, until it has saved the expert
+    or ended, and call this every second; it may raise. Raises InputError where the folder cannot be written.
     """
     path = folder / f".expert_{number:04d}.lock"
     try:
@@ -125,9 +129,12 @@ def claimed(folder: Path, number: int, shape: tuple[int, int]) -> Iterator[bool]
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose another --buffer_path") from error
     with lock:
-        if not take_lock(lock):
-            yield False
-            return
+        while not take_lock(lock):
+            if while_waiting is None:
+                yield False
+                return
+            while_waiting()
+            time.sleep(1)
         try:
             yield not _is_there(folder, number, shape)
         finally:

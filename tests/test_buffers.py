@@ -335,6 +335,20 @@ def test_an_expert_is_claimed_by_one_process_until_it_is_there(folder):
     assert not list(folder.glob(".expert_*"))
 
 
+def test_who_waits_gets_the_expert_when_its_process_has_ended(folder):
+    shape = (EPOCHS + 1, made_for()["parameter_count"])
+    lock, asked = (folder / f".expert_{EXPERTS:04d}.lock").open("w"), []
+
+    def end_the_other():
+        asked.append(None)
+        lock.close()
+
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with claimed(folder, EXPERTS, shape, end_the_other) as mine:
+        assert mine
+    assert asked == [None]
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("a file, where a folder is needed")
     refused(lambda: fill(tmp_path / "file" / "model"), "cannot write to", "--buffer_path")
@@ -691,3 +705,32 @@ def test_the_published_experts_are_the_default_and_recipes_change_them():
     assert parse_buffer(BufferOptions, "TM", ["--dataset", "Tiny"]).model == "ConvNetD4"
     assert parse_buffer(BufferOptions, "TM", []).num_experts < 100
     assert parse_buffer(BufferOptions, "TM", ["--num_experts", "7"]).num_experts == 7
+
+
+def test_waiting_for_an_expert_that_another_process_trains(trained, tmp_path, monkeypatch):
+    """The others are trained first, and the command ends when all are there."""
+    path = tmp_path / "buffers"
+    shutil.copytree(trained[0], path)
+    folder, original, numbers = path / "digits" / MODEL, buffer_script.train_expert, []
+    for number in (0, 1):
+        expert_file(folder, number).unlink()
+    lock = (folder / ".expert_0000.lock").open("w")
+    shared = (folder / ".lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    fcntl.flock(shared, fcntl.LOCK_SH)
+
+    def counted(network, data, protocol, number, *rest):
+        numbers.append(number)
+        return original(network, data, protocol, number, *rest)
+
+    def finish_the_other(seconds):
+        shutil.copy(expert_file(trained[0] / "digits" / MODEL, 0), expert_file(folder, 0))
+        lock.close()
+
+    monkeypatch.setattr(buffer_script, "train_expert", counted)
+    monkeypatch.setattr("common.buffers.time.sleep", finish_the_other)
+    result = train(path, "--test_every", 1, "--wait")
+    shared.close()
+    assert result.code == 0, result.err
+    assert numbers == [1]
+    assert written(path) == written(trained[0])

@@ -53,6 +53,23 @@ def run(options: BufferOptions) -> None:
         if done == epochs or (options.test_every and done % options.test_every == 0):
             accuracies[done] = accuracy(network, test, forward)
 
+    def is_made(number: int, patiently: bool) -> bool:
+        """Train an expert, unless another process does; whether it is there then. patiently: wait for that process."""
+        with claimed(folder, number, shape, work.raise_if_stopped if patiently else None) as free:
+            if free:
+                bar.set_description(f"expert {number}")
+                accuracies.clear()
+                trajectory = train_expert(network, train, protocol, number, forward, work.raise_if_stopped, after_epoch)
+                save_expert(folder, number, trajectory, accuracies)
+                tested = ", ".join(f"{100 * each:.2f} % after {done} epochs" for done, each in accuracies.items())
+                tqdm.write(f"expert {number}: {tested}")
+                return True
+        if options.wait and not patiently:
+            return False
+        tqdm.write(f"expert {number}: left to another process")
+        bar.update(epochs)
+        return True
+
     with filling(folder, made_for, made_by), work.catching_signals(), precision(options.precision, device):
         shape = (epochs + 1, made_for["parameter_count"])
         missing = parallel.broadcast(
@@ -68,17 +85,5 @@ def run(options: BufferOptions) -> None:
             dynamic_ncols=True,
             disable=not parallel.is_main(),
         ) as bar:
-            for number in ours:
-                with claimed(folder, number, shape) as free:
-                    if not free:
-                        tqdm.write(f"expert {number}: left to another process")
-                        bar.update(epochs)
-                        continue
-                    bar.set_description(f"expert {number}")
-                    accuracies.clear()
-                    trajectory = train_expert(
-                        network, train, protocol, number, forward, work.raise_if_stopped, after_epoch
-                    )
-                    save_expert(folder, number, trajectory, accuracies)
-                tested = ", ".join(f"{100 * each:.2f} % after {done} epochs" for done, each in accuracies.items())
-                tqdm.write(f"expert {number}: {tested}")
+            for patiently in (False, True) if options.wait else (False,):
+                ours = [number for number in ours if not is_made(number, patiently)]
