@@ -12,7 +12,7 @@ The same command goes on where it ended: finished cells are kept, stopped ones c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,7 +20,6 @@ from common.devices import Precision
 from common.errors import InputError, run_command
 from common.files import write_atomically, write_csv
 from common.html_report import write_results_page
-from common.launch import as_typed
 from common.options import check_least, parse_command
 from common.reproduction import listing, results, sweep
 from common.reproduction.cells import Plan, parse_images, steps
@@ -63,10 +62,10 @@ class List(Which):
     buffer_path: str | None = None
     """where the experts are (default: buffers, of reduced scales a folder below --output)"""
     rate: Literal["cpu", "cuda"] = "cuda"
-    """machine that times are estimated for: one CPU core, as measured, or a GPU, as assumed"""
+    """machine that times are estimated for: two CPU cores, as measured, or a GPU, as assumed"""
 
     def run(self) -> None:
-        plan = Plan(**{**vars(self.plan(self.scale)), "buffer_path": self.buffer_path})
+        plan = replace(self.plan(self.scale), buffer_path=self.buffer_path)
         print(listing.as_text(self.chosen(), plan, self.rate))
 
 
@@ -98,23 +97,15 @@ class Run(Which, sweep.Cluster):
     """show curves and pictures also in wandb or tensorboard"""
 
     def run(self) -> None:
-        for key, least in (
-            ("parallel", 0),
-            ("nproc", 1),
-            ("gpus_per_node", 0),
-            ("cpus_per_task", 1),
-            ("timeout_min", 1),
-        ):
+        for key, least in {"parallel": 0, "gpus_per_node": 0, "nproc": 1, "cpus_per_task": 1, "timeout_min": 1}.items():
             check_least(self, key, least)
         cells = self.chosen()
         shared = ("buffer_path", "device", "precision", "compile", "no_download", "track", "nproc", "resume")
-        plan = Plan(**{**vars(self.plan(self.scale)), **{key: getattr(self, key) for key in shared}})
+        plan = replace(self.plan(self.scale), **{key: getattr(self, key) for key in shared})
         if self.dry_run:
             for cell in cells:
                 print(f"# {cell.name}, scale {self.scale}")
-                print(
-                    "\n".join(as_typed(step.script, step.words, plan.nproc) for step in steps(cell, plan)), end="\n\n"
-                )
+                print("\n".join(step.command for step in steps(cell, plan)), end="\n\n")
             return
         jobs = [CellJob(cell, plan) for cell in cells]
         logs = plan.root / "jobs"

@@ -16,6 +16,7 @@ from pathlib import Path
 from common.buffers import buffer_folder, expert_files
 from common.datasets import PREFIXES
 from common.errors import InputError
+from common.launch import as_typed
 from common.options import find_recipe
 from common.reproduction.programs import program
 from common.reproduction.scales import Flags, Scale, reduction
@@ -73,7 +74,13 @@ class Step:
 
     script: str
     words: tuple[str, ...]
+    nproc: int
     product: Path | None = None
+
+    @property
+    def command(self) -> str:
+        """As a user would type it."""
+        return as_typed(self.script, self.words, self.nproc)
 
 
 def images_of(cell: Cell, plan: Plan, make: bool = False) -> Images:
@@ -152,7 +159,8 @@ def steps(cell: Cell, plan: Plan, make: bool = False) -> list[Step]:
             make_target(cell.target, cell.dataset, plan.root / STANDINS)
     folder = folder_of(cell, plan)
     flags |= {"output": str(folder), **reduction(cell, plan.scale).evaluate, **_machine(plan)}
-    return [*before, Step("corruption-exp/evaluate.py", _words(flags), folder / "results.json")]
+    # It keeps the networks that it trains, to test each on everything: one process does it all.
+    return [*before, Step("corruption-exp/evaluate.py", _words(flags), 1, folder / "results.json")]
 
 
 def _distillation(cell: Cell, whose: Cell, plan: Plan, make: bool) -> list[Step]:
@@ -166,19 +174,21 @@ def _distillation(cell: Cell, whose: Cell, plan: Plan, make: bool) -> list[Step]
     if scripts.buffer is not None:
         path = plan.buffers / "ImageNet-abcde" if "/" in cell.objective else plan.buffers
         own["buffer_path"] = str(path)
-        before = _experts(cell, scripts.buffer, shared | reduced.buffer | {"buffer_path": str(path)}, images)
+        before = _experts(
+            cell, scripts.buffer, shared | reduced.buffer | {"buffer_path": str(path)}, images, plan.nproc
+        )
     where = {"save_path": str(plan.root), "name": _run_name(cell, images), "resume": plan.resume, "track": plan.track}
     words = (*scripts.flags, *_words(shared | own | where))
-    return [*before, Step(scripts.script, words, _run_folder(cell, images, plan) / "summary.json")]
+    return [*before, Step(scripts.script, words, plan.nproc, _run_folder(cell, images, plan) / "summary.json")]
 
 
-def _experts(cell: Cell, script: str, flags: Flags, images: Images) -> list[Step]:
+def _experts(cell: Cell, script: str, flags: Flags, images: Images, nproc: int) -> list[Step]:
     """The step that trains the experts; none where the authors' replay buffers lie in their place."""
     model = flags.get("model") or str(find_recipe(cell.objective, cell.dataset, cell.ipc).values["model"])
     theirs = find_buffer(flags["buffer_path"], images.dataset, model, zca=False)
     if theirs != buffer_folder(flags["buffer_path"], images.dataset, model, zca=False):
         return []
-    return [Step(script, _words(flags | {"wait": "True"}))]
+    return [Step(script, _words(flags | {"wait": "True"}), nproc)]
 
 
 def experts(cell: Cell, plan: Plan) -> tuple[int, int] | None:

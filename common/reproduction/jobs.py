@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from common.errors import InputError, Stopped
 from common.files import read_json, take_lock, write_json
-from common.launch import Script, as_typed
+from common.launch import Script
 from common.reproduction.cells import Plan, Step, folder_of, images_of, steps
 from common.reproduction.tables import Cell
 from common.run import code_version
@@ -76,7 +76,7 @@ class CellJob:
                 print(f"{self.cell.name} is finished, and kept (--resume never would start it over)", flush=True)
                 return
             before = read_record(self.cell, self.plan)
-            commands = [as_typed(step.script, step.words, self.plan.nproc) for step in steps(self.cell, self.plan)]
+            commands = [step.command for step in steps(self.cell, self.plan)]
             self._note(
                 state="running",
                 commands=commands,
@@ -110,9 +110,9 @@ class CellJob:
     def _run(self, step: Step) -> None:
         if self.plan.resume == "auto" and step.product is not None and step.product.exists():
             return
-        print(f"\n$ {as_typed(step.script, step.words, self.plan.nproc)}", flush=True)
+        print(f"\n$ {step.command}", flush=True)
         begun = time.monotonic()
-        script = self._script = Script(step.script, step.words, self.plan.nproc)
+        script = self._script = Script(step.script, step.words, step.nproc)
         try:
             code = script.wait()
         except BaseException:
