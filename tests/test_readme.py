@@ -43,12 +43,13 @@ def test_scripts_that_the_makefile_runs_exist():
 
 
 def test_flags_that_it_names_exist():
+    from common.objectives import tm
     from common.options import BufferOptions, ClassMatchingOptions, EvaluateOptions
     from common.pretrained import COMMANDS
     from common.robustness import RobustnessOptions
 
-    kinds = (ClassMatchingOptions, EvaluateOptions, BufferOptions, RobustnessOptions, *COMMANDS.values())
-    known = {"help"}.union(*(kind.__dataclass_fields__ for kind in kinds))
+    kinds = (ClassMatchingOptions, tm.Options, EvaluateOptions, BufferOptions, RobustnessOptions, *COMMANDS.values())
+    known = {"help", "nproc_per_node"}.union(*(kind.__dataclass_fields__ for kind in kinds))
     assert set(re.findall(r"--([a-z_]+)", README)) <= known
 
 
