@@ -156,16 +156,20 @@ class Member:
 @pytest.mark.parametrize("count", [2, 3])
 def test_every_member_of_a_team_gets_the_whole_result(count):
     network, tensors = setting()
-    student, batches = build_student(network), drawn_steps(3)
-    expected = match(student, *tensors, batches)
+    batches = drawn_steps(3)
+    expected = match(build_student(network), *tensors, batches)
     barrier, given = threading.Barrier(count), [None] * count
+    members = [Member(number, count, barrier, given) for number in range(count)]
+    # A network each: torch.func puts its parameters into the module for the time of a call.
+    students = [build_student(setting()[0]) for _ in members]
     with ThreadPoolExecutor(count) as pool:
-        members = [Member(number, count, barrier, given) for number in range(count)]
-        results = list(pool.map(lambda member: match(student, *tensors, batches, chunk=3, team=member), members))
+        results = list(
+            pool.map(lambda one, member: match(one, *tensors, batches, chunk=3, team=member), students, members)
+        )
     for found in results:
         assert_close(found, expected, 1e-8)
     with pytest.raises(ValueError, match="cannot be shared by a team"):
-        match(student, *tensors, batches, unroll="plain", team=members[0])
+        match(students[0], *tensors, batches, unroll="plain", team=members[0])
 
 
 def test_batch_normalisation_leaves_its_statistics_alone():
