@@ -141,7 +141,7 @@ def run_all(path: Path, buffers: Path, images: Path, names: list[str]) -> None:
     """Cases by name, and more; results lie below `path`.
 
     experts, experts-bn: train them. evaluation: of the set of case dm-float32, which comes before. killed: the run in
-    which a process is killed. conflict: the folder of case dm-two with another configuration.
+    which a process is killed. conflict: the folder of case dm-two with another configuration. cuda-...: a case on GPUs.
     buffers: where TM finds experts. images: a folder of images of two classes.
     """
     two_classes = ["--dataset", f"folder:{images}"]
@@ -157,8 +157,10 @@ def run_all(path: Path, buffers: Path, images: Path, names: list[str]) -> None:
         elif name == "conflict":
             distil("dm-two", path, *two_classes, "--seed", 1)
         else:
-            more = ["--buffer_path", buffers] if CASES[name][1] == "TM" else []
-            distil(name, path, *more, *(two_classes if name.endswith("two") else []))
+            case = name.removeprefix("cuda-")
+            more = ["--device", "cuda"] if case != name else []
+            more += ["--buffer_path", buffers] if CASES[case][1] == "TM" else []
+            distil(case, path, *more, *(two_classes if case.endswith("two") else []))
 
 
 def folder_of(path: Path, name: str) -> Path:

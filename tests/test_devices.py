@@ -115,3 +115,23 @@ def test_digits_on_cuda_from_end_to_end(flags, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "DM" / "distill.py"), run_name="__main__")
     assert ended.value.code == 0, capsys.readouterr()
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    """As torchrun tells it by the environment; on a machine that shows two GPUs."""
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert devices.resolve_device("cuda:1") == torch.device("cuda", 1)
+    for key, value in {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(key, value)
+    for name in ("auto", "cuda"):
+        assert devices.resolve_device(name) == torch.device("cuda", 1)
+    assert current == [1, 1]
+    assert devices.resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="'cuda:1' is one for 8 processes: give --device cuda"):
+        devices.resolve_device("cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="lower --nproc_per_node to 2, or give --device cpu"):
+        devices.resolve_device("auto")

@@ -211,6 +211,41 @@ def test_the_learned_step_size_is_kept_and_evaluated_with(tmp_path, commands):
     assert metadata["evaluation"]["lr"] == summary["evaluation"]["lr"] == metadata["step_size"]
 
 
+def test_an_update_averages_over_its_experts(tmp_path, commands, monkeypatch):
+    """The first of them is followed as an update of one expert follows it; the others come after it in the order."""
+    words, _ = commands["TM"]
+    original, calls, positions = tm.match, [], []
+
+    def recorded(student, start, target, images, labels, step_size, steps, **named):
+        result = original(student, start, target, images, labels, step_size, steps, **named)
+        calls.append((start, steps, *(part.clone() for part in result)))
+        return result
+
+    position_of = tm.ExpertOrder.expert
+    monkeypatch.setattr(tm, "match", recorded)
+    monkeypatch.setattr(
+        tm.ExpertOrder, "expert", lambda self, position: (positions.append(position), position_of(self, position))[1]
+    )
+    for count in (1, 3):
+        flags = ["--experts_per_iteration", count, "--Iteration", 2, "--save_path", tmp_path / str(count)]
+        assert call(*words, *flags).code == 0
+    assert positions == [0, 1, *range(6)]
+    (alone, _, *three) = calls[:5]
+    for found, expected in zip(three[0], alone, strict=True):
+        if isinstance(found, torch.Tensor):
+            assert torch.equal(found, expected)
+    draws = [[step.augmentation.strategies for step in steps] for _, steps, *_ in three]
+    assert draws[0] == [step.augmentation.strategies for step in alone[1]]
+    assert len({str(each) for each in draws}) == 3  # each has draws of its own
+    _, metrics = outcome(folder_of(tmp_path / "3", "TM"))
+    losses = [entry["loss"] for entry in metrics if "loss" in entry]
+    assert losses[0] == pytest.approx(sum(float(each[2]) for each in three) / 3)
+    state = torch.load(folder_of(tmp_path / "3", "TM") / "checkpoint.pt", weights_only=True)["state"]
+    to_step_size = [sum(float(each[4]) for each in calls[2 + 3 * i : 5 + 3 * i]) / 3 for i in (0, 1)]
+    momentum = state["step_size"]["optimizer"]["state"][0]["momentum_buffer"]
+    assert float(momentum) == pytest.approx(0.5 * to_step_size[0] + to_step_size[1], rel=1e-4)
+
+
 def stop_after(words, path, updates):
     """Start TM, and stop it in update number `updates`."""
     original, calls = tm.match, []
@@ -303,6 +338,7 @@ def test_step_size_is_sgd_with_momentum_and_a_floor():
         (["--model", "ConvNetD1W32"], ["no experts in"]),
         (["--syn_steps", 0], ["--syn_steps 0 is too small: give at least 1"]),
         (["--expert_epochs", 0], ["--expert_epochs 0 is too small: give at least 1"]),
+        (["--experts_per_iteration", 0], ["--experts_per_iteration 0 is too small: give at least 1"]),
         (["--max_experts", 0], ["--max_experts 0 is too small: give at least 1"]),
         (["--lr_net", 0.1], ["--lr_net has no use in TM", "learned step size"]),
         (["--expert_epochs", -1], ["--expert_epochs -1 is too small"]),

@@ -158,6 +158,20 @@ def test_one_process_speaks_for_all(two):
     assert two.stdout.count("ConvNetD1W16BN normalises over the batch, which is not shared on a CPU") == 1
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
+def test_two_gpus_make_the_set_that_a_cpu_makes(path):
+    """By NCCL; batch statistics are put together."""
+    names = ["dm", "dm-bn", "dc", "tm"]
+    result = job(path, 2, "gpus", [f"cuda-{name}" for name in names])
+    assert result.returncode == 0, result.stderr
+    for name in names:
+        wanted, found = (checkpoint(folder_of(path / each, name))["synset"]["coefficients"] for each in ("one", "gpus"))
+        assert (found - wanted).norm() <= 1e-6 * wanted.norm(), name
+        counts = json.loads((path / "gpus" / f"{name}.json").read_text())
+        assert counts[0] == counts[1], name
+
+
 # -- the end of one is the end of all ----------------------------------------------------------------------------
 
 

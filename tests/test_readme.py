@@ -44,6 +44,7 @@ def test_scripts_that_the_makefile_runs_exist():
 
 
 def test_flags_that_it_names_exist():
+    from common.objectives import tm
     from common.options import BufferOptions, ClassMatchingOptions, EvaluateOptions
     from common.pretrained import COMMANDS
     from common.robustness import RobustnessOptions
@@ -51,13 +52,14 @@ def test_flags_that_it_names_exist():
     tables = runpy.run_path(str(ROOT / "reproduce.py"))["COMMANDS"]
     kinds = (
         ClassMatchingOptions,
+        tm.Options,
         EvaluateOptions,
         BufferOptions,
         RobustnessOptions,
         *COMMANDS.values(),
         *tables.values(),
     )
-    known = {"help"}.union(*(kind.__dataclass_fields__ for kind in kinds))
+    known = {"help", "nproc_per_node"}.union(*(kind.__dataclass_fields__ for kind in kinds))
     assert set(re.findall(r"--([a-z_]+)", README)) <= known
 
 

@@ -1,3 +1,5 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -132,6 +134,42 @@ def test_a_student_of_half_the_distance_has_a_quarter_of_the_loss():
     halfway = torch.tensor(0.5, dtype=start.dtype)
     loss, *_ = match(build_student(network), start, start - gradient, images, labels, halfway, [Step()])
     torch.testing.assert_close(loss, torch.tensor(0.25, dtype=start.dtype))
+
+
+class Member:
+    """One of several threads that work on a trajectory together."""
+
+    def __init__(self, number, count, barrier, given):
+        self.number, self.count, self.barrier, self.given = number, count, barrier, given
+
+    def share(self, count):
+        return self.number * count // self.count, (self.number + 1) * count // self.count
+
+    def sum_(self, *tensors):
+        self.given[self.number] = [tensor.clone() for tensor in tensors]
+        self.barrier.wait(60)
+        for tensor, parts in zip(tensors, zip(*self.given, strict=True), strict=True):
+            tensor.copy_(sum(parts))
+        self.barrier.wait(60)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_every_member_of_a_team_gets_the_whole_result(count):
+    network, tensors = setting()
+    batches = drawn_steps(3)
+    expected = match(build_student(network), *tensors, batches)
+    barrier, given = threading.Barrier(count), [None] * count
+    members = [Member(number, count, barrier, given) for number in range(count)]
+    # A network each: torch.func puts its parameters into the module for the time of a call.
+    students = [build_student(setting()[0]) for _ in members]
+    with ThreadPoolExecutor(count) as pool:
+        results = list(
+            pool.map(lambda one, member: match(one, *tensors, batches, chunk=3, team=member), students, members)
+        )
+    for found in results:
+        assert_close(found, expected, 1e-8)
+    with pytest.raises(ValueError, match="cannot be shared by a team"):
+        match(students[0], *tensors, batches, unroll="plain", team=members[0])
 
 
 def test_batch_normalisation_leaves_its_statistics_alone():

@@ -1,0 +1,156 @@
+"""What of the work of several processes can be told in one: who does what, and what is said."""
+
+import io
+import signal
+import sys
+
+import pytest
+import torch
+
+from common import parallel, torchrun
+from common.errors import ProcessLost, Stopped
+from common.evaluate import trained_here
+from common.networks import build_network
+from common.sharding import ClassShare
+from common.signals import Stoppable
+from tests.test_cli import assert_refused, call
+
+
+@pytest.fixture
+def be(monkeypatch):
+    """Makes this process one of several, as far as it asks who it is."""
+
+    def become(rank, world):
+        monkeypatch.setattr(parallel, "rank", lambda: rank)
+        monkeypatch.setattr(parallel, "world", lambda: world)
+
+    return become
+
+
+def started_by_torchrun(monkeypatch, rank, world):
+    for key, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world}.items():
+        monkeypatch.setenv(key, str(value))
+
+
+def test_alone_nothing_is_exchanged():
+    tensor = torch.arange(3.0)
+    parallel.sum_(tensor)
+    parallel.copy_from_main_([tensor])
+    assert torch.equal(tensor, torch.arange(3.0))
+    assert parallel.broadcast("a") == "a"
+    assert parallel.gather("a") == ["a"]
+    assert parallel.largest(7) == 7
+    assert parallel.share(5) == (0, 5)
+    assert parallel.is_main()
+    with parallel.main_first():
+        pass
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_shares_are_balanced_and_leave_nothing_out(be, world):
+    for count in (0, 1, 2, 5, 10, 100):
+        shares = []
+        for rank in range(world):
+            be(rank, world)
+            shares.append(range(*parallel.share(count)))
+        assert [i for some in shares for i in some] == list(range(count))
+        sizes = [len(some) for some in shares]
+        assert max(sizes) - min(sizes) <= 1
+        assert sizes[0] == max(sizes)
+
+
+def test_what_is_matched_of_some_classes_is_zero_elsewhere(be):
+    images = torch.arange(12.0).view(6, 2)  # three classes of two
+
+    def matched(some):
+        return some.sum(), 2 * some
+
+    parts = []
+    for rank in range(4):
+        be(rank, 4)
+        mine = ClassShare.of(3)
+        assert mine.count == (rank < 3)
+        parts.append(mine.match(images, matched))
+        assert ClassShare.of(3, undivided=True).count == 3
+    loss, gradient = (sum(each) for each in zip(*parts, strict=True))
+    assert loss == images.sum()
+    assert torch.equal(gradient, 2 * images)
+
+
+@pytest.mark.parametrize(("together", "shares"), [(1, [3, 2]), (2, [3, 2]), (100, [3, 2])])
+def test_the_progress_bar_counts_the_own_networks(be, together, shares):
+    network = build_network("ConvNetD1W16", 1, 10, (8, 8))
+    for rank, expected in enumerate(shares):
+        be(rank, 2)
+        assert trained_here(network, 5, together) == expected
+
+
+def test_torchrun_is_known_by_its_environment(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")  # a batch system's
+    assert (torchrun.world(), torchrun.rank(), torchrun.local_rank()) == (1, 0, 0)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert (torchrun.world(), torchrun.rank(), torchrun.local_rank()) == (4, 3, 1)
+
+
+@pytest.mark.parametrize("script", ["ablate.py", "demo.py", "corruption-exp/evaluate.py", "common/pretrained.py"])
+def test_commands_of_one_process_refuse_torchrun(monkeypatch, script):
+    started_by_torchrun(monkeypatch, 1, 2)
+    assert_refused(call(script), "this command is one process: start it with python, without torchrun")
+
+
+def test_a_plain_unroll_is_not_shared(be, tmp_path):
+    be(0, 2)
+    flags = ["--unroll", "plain", "--syn_steps", 2, "--max_start_epoch", 2, "--save_path", tmp_path]
+    result = call("TM/distill.py", *flags, "--experts_per_iteration", 3)
+    assert_refused(result, "--unroll plain cannot share an expert among 2 processes", "--experts_per_iteration 2 or a")
+
+
+def test_other_processes_say_errors_alone_and_by_the_line(monkeypatch):
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with parallel._output_of(2):
+        print("progress")
+        print("one\ntwo", file=sys.stderr)
+        sys.stderr.write("no end")
+        print("progress")
+    with parallel._output_of(0):
+        print("heard")
+    assert out.getvalue() == "heard\n"
+    assert err.getvalue() == "rank 2: one\nrank 2: two\nrank 2: no end\n"
+
+
+def test_who_is_lost_is_said_with_what_is_kept(be, monkeypatch):
+    """A process that was itself asked to stop has stopped; any other has failed. Neither is killed while it says so."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def lose(*positional, **named):
+        raise RuntimeError("[/there/pair.cc:561] Connection closed by peer [::1]:5. This is typically caused by ...")
+
+    def at_work(work, asked):
+        with work.catching_signals():
+            if asked:
+                signal.raise_signal(signal.SIGTERM)
+            parallel._collective(lose)
+
+    be(1, 2)
+    lost = "another process of this job has ended: the last checkpoint is kept (Connection closed by peer [::1]:5)"
+    try:
+        for asked, kind, said in ((False, ProcessLost, lost), (True, Stopped, f"stopped by SIGTERM: {lost}")):
+            with pytest.raises(kind) as ended:
+                at_work(Stoppable("stopping", "all is saved", "the last checkpoint is kept"), asked)
+            assert str(ended.value) == said
+            signal.raise_signal(signal.SIGTERM)  # torchrun's, which does nothing any more
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_processes_agree_on_a_signal_that_one_of_them_got(monkeypatch):
+    work = Stoppable("stopping", "all is saved")
+    assert not work.is_stopped()
+    monkeypatch.setattr(parallel, "largest", lambda number: max(number, signal.SIGTERM))
+    assert work.is_stopped()
+    with pytest.raises(Stopped, match="stopped by SIGTERM: all is saved"):
+        work.raise_if_stopped()
