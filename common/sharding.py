@@ -14,7 +14,7 @@ from common.synset import SynSet
 
 @dataclass(frozen=True)
 class ClassShare:
-    """The classes [first, last) of `classes` that this process matches; all of them with one process, or undivided."""
+    """The classes [first, last) of `classes` that this process matches, the others match the rest."""
 
     classes: int
     first: int
@@ -22,12 +22,14 @@ class ClassShare:
 
     @classmethod
     def of(cls, classes: int, undivided: bool = False) -> ClassShare:
-        """This process's share. undivided: every process matches all classes, for they cannot be taken apart."""
-        return cls(classes, 0, classes) if undivided else cls(classes, *parallel.share(classes))
+        """This process's share. undivided: process 0 matches all classes, for they cannot be taken apart."""
+        if undivided:
+            return cls(classes, 0, classes if parallel.is_main() else 0)
+        return cls(classes, *parallel.share(classes))
 
     @property
     def count(self) -> int:
-        """How many classes they are; 0 where there are more processes than classes."""
+        """How many classes they are; 0 where others match all of them."""
         return self.last - self.first
 
     @property
@@ -54,8 +56,7 @@ class ClassShare:
         """Update the coefficients, in every process alike, with all shares' gradients; the loss of all of them."""
         synset.optim_zero_grad()
         images.backward(gradient)
-        if self.count < self.classes:
-            assert synset.coefficients.grad is not None
-            parallel.sum_(loss, synset.coefficients.grad)
+        assert synset.coefficients.grad is not None
+        parallel.sum_(loss, synset.coefficients.grad)
         synset.optim_step()
         return loss

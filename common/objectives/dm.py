@@ -74,7 +74,7 @@ def default_chunk(device: torch.device, batch_real: int, im_size: Sequence[int])
 def dealt_out(setting: Setting) -> tuple[Network, ClassShare]:
     """The network to match with, and the classes that this process matches.
 
-    Batch statistics are of all classes. On GPUs the processes put them together; where they cannot, each matches all.
+    Batch statistics are of all classes. On GPUs the processes put them together; where they cannot, one matches all.
     """
     network, classes = setting.network().requires_grad_(False), setting.train.num_classes
     if parallel.world() == 1 or not has_batchnorm(network):
@@ -84,6 +84,6 @@ def dealt_out(setting: Setting) -> tuple[Network, ClassShare]:
     reason = "on a CPU" if setting.device.type != "cuda" else f"with more processes than the {classes} classes"
     tqdm.write(
         f"{setting.options.model} normalises over the batch, which is not shared {reason}: "
-        "every process matches all classes, no faster than one would"
+        f"one of the {parallel.world()} processes matches all classes, and the others wait"
     )
     return network, ClassShare.of(classes, undivided=True)

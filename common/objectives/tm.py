@@ -94,6 +94,8 @@ def run(options: Options, sources: Sources, objective: str = "TM") -> None:
         assert synset.coefficients.grad is not None
         if dealt:
             parallel.sum_(loss, to_step_size, synset.coefficients.grad)
+        else:  # all have the whole of it, and processors of several kinds may have rounded it differently
+            parallel.copy_from_main_([loss, to_step_size, synset.coefficients.grad])
         synset.optim_step()
         step_size.update(to_step_size)
         return loss
