@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -241,7 +242,7 @@ ONE_OF_EACH = {
 }
 
 
-def test_a_cell_of_each_table_runs_from_end_to_end(here, tmp_path):
+def test_a_cell_of_each_table_runs_from_end_to_end(here, reports, tmp_path):
     queries = [f"{table}/{cell}" for table, cell in ONE_OF_EACH.items()]
     result = call(
         "reproduce.py", "run", "--scale", "smoke", "--device", "cpu", "--output", tmp_path, "--cells", *queries
@@ -265,6 +266,12 @@ def test_a_cell_of_each_table_runs_from_end_to_end(here, tmp_path):
         assert row["version"]
     for shown, label in ((markdown, "scale smoke"), (result.out, "scale smoke"), (page, "scale: smoke")):
         assert shown.count(label) >= len(rows)
+    links = re.findall(r'href="([^"]+report.html)"', page)
+    assert len(links) == len(rows) - 1  # robustness has no page of its own
+    assert all((tmp_path / link).is_file() for link in links)
+    elsewhere = call("reproduce.py", "report", "--output", tmp_path, "--to", tmp_path / "results")
+    assert elsewhere.code == 0
+    assert "report.html" not in (tmp_path / "results" / "report.html").read_text()  # links would lead nowhere
     # Once more: everything is kept.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     again = call(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -294,9 +293,11 @@ def _page_row(row: Row, page: Path) -> dict[str, Any]:
         "note": row.details,
         "command": row.command.replace(" && ", "\n"),
         "picture": pictures[-1] if pictures else None,
-        "report": _relative(report, page) if report and report.exists() else None,
+        "report": _link(report, page) if report and report.exists() else None,
     }
 
 
-def _relative(file: Path, page: Path) -> str:
-    return Path(os.path.relpath(file.resolve(), page.resolve().parent)).as_posix()
+def _link(file: Path, page: Path) -> str | None:
+    """Relative to the page; None for a file that would not travel with the page's folder."""
+    file, folder = file.resolve(), page.resolve().parent
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else None
