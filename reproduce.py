@@ -3,7 +3,7 @@
 python reproduce.py list                                       every cell: published, ours so far, time, memory, data
 python reproduce.py run --table tm-lowres --cells cifar10/1    as published: for a GPU
 python reproduce.py run --table dm-lowres --scale short        reduced to what a CPU core does in an hour a cell
-python reproduce.py run --cells cifar10/1 --dry_run            only print the commands
+python reproduce.py run --table 3d-mnist --dry_run             only print the commands
 python reproduce.py run --table tm-lowres --launcher slurm --partition gpu --gpus_per_node 1
 python reproduce.py report                                     report.md, report.csv and report.html
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from common.devices import Precision
 from common.errors import InputError, run_command
@@ -22,8 +22,9 @@ from common.files import write_atomically, write_csv
 from common.html_report import write_results_page
 from common.options import check_least, parse_command
 from common.reproduction import listing, results, sweep
-from common.reproduction.cells import Plan, parse_images, steps
+from common.reproduction.cells import steps
 from common.reproduction.jobs import CellJob
+from common.reproduction.plan import Plan, images_of, parse_images
 from common.reproduction.scales import Scale
 from common.reproduction.tables import Cell, select
 from common.track import TrackerName
@@ -40,9 +41,6 @@ class Which:
     """cells by parts of their names, e.g. cifar10/1 mnist a/1 DM/imagewoof (default: all of the table)"""
     output: str = "runs/reproduce"
     """everything lies below it, the scales in folders of their own"""
-    data_path: str | None = None
-    """folder that holds the datasets, or into which they are downloaded (default: data; for ImageNet what the variable
-    IMAGENET names, if set)"""
     images: tuple[str, ...] = ()
     """NAME=folder:PATH (or hf:...) takes a dataset's images from elsewhere, with its recipe; labelled everywhere"""
 
@@ -50,31 +48,43 @@ class Which:
         return select(self.table, self.cells)
 
     def plan(self, scale: Scale) -> Plan:
-        return Plan(scale=scale, output=self.output, data_path=self.data_path, images=parse_images(self.images))
+        return Plan(scale=scale, output=self.output, images=parse_images(self.images))
 
 
 @dataclass
-class List(Which):
-    """Every cell: published accuracy, ours so far, where the recipe comes from, time and memory, what is missing."""
+class Scaled(Which):
+    """What decides the commands of a cell."""
 
     scale: Scale = "full"
-    """whose commands are costed"""
+    """full: as published; short: what a CPU core does in an hour; smoke: seconds, on stand-in images. Never mixed."""
+    data_path: str | None = None
+    """folder that holds the datasets, or into which they are downloaded (default: data; for ImageNet what the variable
+    IMAGENET names, if set)"""
     buffer_path: str | None = None
-    """where the experts are (default: buffers, of reduced scales a folder below --output)"""
+    """where the experts are, or go (default: buffers, of reduced scales a folder below --output)"""
+
+    def scaled_plan(self, **more: Any) -> Plan:
+        """Raises InputError for images that the scale does not look at."""
+        if self.scale == "smoke" and (self.images or self.data_path):
+            raise InputError("--scale smoke runs on stand-in images: leave out --images and --data_path")
+        return replace(self.plan(self.scale), data_path=self.data_path, buffer_path=self.buffer_path, **more)
+
+
+@dataclass
+class List(Scaled):
+    """Every cell: published accuracy, ours so far, where the recipe comes from, time and memory, what is missing."""
+
     rate: Literal["cpu", "cuda"] = "cuda"
     """machine that times are estimated for: two CPU cores, as measured, or a GPU, as assumed"""
 
     def run(self) -> None:
-        plan = replace(self.plan(self.scale), buffer_path=self.buffer_path)
-        print(listing.as_text(self.chosen(), plan, self.rate))
+        print(listing.as_text(self.chosen(), self.scaled_plan(), self.rate))
 
 
 @dataclass
-class Run(Which, sweep.Cluster):
+class Run(Scaled, sweep.Cluster):
     """Run cells: what is missing of their experts, then the distillation, then its evaluation."""
 
-    scale: Scale = "full"
-    """full: as published; short: what a CPU core does in an hour; smoke: seconds, on stand-in images. Never mixed."""
     dry_run: bool = False
     """only print the commands"""
     launcher: sweep.Launcher = "here"
@@ -83,8 +93,6 @@ class Run(Which, sweep.Cluster):
     """processes of a cell, one a GPU (torchrun)"""
     resume: Literal["auto", "never"] = "auto"
     """auto: keep what is finished, continue what is not; never: start the cells over"""
-    buffer_path: str | None = None
-    """where the experts are, or go (default: buffers, of reduced scales a folder below --output)"""
     device: str = "auto"
     """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
     precision: Precision = "fp32"
@@ -99,12 +107,17 @@ class Run(Which, sweep.Cluster):
     def run(self) -> None:
         for key, least in {"parallel": 0, "gpus_per_node": 0, "nproc": 1, "cpus_per_task": 1, "timeout_min": 1}.items():
             check_least(self, key, least)
+        if self.table is None and not self.cells:
+            raise InputError("that would be every cell: give --table, or --cells (python reproduce.py list shows them)")
+        if self.launcher == "here" and (unused := sweep.differing(self)):
+            raise InputError(f"--{unused[0]} is for --launcher local and slurm: give one of them, or leave it out")
         cells = self.chosen()
-        shared = ("buffer_path", "device", "precision", "compile", "no_download", "track", "nproc", "resume")
-        plan = replace(self.plan(self.scale), **{key: getattr(self, key) for key in shared})
+        shared = ("device", "precision", "compile", "no_download", "track", "nproc", "resume")
+        plan = self.scaled_plan(**{key: getattr(self, key) for key in shared})
         if self.dry_run:
             for cell in cells:
-                print(f"# {cell.name}, scale {self.scale}")
+                label = images_of(cell, plan).label
+                print(f"# {cell.name}, scale {self.scale}{f', {label}' if label else ''}")
                 print("\n".join(step.command for step in steps(cell, plan)), end="\n\n")
             return
         jobs = [CellJob(cell, plan) for cell in cells]

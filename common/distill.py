@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from common.evaluate import evaluate, in_percent, networks_at_once, point_of, tr
 from common.html_report import write_run_report
 from common.networks import Network
 from common.run import Run, open_run
+from common.run_record import read_metrics
 from common.setting import Setting
 from common.step_size import StepSize
 from common.synset_file import export_pair, load_synset, save_synset
@@ -121,8 +121,9 @@ class _Loop:
     def restore(self) -> None:
         state = parallel.broadcast(self.run.load_checkpoint())
         if self.source is not None:
-            if state is not None:
-                self.source.load_state_dict(state["source"])
+            # Of a new run too: processes may see files appear at different moments.
+            begun_with = self.source.state_dict() if state is None else state["source"]
+            self.source.load_state_dict(parallel.broadcast(begun_with))
             self.run.state(self.source.stated())
         if state is None:
             self.run.log(self.synset.describe_budget())
@@ -147,7 +148,7 @@ class _Loop:
             self.run.folder,
             context | dataclasses.asdict(self.options),
             name="/".join(self.run.folder.parts[-4:]),
-            group=self.run.folder.parent.relative_to(self.options.save_path).as_posix(),
+            group=self.options.track_group or self.run.folder.parent.relative_to(self.options.save_path).as_posix(),
             project=self.options.track_project,
             resumed_from=resumed_from,
             say=self.run.log,
@@ -362,6 +363,8 @@ class _Loop:
         }
 
     def _write_report(self) -> None:
+        if not parallel.is_main():
+            return
         try:
             write_run_report(self.run.folder)
         except InputError as error:  # everything else is saved: it can be written later
@@ -379,12 +382,7 @@ class _Loop:
     # -- the end -----------------------------------------------------------------------------------------------
 
     def finish(self) -> dict[str, Any]:
-        losses = []
-        with (self.run.folder / "metrics.jsonl").open(encoding="utf-8") as file:
-            for line in file:
-                entry = json.loads(line)
-                if "loss" in entry:
-                    losses.append((entry["iteration"], entry["loss"]))
+        losses, _ = read_metrics(self.run.folder / "metrics.jsonl")
         report.draw_curves(self.run.folder / "curves.png", losses, self.evaluations)
         self.tracker.picture("curves", self.run.folder / "curves.png", self.iteration)
         picture = self.run.folder / f"images_{self.iteration:06d}.png"

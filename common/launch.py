@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -15,7 +16,8 @@ from pathlib import Path
 from common.errors import InputError
 
 ROOT = Path(__file__).parent.parent
-_KEPT = 4096  # bytes of what a script said last
+_KEPT = 1 << 16  # bytes of what a script said last: torchrun adds much to it
+_ERROR = re.compile(r"(?:rank \d+: )?error: (.*)")
 
 
 def run_script(script: str, *flags: object) -> str:
@@ -75,8 +77,15 @@ class Script:
     def reason(self) -> str:
         """What it said last on its standard error: of an InputError the sentence."""
         lines = [line.strip() for line in self._said.decode(errors="replace").replace("\r", "\n").splitlines()]
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        return (errors or [line for line in lines if line] or ["it said nothing"])[-1]
+        errors = [match[1] for match in map(_ERROR.fullmatch, lines) if match]
+        if errors:
+            return errors[0]  # of several processes the first is the one that ended the others
+        return next((line for line in reversed(lines) if line), "it said nothing")
+
+    @property
+    def pid(self) -> int:
+        """Of the process, which SIGTERM asks to save and end."""
+        return self._process.pid
 
     def _await_end(self) -> None:
         # Without collecting the exit code: Popen.wait holds a lock that a handler would wait for in vain.

@@ -38,7 +38,7 @@ DSA_STRATEGY = "_".join(STRATEGIES)
 # Where a run computes, reads and writes: two runs that differ in these alone are the same run.
 NOT_PART_OF_A_RUN = frozenset({
     "data_path", "no_download", "workers", "save_path", "name", "device", "resume", "checkpoint_every", "export",
-    "track", "track_project", "buffer_path",
+    "track", "track_project", "track_group", "buffer_path",
 })  # fmt: skip
 
 # The authors' ImageNet scripts call it --res.
@@ -208,6 +208,8 @@ class DistillOptions(EvaluationOptions, DataOptions):
     """show curves and pictures also in wandb or tensorboard; wandb runs offline where nobody is logged in"""
     track_project: str | None = None
     """wandb's project (default: WANDB_PROJECT, else fred)"""
+    track_group: str | None = None
+    """wandb's group (default: <objective>/<dataset>/ipc<ipc>)"""
 
     @property
     def strategy(self) -> str:

@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
@@ -147,7 +148,13 @@ def run_command(main: Callable[[], None]) -> None:
         errors.run_command(main)
         return
     with _output_of(torchrun.rank()):
-        code = errors.exit_code(lambda: _in_group(main))
+        try:
+            code = errors.exit_code(lambda: _in_group(main))
+        except (
+            Exception
+        ):  # of no kind that a command ends with: shown as Python would, and the others are not left waiting
+            traceback.print_exc()
+            code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     if dist.is_initialized():

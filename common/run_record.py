@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,21 @@ class RunRecord:
             self.objective, str(self.option("dataset")), self.option("ipc"), self.option("image_size")
         )
 
-    def departures(self) -> tuple[list[str], list[str]]:
-        """(reduced, changed): in words what flags made less than, and other than, the recipe or the default says."""
+    def departures(self, but: Collection[str] = ()) -> tuple[list[str], list[str]]:
+        """(reduced, changed): in words what flags made less than, and other than, the recipe or the default says.
+
+        but: options of which nothing is said.
+        """
         reduced, changed = [], []
         options = self.config["options"]
         for key in sorted(options, key=lambda name: [*_AMOUNTS, name].index(name)):
             value, source, usual = options[key]["value"], options[key]["source"], options[key].get("instead_of")
-            if key in _NO_DEPARTURE or source != "flag" or ("instead_of" in options[key] and value == usual):
+            if (
+                key in _NO_DEPARTURE
+                or key in but
+                or source != "flag"
+                or ("instead_of" in options[key] and value == usual)
+            ):
                 continue
             if key in _AMOUNTS and _is_number(value) and _is_number(usual) and value < usual:
                 reduced.append(f"{value:,} of {usual:,} {_AMOUNTS[key]}")
@@ -106,14 +115,15 @@ def read_run(folder: Path) -> RunRecord:
     try:
         config = read_json(folder / "config.json")
         summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else None
-        losses, evaluations = _metrics(folder / "metrics.jsonl")
+        losses, evaluations = read_metrics(folder / "metrics.jsonl")
         str(config["objective"]), config["options"]["dataset"]["source"], config["options"]["ipc"]["value"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{folder} is not the folder of a run ({error!r}): give one that holds config.json") from error
     return RunRecord(folder, config, summary, losses, evaluations)
 
 
-def _metrics(path: Path) -> tuple[list[tuple[int, float]], list[dict[str, Any]]]:
+def read_metrics(path: Path) -> tuple[list[tuple[int, float]], list[dict[str, Any]]]:
+    """(losses by iteration, evaluations) of a metrics.jsonl, as far as it is whole."""
     losses, evaluations = [], []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:

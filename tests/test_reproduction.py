@@ -22,12 +22,14 @@ from common.estimate import RATES
 from common.files import read_json, write_json
 from common.html_report import STATES
 from common.launch import Script
-from common.options import BufferOptions, parse, parse_buffer
+from common.options import BufferOptions, parse, parse_buffer, parse_plain
 from common.reproduction import jobs, listing, results, sweep
-from common.reproduction.cells import Plan, experts, folder_of, images_of, parse_images, steps
+from common.reproduction.cells import experts, folder_of, steps
 from common.reproduction.jobs import CellJob, read_record, record_file
+from common.reproduction.plan import Plan, images_of, parse_images
 from common.reproduction.programs import program
 from common.reproduction.tables import TABLES, Cell, select
+from common.robustness import RobustnessOptions
 from tests.conftest import ROOT
 from tests.test_cli import assert_refused, call
 
@@ -39,6 +41,8 @@ LONG = replace(SMALL, ipc=2, flags=("--Iteration", "200", "--checkpoint_every", 
 
 class InThisProcess:
     """A script run without a process of its own, which would import torch anew."""
+
+    pid = 1
 
     def __init__(self, script, words, nproc=1):
         assert nproc == 1
@@ -115,9 +119,23 @@ def test_unknown_names_are_refused():
         call("reproduce.py", "run", "--table", "3d-mnist", "--cells", "3d-mnist/50"), "3d-mnist/50", "3D-MNIST/1"
     )
     assert_refused(call("reproduce.py", "run", "--cells", "CIFAR10/1", "nothing"), "'nothing'", "reproduce.py list")
-    assert_refused(call("reproduce.py", "run", "--images", "CIFAR10=elsewhere"), "CIFAR10=elsewhere", "folder:PATH")
-    assert_refused(call("reproduce.py", "run", "--images", "CIFAR=folder:x"), "CIFAR=folder:x", "NAME one of")
+    assert_refused(
+        call("reproduce.py", "run", "--table", "dm-lowres", "--images", "CIFAR10=elsewhere"),
+        "CIFAR10=elsewhere",
+        "folder:PATH",
+    )
+    assert_refused(call("reproduce.py", "list", "--images", "CIFAR=folder:x"), "CIFAR=folder:x", "NAME one of")
     assert_refused(call("reproduce.py", "run", "--nproc", "0"), "--nproc 0")
+
+
+def test_words_of_no_effect_are_refused():
+    assert_refused(call("reproduce.py", "run"), "every cell", "--table")
+    assert_refused(
+        call("reproduce.py", "run", "--table", "3d-mnist", "--partition", "gpu"), "--partition", "--launcher"
+    )
+    words = ["run", "--table", "3d-mnist", "--scale", "smoke"]
+    assert_refused(call("reproduce.py", *words, "--data_path", "x"), "stand-in", "--data_path")
+    assert_refused(call("reproduce.py", *words, "--images", "3D-MNIST=folder:x"), "stand-in", "--images")
 
 
 @pytest.mark.parametrize("scale", ["smoke", "short", "full"])
@@ -141,7 +159,12 @@ def test_commands_are_ones_that_the_scripts_take(cell, scale, tmp_path):
         )
         # What matching needs is what is trained.
         assert options.max_start_epoch - 1 + options.expert_epochs <= buffer.train_epochs
-        assert experts(cell, plan) == (0, buffer.num_experts)
+        assert experts(cell, plan) == (0, buffer.num_experts, False)
+    if cell.target:
+        asked = parse_plain(RobustnessOptions, todo[-1].words)
+        assert (asked.target_dataset, asked.device) == (cell.target, options.device)
+        assert Path(asked.synset) == distillation.product.with_name("synset.safetensors")
+        assert asked.level == ("all" if cell.target == "CIFAR10.1" else "5")
     reduced = {"Iteration", "num_eval", "epoch_eval_train"} & {key for key, each in sources.items() if each == "flag"}
     assert bool(reduced) == (scale != "full")
 
@@ -173,7 +196,7 @@ def test_a_dry_run_prints_and_runs_nothing(tmp_path):
     result = call("reproduce.py", "run", *flags, "--dry_run", "--nproc", 2)
     assert result.code == 0, result.err
     lines = [line for line in result.out.splitlines() if line]
-    assert lines[0] == "# corruption/CIFAR10/CIFAR10-C/1, scale smoke"
+    assert lines[0] == "# corruption/CIFAR10/CIFAR10-C/1, scale smoke, generated images of 32 px"
     starts = [f"torchrun --standalone --nproc_per_node 2 {script}" for script in ("TM/buffer.py", "TM/distill.py")]
     assert [line.startswith(start) for line, start in zip(lines[1:], starts, strict=False)] == [True, True]
     assert lines[3].startswith("python corruption-exp/evaluate.py")
@@ -222,7 +245,7 @@ def test_experts_that_are_there_cost_nothing(tmp_path):
     folder.mkdir(parents=True)
     for number in range(2):
         (folder / f"expert_000{number}.safetensors").touch()
-    assert experts(cell, plan) == (2, 2)
+    assert experts(cell, plan) == (2, 2, False)
     assert listing.cost_of(cell, plan, "cpu").expert_flops == 0
     assert set(RATES) == {"cpu", "cuda"}
 
@@ -315,6 +338,68 @@ def test_results_of_another_version_are_kept_and_labelled(here, tmp_path):
     assert "another" not in results.row_of(SMALL, plan, "0.0.1-of-old").remarks
 
 
+def test_cells_that_test_one_set_on_drifted_images_share_it(here, tmp_path):
+    """It is made once, kept when one of them is run anew, and told of when it is newer than what was found with it."""
+    plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
+    corrupted, new = select("corruption", ["CIFAR10-C", "CIFAR10.1"])
+    CellJob(corrupted, plan)()
+    synset = tmp_path / "smoke/TM/folder-cifar10/ipc1/tm-lowres-CIFAR10-standin/synset.safetensors"
+    made = synset.stat().st_mtime_ns
+    CellJob(new, plan)()
+    results_file = folder_of(corrupted, plan) / "results.json"
+    results_file.unlink()
+    CellJob(corrupted, replace(plan, resume="never"))()
+    assert results_file.exists()
+    assert synset.stat().st_mtime_ns == made
+    assert {row.state for row in results.collect([corrupted, new], [plan])} == {"finished"}
+    assert "anew" not in results.row_of(corrupted, plan).note
+    os.utime(synset)
+    assert "made anew since" in results.row_of(corrupted, plan).note
+
+
+def test_drifted_images_that_are_missing_are_told_before_anything_is_run(here, tmp_path):
+    plan = Plan(output=str(tmp_path / "out"), data_path=str(tmp_path), no_download=True)
+    (cell,) = select("corruption", ["CIFAR10-C"])
+    with pytest.raises(InputError, match="CIFAR10-C is not in"):
+        CellJob(cell, plan)()
+    assert read_record(cell, plan)["state"] == "failed"
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    listed = call("reproduce.py", "list", "--table", "corruption", "--cells", "CIFAR10-C", "--data_path", tmp_path)
+    assert "CIFAR10-C missing" in listed.out
+
+
+def test_results_may_be_moved(here, tmp_path):
+    CellJob(SMALL, Plan(scale="smoke", output=str(tmp_path / "here"), device="cpu"))()
+    (tmp_path / "here").rename(tmp_path / "there")
+    row = results.row_of(SMALL, Plan(scale="smoke", output=str(tmp_path / "there")))
+    assert (row.state, row.n) == ("finished", 1)
+
+
+def test_a_cell_that_is_run_anew_starts_its_record_anew(here, tmp_path):
+    plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
+    CellJob(SMALL, plan)()
+    jobs.write_record(SMALL, plan, seconds=5000.0, interruptions=3, begun_by="0.0.1-of-old")
+    assert {"interrupted 3 times", "begun by version 0.0.1-of-old"} <= set(results.row_of(SMALL, plan).note.split("; "))
+    CellJob(SMALL, replace(plan, resume="never"))()
+    row = results.row_of(SMALL, plan)
+    assert row.seconds < 5000
+    assert row.note == ""
+
+
+def test_an_unforeseen_error_fails_its_cell_alone(here, monkeypatch, tmp_path):
+    plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
+
+    def broken(*_):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "Script", broken)
+        with pytest.raises(InputError, match="2 of 2 cells failed"):
+            sweep.run_here([CellJob(SMALL, plan), CellJob(replace(SMALL, ipc=2), plan)])
+    row = results.row_of(SMALL, plan)
+    assert (row.state, row.note) == ("failed", "OSError: the disk is gone")
+
+
 def test_a_killed_cell_is_told_as_interrupted(tmp_path):
     plan = Plan(scale="smoke", output=str(tmp_path))
     jobs.write_record(SMALL, plan, state="running")
@@ -367,6 +452,8 @@ def test_two_cells_through_submitit_one_failing_one_interrupted(quiet, tmp_path)
         "interrupted",
         "by the cluster, to be continued; interrupted once",
     )
+    report = call("reproduce.py", "report", "--output", tmp_path, "--table", "dm-lowres")
+    assert report.code == 0
     assert bad_job.exception() is not None
     failed = results.row_of(SMALL, bad)
     assert failed.state == "failed"
@@ -435,6 +522,8 @@ def test_a_signal_to_the_sweep_saves_what_runs(quiet, tmp_path):
 
 def test_a_stopped_script_is_an_interruption_not_a_failure(monkeypatch, tmp_path):
     class StoppedScript:
+        pid = 1
+
         def __init__(self, *_):
             pass
 
@@ -461,6 +550,13 @@ def test_a_job_array_is_submitted_to_slurm(monkeypatch, tmp_path):
     with pytest.raises(InputError, match="cannot submit to SLURM"):
         sweep.submit_slurm([CellJob(SMALL, plan)], cluster, tmp_path / "jobs")
     monkeypatch.setenv("PATH", f"{commands}:{os.defpath}")
+    (commands / "sbatch").rename(commands / "kept")
+    (commands / "sbatch").write_text("#!/bin/sh\necho no such partition >&2; exit 1\n")
+    (commands / "sbatch").chmod(stat.S_IRWXU)
+    with pytest.raises(InputError, match=r"SLURM has not taken the jobs.*no such partition"):
+        sweep.submit_slurm([CellJob(SMALL, plan)], cluster, tmp_path / "jobs")
+    assert read_record(SMALL, plan)["state"] == "not started"
+    (commands / "kept").replace(commands / "sbatch")
     done = replace(SMALL, ipc=10)
     write_json(folder_of(done, plan) / "summary.json", {})
     sweep.submit_slurm([CellJob(cell, plan) for cell in (SMALL, LONG, done)], cluster, tmp_path / "jobs")

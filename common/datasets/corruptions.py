@@ -112,9 +112,7 @@ def open_target(
             or classes that are not the source's.
     """
     _check_names(name, kinds, levels)
-    folder = next((root / each for each in _FOLDERS[name] if (root / each).is_dir()), None)
-    if folder is None:
-        raise InputError(f"{name} is not in {root}: the folder {_FOLDERS[name][0]} must hold {_EXPECTED[name]}")
+    folder = target_folder(name, root)
     try:
         if name == "ImageNet-C":
             return Target(name, _image_trees(folder, clean, kinds, levels, resize, skip_corrupt, workers))
@@ -128,6 +126,14 @@ def open_target(
         return Target(name, _levels(folder, clean, kinds, levels))
     except _Unusable as problem:
         raise InputError(f"{name} is not whole in {folder}: {problem}; it must hold {_EXPECTED[name]}") from None
+
+
+def target_folder(name: TargetName, root: Path) -> Path:
+    """The folder of a target in `root`; raises InputError that says what it must hold where there is none."""
+    folder = next((root / each for each in _FOLDERS[name] if (root / each).is_dir()), None)
+    if folder is None:
+        raise InputError(f"{name} is not in {root}: the folder {_FOLDERS[name][0]} must hold {_EXPECTED[name]}")
+    return folder
 
 
 class _Unusable(InputError):

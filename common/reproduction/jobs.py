@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from common.errors import InputError, Stopped
 from common.files import read_json, take_lock, write_json
 from common.launch import Script
-from common.reproduction.cells import Plan, Step, folder_of, images_of, steps
+from common.reproduction.cells import Step, check_target, folder_of, steps
+from common.reproduction.plan import Plan, images_of
 from common.reproduction.tables import Cell
 from common.run import code_version
 
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 
 State = Literal["not started", "queued", "running", "interrupted", "failed", "finished"]
 KEPT = "finished cells and the last checkpoint are kept, the same command continues"
-
-
-class CellFailed(InputError):
-    """A cell's command has ended with an error; the record says which."""
 
 
 def record_file(cell: Cell, plan: Plan) -> Path:
@@ -69,34 +66,26 @@ class CellJob:
         self._script: Script | None = None
 
     def __call__(self) -> None:
-        """Raises CellFailed for a command that fails, and Stopped for one that was stopped; the record says so too."""
+        """Raises InputError for a command that fails, and Stopped for one that was stopped; the record says so too."""
         with self._held():
             if self.plan.resume == "auto" and is_finished(self.cell, self.plan):
                 write_record(self.cell, self.plan, state="finished")
                 print(f"{self.cell.name} is finished, and kept (--resume never would start it over)", flush=True)
                 return
-            before = read_record(self.cell, self.plan)
-            commands = [step.command for step in steps(self.cell, self.plan)]
-            self._note(
-                state="running",
-                commands=commands,
-                images=images_of(self.cell, self.plan).label,
-                folder=str(folder_of(self.cell, self.plan)),
-                seconds=before.get("seconds", 0.0),
-                interruptions=before.get("interruptions", 0),
-                reason=None,
-                version=code_version(),
-            )
             try:
+                self._begin()
                 for step in steps(self.cell, self.plan, make=True):
                     self._run(step)
             except InputError as error:
                 self._note(state="failed", reason=str(error))
                 raise
-            except BaseException as error:
-                self._note_interruption(str(error))
+            except (Stopped, KeyboardInterrupt, SystemExit) as error:
+                self._note_interruption(str(error) or type(error).__name__)
                 raise
-            self._note(state="finished")
+            except BaseException as error:
+                self._note(state="failed", reason=f"{type(error).__name__}: {error}")
+                raise
+            self._note(state="finished", reason=None)
 
     def checkpoint(self) -> DelayedSubmission:
         """Called from submitit's signal handler: the run saves and ends, and the job is to be run again."""
@@ -107,25 +96,48 @@ class CellJob:
         self._note_interruption("by the cluster, to be continued")
         return DelayedSubmission(CellJob(self.cell, replace(self.plan, resume="auto")))
 
+    def _begin(self) -> None:
+        """Say that the cell is running. A record of the same work goes on: its time and interruptions are added to."""
+        folder = str(folder_of(self.cell, self.plan).relative_to(self.plan.root))
+        before = read_record(self.cell, self.plan)
+        if self.plan.resume == "never" or before.get("folder") != folder:
+            before = {}
+        images, version = images_of(self.cell, self.plan).label, code_version()
+        self._note(
+            state="running",
+            commands=[step.command for step in steps(self.cell, self.plan)],
+            images=images,
+            folder=folder,
+            seconds=before.get("seconds", 0.0),
+            interruptions=before.get("interruptions", 0),
+            reason=None,
+            begun_by=before.get("begun_by", version),
+        )
+        if images:
+            print(f"{self.cell.name}: on {images}", flush=True)
+        check_target(self.cell, self.plan)
+
     def _run(self, step: Step) -> None:
-        if self.plan.resume == "auto" and step.product is not None and step.product.exists():
-            return
-        print(f"\n$ {step.command}", flush=True)
-        begun = time.monotonic()
-        script = self._script = Script(step.script, step.words, step.nproc)
-        try:
-            code = script.wait()
-        except BaseException:
-            script.stop()
-            raise
-        finally:
-            self._script = None
-            spent = read_record(self.cell, self.plan)["seconds"] + time.monotonic() - begun
-            self._note(seconds=round(spent, 1))
+        with _alone(step.product):
+            if step.keep and step.product is not None and step.product.exists():
+                return
+            print(f"\n$ {step.command}", flush=True)
+            begun = time.monotonic()
+            script = self._script = Script(step.script, step.words, step.nproc)
+            self._note(script=script.pid)
+            try:
+                code = script.wait()
+            except BaseException:
+                script.stop()
+                raise
+            finally:
+                self._script = None
+                spent = read_record(self.cell, self.plan)["seconds"] + time.monotonic() - begun
+                self._note(script=None, seconds=round(spent, 1))
         if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise Stopped(code - 128, KEPT)
         if code:
-            raise CellFailed(f"{step.script} ended with exit code {code}: {script.reason}")
+            raise InputError(f"{step.script} ended with exit code {code}: {script.reason}")
 
     def _note(self, **facts: Any) -> None:
         write_record(self.cell, self.plan, **facts)
@@ -147,6 +159,19 @@ class CellJob:
             if not take_lock(file):
                 raise InputError(f"another process is at work on {self.cell.name}: wait for it, or leave the cell out")
             yield
+
+
+@contextmanager
+def _alone(product: Path | None) -> Iterator[None]:
+    """Inside, no other cell makes the same product; cells on drifted images share the set of another one."""
+    if product is None:
+        yield
+        return
+    product.parent.mkdir(parents=True, exist_ok=True)
+    with (product.parent / ".cell.lock").open("w") as lock:
+        while not take_lock(lock):
+            time.sleep(1)
+        yield
 
 
 def _lock_of(file: Path) -> Path:

@@ -10,9 +10,11 @@ from tqdm import tqdm
 
 from common.amounts import describe_bytes, describe_seconds
 from common.datasets.presence import is_there
+from common.errors import InputError
 from common.estimate import RATES, SHAPES, Estimate, estimate, seconds
 from common.options import BufferOptions, DistillOptions, Sources, parse, parse_buffer
-from common.reproduction.cells import Plan, experts, images_of, steps
+from common.reproduction.cells import check_target, experts, steps
+from common.reproduction.plan import Plan, images_of
 from common.reproduction.programs import program
 from common.reproduction.results import row_of
 from common.reproduction.tables import TABLES, Cell
@@ -60,17 +62,16 @@ def entry(cell: Cell, plan: Plan, rate: str) -> Entry:
     row = row_of(cell, plan)
     cost = cost_of(cell, plan, rate)
     found = experts(cell, plan)
-    images = images_of(cell, plan)
-    there = is_there(images.dataset, images.flags.get("data_path"))
+    figure = f"{row.ours} ({row.images})" if row.ours and row.images else row.ours
     return Entry(
         cell="/".join(cell.parts),
         published=row.published_text,
-        ours=row.ours or ("" if row.state == "not started" else row.state),
+        ours=figure or ("" if row.state == "not started" else row.state),
         recipe=_recipe(*_options_of(cell, plan)),
         time=describe_seconds(seconds(cost, RATES[rate][0])),
         memory=describe_bytes(cost.memory_bytes),
-        data={True: "there", False: "missing", None: "?"}[there],
-        experts="-" if found is None else f"{found[0]} of {found[1]}",
+        data=_data(cell, plan),
+        experts="-" if found is None else "the authors'" if found.authors else f"{found.there} of {found.wanted}",
     )
 
 
@@ -83,12 +84,25 @@ def cost_of(cell: Cell, plan: Plan, rate: str) -> Estimate:
     if options.image_size is not None and len(shape.im_size) == 2:
         shape = dataclasses.replace(shape, im_size=(options.image_size, options.image_size))
     buffer = None
-    there, wanted = experts(cell, plan) or (0, 0)
+    found = experts(cell, plan)
     training = next((step for step in todo if step.script == scripts.buffer), None)
-    if training is not None and there < wanted:
+    if training is not None and found is not None and found.there < found.wanted:
         asked = parse_buffer(BufferOptions, cell.objective, training.words)
-        buffer = dataclasses.replace(asked, num_experts=wanted - there)
+        buffer = dataclasses.replace(asked, num_experts=found.wanted - found.there)
     return estimate(cell.objective, options, shape, buffer, device=rate)
+
+
+def _data(cell: Cell, plan: Plan) -> str:
+    """Whether the images are there, and the drifted ones where the cell is about them."""
+    if plan.scale == "smoke":
+        return "stand-in"
+    images = images_of(cell, plan)
+    there = is_there(images.dataset, images.flags.get("data_path"))
+    try:
+        check_target(cell, plan)
+    except InputError:
+        return f"{cell.target} missing" if there else "missing"
+    return {True: "there", False: "missing", None: "?"}[there]
 
 
 def _recipe(options: DistillOptions, sources: Sources) -> str:

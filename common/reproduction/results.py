@@ -10,10 +10,12 @@ from typing import Any
 from common.amounts import describe_bytes, describe_seconds
 from common.files import read_json
 from common.options import BufferOptions, find_recipe
-from common.reproduction.cells import Plan, folder_of, images_of
+from common.reproduction.cells import folder_of, source_folder
 from common.reproduction.jobs import State, read_record
+from common.reproduction.plan import Plan, images_of
 from common.reproduction.scales import Scale
 from common.reproduction.tables import TABLES, Cell
+from common.robustness import AUTHORS_PROTOCOL
 from common.run import code_version
 from common.run_record import RunRecord, read_run
 
@@ -24,7 +26,7 @@ UNKNOWN = "unknown"
 class Row:
     """What is known of a cell at a scale. Accuracies in % of the test images; None where something is unknown.
 
-    difference: ours less the published figure, where both are of the same images and nothing was reduced.
+    difference: ours less the published figure, at scale full on the same images; `reduced` says what still was less.
     """
 
     table: str
@@ -77,8 +79,8 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
     """What is known of a cell, from its record and its files. current: the version of this code."""
     record, folder = read_record(cell, plan), folder_of(cell, plan)
     if "folder" in record:
-        folder = Path(record["folder"])
-    figures = _figures(cell, folder)
+        folder = plan.root / record["folder"]
+    figures = _of_drifted(cell, plan, folder) if cell.target else _figures(cell, folder)
     published = cell.published or {}
     accuracy = published.get("accuracy")
     mean = figures.get("mean")
@@ -87,7 +89,9 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
     if times := record.get("interruptions"):
         notes.append(f"interrupted {'once' if times == 1 else f'{times} times'}")
     images = record.get("images", images_of(cell, plan).label)
-    version = str(figures.get("version", record.get("version", "")))
+    version, begun_by = str(figures.get("version", "")), record.get("begun_by", "")
+    if begun_by and version and begun_by != version:
+        notes.append(f"begun by version {begun_by}")
     if version and current is not None and version != current:
         notes.append("made by another code version")
     return Row(
@@ -118,8 +122,6 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
 
 def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
     """The figures of a finished cell, accuracies in %; {} while it is not finished."""
-    if cell.target is not None:
-        return _of_drifted(folder / "results.json")
     if not (folder / "summary.json").exists():
         return {}
     run = read_run(folder)
@@ -138,16 +140,20 @@ def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
     }
 
 
-def _of_drifted(file: Path) -> dict[str, Any]:
+def _of_drifted(cell: Cell, plan: Plan, folder: Path) -> dict[str, Any]:
+    file, synset = folder / "results.json", source_folder(cell, plan) / "synset.safetensors"
     if not file.exists():
         return {}
     results = read_json(file)
-    clean = _percent(results["clean"])
+    clean, epochs = _percent(results["clean"]), results["evaluation"]["epochs"]
+    notes = [f"on clean images {_with_std(clean['mean'], clean['std'])}"]
+    if synset.exists() and synset.stat().st_mtime > file.stat().st_mtime:
+        notes.append("of a synthetic set that has been made anew since: run it with --resume never")
     return {
         **_percent(results["mean"]),
         "n": results["n"],
-        "reduced": f"networks of {results['evaluation']['epochs']} epochs",
-        "note": f"on clean images {_with_std(clean['mean'], clean['std'])}",
+        "reduced": f"{epochs:,} of {full:,} epochs" if epochs < (full := AUTHORS_PROTOCOL.epochs or 0) else "",
+        "note": "; ".join(notes),
         "hardware": _hardware(results["hardware"]),
         "version": results["version"],
     }
@@ -164,7 +170,8 @@ def _peak(memory: dict[str, int]) -> int | None:
 
 def _departures(cell: Cell, run: RunRecord, summary: dict[str, Any]) -> str:
     """What was less than, or other than, the recipe says."""
-    reduced, changed = run.departures()
+    # What the table is about is no departure.
+    reduced, changed = run.departures({"image_size", *(flag.removeprefix("--") for flag in cell.flags[::2])})
     wanted = find_recipe(cell.objective, cell.dataset, cell.ipc).values.get("num_experts", BufferOptions.num_experts)
     if "experts" in summary and summary["experts"] < wanted:
         reduced.append(f"{summary['experts']} of {wanted} experts")

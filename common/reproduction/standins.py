@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.datasets.corruptions import CIFAR10_CLASSES, CORRUPTIONS, LEVELS
+from common.datasets.corruptions import CIFAR10_CLASSES, CORRUPTIONS, LEVELS, TargetName
 from common.datasets.imagenet_classes import PREFIX, SUBSETS
 from common.datasets.voxels import FILE as VOXELS_FILE
 from common.datasets.voxels import NAME as VOXELS
@@ -59,7 +59,7 @@ def target_path(folder: Path) -> Path:
     return folder / "targets"
 
 
-def make_target(name: str, dataset: str, folder: Path) -> None:
+def make_target(name: TargetName, dataset: str, folder: Path) -> None:
     """Make the drifted images of a target below `target_path(folder)`, unless they are there already."""
     root = target_path(folder)
     if name == "ImageNet-C":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from common.errors import InputError, Stopped
-from common.reproduction.jobs import KEPT, CellJob, is_finished, write_record
+from common.reproduction.jobs import KEPT, CellJob, is_finished, read_record, write_record
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor, Job
 
 Launcher = Literal["here", "local", "slurm"]
 _POLL = 0.2  # seconds between two looks at local jobs
+_REQUEUES = 1000  # time limits that a job may meet: each time it has come further
 
 
 @dataclass
@@ -36,11 +38,16 @@ class Cluster:
     mem_gb: float | None = None
     """memory of a job in GB (slurm; default: the partition's)"""
     timeout_min: int = 24 * 60
-    """minutes after which a job is interrupted, saves, and is queued again"""
+    """minutes after which a job is interrupted, saves, and is queued again (local: six times at most)"""
     partition: str | None = None
     """partition of the cluster (slurm)"""
     account: str | None = None
     """account that pays (slurm)"""
+
+
+def differing(cluster: Cluster) -> list[str]:
+    """The options of a cluster that were given."""
+    return [option.name for option in fields(Cluster) if getattr(cluster, option.name) != option.default]
 
 
 def run_here(jobs: Sequence[CellJob]) -> None:
@@ -54,8 +61,10 @@ def run_here(jobs: Sequence[CellJob]) -> None:
             print(f"\n[{number}/{len(jobs)}] {job.cell.name}, scale {job.plan.scale}", flush=True)
             try:
                 job()
-            except InputError as error:
-                print(f"{job.cell.name} failed: {error}", flush=True)
+            except Stopped:
+                raise
+            except Exception as error:  # its record says the same; the next cell is another matter
+                print(f"{job.cell.name} failed: {error or type(error).__name__}", flush=True)
                 failed.append(job.cell.name)
     _raise_if_any(failed, len(jobs))
 
@@ -84,25 +93,50 @@ def run_local(jobs: Sequence[CellJob], cluster: Cluster, folder: Path) -> None:
                     else:
                         print(f"{job.cell.name}: failed, see {submitted.paths.stderr}", flush=True)
                         failed.append(job.cell.name)
-    finally:
-        for _, submitted in active:
-            submitted.cancel()
+    except Stopped:
+        print("stopping: what runs saves first", flush=True)
+        for job, submitted in active:
+            _stop(job, submitted)
+        raise
     _raise_if_any(failed, len(jobs))
 
 
+def _stop(job: CellJob, submitted: Job[None]) -> None:
+    """Ask a local job's script to save and end, and wait for the job: submitit itself would kill it after a second."""
+    told = None
+    while not submitted.done():
+        script = read_record(job.cell, job.plan).get("script")
+        if script is None:
+            submitted.cancel()  # it is between two scripts
+        elif script != told:  # told twice it would end without saving
+            with suppress(ProcessLookupError):
+                os.kill(script, signal.SIGTERM)
+            told = script
+        time.sleep(_POLL)
+
+
 def submit_slurm(jobs: Sequence[CellJob], cluster: Cluster, folder: Path) -> None:
-    """A job array with a job for each cell that is not finished; returns once it is queued.
+    """A job array with a job for each cell that is not finished, nor running; returns once it is queued.
 
     folder: for submitit's files and logs, on a file system that the nodes share. Raises InputError without a cluster.
     """
+    from submitit.core import utils
+
     jobs = [job for job in jobs if job.plan.resume == "never" or not is_finished(job.cell, job.plan)]
+    jobs = [job for job in jobs if read_record(job.cell, job.plan)["state"] != "running"]
     if not jobs:
-        print("all of these cells are finished")
+        print("all of these cells are finished, or running")
         return
     executor = _executor("slurm", cluster, folder, jobs[0].plan.nproc)
-    for job in jobs:
-        write_record(job.cell, job.plan, state="queued")
-    for job, submitted in zip(jobs, executor.submit_array(jobs), strict=True):
+    try:
+        array = executor.submit_array(jobs)
+    except (utils.FailedJobError, utils.FailedSubmissionError) as error:
+        raise InputError(
+            f"SLURM has not taken the jobs ({' '.join(str(error).split())}): correct the options"
+        ) from error
+    for job, submitted in zip(jobs, array, strict=True):
+        if read_record(job.cell, job.plan)["state"] != "running":  # it may have started already
+            write_record(job.cell, job.plan, state="queued")
         print(f"{job.cell.name}: job {submitted.job_id}, log {submitted.paths.stdout}")
 
 
@@ -111,7 +145,8 @@ def _executor(kind: Literal["local", "slurm"], cluster: Cluster, folder: Path, g
     import submitit
 
     try:
-        executor = submitit.AutoExecutor(folder, cluster=kind)
+        limit: Any = {f"{kind}_max_num_timeout": _REQUEUES}
+        executor = submitit.AutoExecutor(folder, cluster=kind, **limit)
     except RuntimeError as error:
         raise InputError(
             f"this machine cannot submit to SLURM ({error}): run it on a login node, or give --launcher local"

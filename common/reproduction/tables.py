@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from common import recipes
+from common.datasets.corruptions import TargetName
 from common.datasets.imagenet_classes import PREFIX, canonical
 from common.datasets.voxels import NAME as VOXELS
 from common.errors import InputError, close_names
@@ -29,7 +30,7 @@ class Cell:
     image_size: int | None = None
     """pixels, where the table's differ from the recipe's"""
     flags: tuple[str, ...] = ()
-    target: str | None = None
+    target: TargetName | None = None
     """drifted images that the networks are tested on, where the table is about them"""
 
     @property
