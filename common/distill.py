@@ -143,12 +143,13 @@ class _Loop:
         if not parallel.is_main():
             return Tracker()
         context = {key: self.run.config[key] for key in ("objective", "version", "hardware")}
+        place = self.run.folder.relative_to(self.options.save_path)
         return open_tracker(
             self.options.track,
             self.run.folder,
             context | dataclasses.asdict(self.options),
-            name="/".join(self.run.folder.parts[-4:]),
-            group=self.options.track_group or self.run.folder.parent.relative_to(self.options.save_path).as_posix(),
+            name=place.as_posix(),
+            group=self.options.track_group or place.parent.as_posix(),
             project=self.options.track_project,
             resumed_from=resumed_from,
             say=self.run.log,

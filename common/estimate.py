@@ -84,7 +84,8 @@ def estimate(
         distill = costs.dc_iteration(cell, options, where)
     elif isinstance(options, tm.Options):
         chunk = options.chunk or tm.default_chunk(where, shape.im_size)
-        distill = costs.tm_update(cell, options.syn_steps, chunk, options.unroll)
+        one = costs.tm_update(cell, options.syn_steps, chunk, options.unroll)
+        distill = Cost(options.experts_per_iteration * one.flops, one.bytes)
     else:
         assert isinstance(options, dm.Options)
         chunk = options.chunk or dm.default_chunk(where, options.batch_real, shape.im_size)

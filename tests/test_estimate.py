@@ -16,7 +16,7 @@ from common.matching import distribution, gradient, trajectory
 from common.meter import weigh
 from common.networks import build_network
 from common.objectives import dc, dm, tm
-from common.options import BufferOptions
+from common.options import BufferOptions, parse
 from common.seeds import generator
 from common.synset import SynSet, SynSetArgs
 from tests.conftest import ROOT
@@ -243,3 +243,15 @@ def test_seconds_are_flops_by_rate():
     told = estimate.Estimate(1e12, 2e12, 3e12, 10)
     assert told.flops == 6e12
     assert estimate.seconds(told, 2.0) == 3.0
+
+
+def test_each_expert_of_an_update_costs_the_same():
+    options, _ = parse(tm.Options, "TM", ["--dataset", "digits"])
+    one, four = (
+        estimate.estimate(
+            "TM", dataclasses.replace(options, experts_per_iteration=count), SHAPES["digits"], device="cpu"
+        )
+        for count in (1, 4)
+    )
+    assert four.distill_flops == 4 * one.distill_flops
+    assert four.memory_bytes == one.memory_bytes
