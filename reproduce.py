@@ -21,7 +21,7 @@ from common.errors import InputError, run_command
 from common.files import write_atomically, write_csv
 from common.html_report import write_results_page
 from common.options import check_least, parse_command
-from common.reproduction import listing, results, sweep
+from common.reproduction import listing, results, sweep, tabulate
 from common.reproduction.cells import steps
 from common.reproduction.jobs import CellJob
 from common.reproduction.plan import Plan, images_of, parse_images
@@ -145,12 +145,12 @@ class Report(Which):
         if not rows:
             raise InputError(f"nothing has been run yet in {self.output}: python reproduce.py run --help")
         folder = Path(self.to or self.output)
-        text = results.as_markdown(rows)
+        text = tabulate.as_markdown(rows)
         write_atomically(folder / "report.md", lambda file: file.write_text(text, encoding="utf-8"))
-        write_csv(folder / "report.csv", results.as_csv_rows(rows))
+        write_csv(folder / "report.csv", tabulate.as_csv_rows(rows))
         page = folder / "report.html"
         write_results_page(
-            page, results.as_page_rows(rows, page), "FreD: ours beside the published figures", results.NOTES
+            page, tabulate.as_page_rows(rows, page), "FreD: ours beside the published figures", tabulate.NOTES
         )
         for row in rows:
             name, figure = f"{row.table}/{row.cell}", row.ours or "-"

@@ -23,7 +23,7 @@ from common.files import read_json, write_json
 from common.html_report import STATES
 from common.launch import Script
 from common.options import BufferOptions, parse, parse_buffer, parse_plain
-from common.reproduction import jobs, listing, results, sweep
+from common.reproduction import jobs, listing, results, sweep, tabulate
 from common.reproduction.cells import experts, folder_of, steps
 from common.reproduction.jobs import CellJob, read_record, record_file
 from common.reproduction.plan import Plan, images_of, parse_images
@@ -465,7 +465,7 @@ def test_two_cells_through_submitit_one_failing_one_interrupted(quiet, tmp_path)
     assert (finished.state, finished.note) == ("finished", "interrupted once")
     assert "resumed from iteration" in (folder_of(LONG, plan) / "log.txt").read_text()
     assert json.loads((folder_of(LONG, plan) / "summary.json").read_text())["last"]["iteration"] == 200
-    text = results.as_markdown([finished, failed, interrupted])
+    text = tabulate.as_markdown([finished, failed, interrupted])
     assert all(f"| {state} |" in text for state in ("finished", "failed", "interrupted"))
 
 

@@ -1,13 +1,12 @@
-"""Ours beside what is published: a row for each cell, as Markdown, CSV and a page."""
+"""Ours beside what is published: a row for each cell, from its record and its files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.amounts import describe_bytes, describe_seconds
 from common.files import read_json
 from common.options import BufferOptions, find_recipe
 from common.reproduction.cells import folder_of, source_folder
@@ -73,6 +72,13 @@ class Row:
         """Everything that has to be said beside the figure."""
         scale = "" if self.scale == "full" else f"scale {self.scale}"
         return "; ".join(part for part in (scale, self.details) if part)
+
+
+def collect(cells: Iterable[Cell], plans: Sequence[Plan]) -> list[Row]:
+    """A row for each cell and scale of which something is known."""
+    current = code_version()
+    rows = [row_of(cell, plan, current) for plan in plans for cell in cells]
+    return [row for row in rows if row.state != "not started"]
 
 
 def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
@@ -188,123 +194,3 @@ def _with_std(mean: float | None, std: float | None, places: int = 2) -> str:
     if mean is None:
         return ""
     return f"{mean:.{places}f}" + (f" ± {std:.{places}f}" if std is not None else "")
-
-
-# -- as text, files and a page -------------------------------------------------------------------------------------
-
-
-def collect(cells: Iterable[Cell], plans: Sequence[Plan]) -> list[Row]:
-    """A row for each cell and scale of which something is known."""
-    current = code_version()
-    rows = [row_of(cell, plan, current) for plan in plans for cell in cells]
-    return [row for row in rows if row.state != "not started"]
-
-
-def as_markdown(rows: Sequence[Row]) -> str:
-    """A table for each of the published ones."""
-    lines = ["# Ours beside the published figures", "", *(f"{note}\n" for note in NOTES)]
-    for name, table in TABLES.items():
-        mine = [row for row in rows if row.table == name]
-        if not mine:
-            continue
-        lines += [
-            f"## {table.title} (`{name}`)",
-            "",
-            f"Published: {table.source}. Ours: {_compared(table.figure)}.",
-            "",
-        ]
-        lines += [
-            "| cell | state | ours, % | n | published, % | difference | time | memory | remarks | hardware | version |"
-        ]
-        lines += ["| --- " * 11 + "|"]
-        lines += [_line(row) for row in mine]
-        lines += [
-            "",
-            "Commands:",
-            "",
-            "```sh",
-            *(f"# {row.cell}, scale {row.scale}\n{row.command}" for row in mine),
-            "```",
-            "",
-        ]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-NOTES = (
-    "Accuracy on the test images in %, mean and population standard deviation over n networks trained from scratch "
-    "on the synthetic set. Only rows of scale full say anything about the published figures: short and smoke rows made "
-    "fewer updates and trained fewer networks, smoke rows on stand-in images.",
-)
-
-
-def _compared(figure: str) -> str:
-    return "the best evaluation of a run, as published" if figure == "best_on_test" else "after the last update"
-
-
-def _line(row: Row) -> str:
-    cells = [
-        row.cell,
-        row.state,
-        row.ours,
-        "" if row.n is None else str(row.n),
-        row.published_text,
-        _signed(row.difference),
-        _time(row.seconds),
-        _memory(row.peak_memory_bytes),
-        row.remarks,
-        row.hardware,
-        row.version,
-    ]
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def _signed(difference: float | None) -> str:
-    return "" if difference is None else f"{difference:+.2f}"
-
-
-def _time(seconds: float | None) -> str:
-    return "" if seconds is None else describe_seconds(seconds)
-
-
-def _memory(count: int | None) -> str:
-    return "" if count is None else describe_bytes(count)
-
-
-def as_csv_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows for write_csv; unknown figures are empty."""
-    return [{key: "" if value is None else value for key, value in asdict(row).items()} for row in rows]
-
-
-def as_page_rows(rows: Sequence[Row], page: Path) -> list[dict[str, Any]]:
-    """Rows for `html_report.write_results_page`, with links relative to the page."""
-    return [_page_row(row, page) for row in rows]
-
-
-def _page_row(row: Row, page: Path) -> dict[str, Any]:
-    folder = Path(row.folder) if row.folder else None
-    pictures = sorted(folder.glob("images_*.png")) if folder else []
-    report = folder / "report.html" if folder else None
-    return {
-        "table": f"{TABLES[row.table].title} ({row.table})",
-        "cell": row.cell,
-        "scale": row.scale,
-        "state": row.state,
-        "ours": row.ours,
-        "n": "" if row.n is None else row.n,
-        "published": row.published_text,
-        "difference": _signed(row.difference),
-        "time": _time(row.seconds),
-        "memory": _memory(row.peak_memory_bytes),
-        "hardware": row.hardware,
-        "version": row.version,
-        "note": row.details,
-        "command": row.command.replace(" && ", "\n"),
-        "picture": pictures[-1] if pictures else None,
-        "report": _link(report, page) if report and report.exists() else None,
-    }
-
-
-def _link(file: Path, page: Path) -> str | None:
-    """Relative to the page; None for a file that would not travel with the page's folder."""
-    file, folder = file.resolve(), page.resolve().parent
-    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else None
