@@ -185,7 +185,8 @@ def _departures(cell: Cell, run: RunRecord, summary: dict[str, Any]) -> str:
 
 
 def _hardware(described: dict[str, Any]) -> str:
-    where = described.get("gpu") or f"{described['cpu']}, {described['threads']} threads"
+    count = described["threads"]
+    where = described.get("gpu") or f"{described['cpu']}, {count} thread{'s' * (count != 1)}"
     several = described.get("processes", 1)
     return f"{where}{f', {several} processes' if several > 1 else ''}, torch {described['torch']}"
 
