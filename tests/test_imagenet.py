@@ -491,7 +491,7 @@ def test_a_synthetic_set_says_how_its_images_were_resized(tmp_path: Path, monkey
 
     def remember(*names: object, **options: object) -> tuple[ImageData, ImageData]:
         asked.update(options)
-        return load_dataset(*names, progress=False, **options)
+        return load_dataset(*names, **{**options, "progress": False})
 
     monkeypatch.setattr(evaluate_file, "load_dataset", remember)
     evaluate = ["--synset", str(file), "--num_eval", "1", "--device", "cpu"]
