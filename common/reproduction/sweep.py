@@ -103,15 +103,16 @@ def run_local(jobs: Sequence[CellJob], cluster: Cluster, folder: Path) -> None:
 
 def _stop(job: CellJob, submitted: Job[None]) -> None:
     """Ask a local job's script to save and end, and wait for the job: submitit itself would kill it after a second."""
-    told = None
+    told = set[int | None]()  # each once: told twice it would end without saving
     while not submitted.done():
         script = read_record(job.cell, job.plan).get("script")
-        if script is None:
-            submitted.cancel()  # it is between two scripts
-        elif script != told:  # told twice it would end without saving
-            with suppress(ProcessLookupError):
-                os.kill(script, signal.SIGTERM)
-            told = script
+        if script not in told:
+            told.add(script)
+            if script is None:
+                submitted.cancel()  # it is before or between its scripts
+            else:
+                with suppress(ProcessLookupError):
+                    os.kill(script, signal.SIGTERM)
         time.sleep(_POLL)
 
 
