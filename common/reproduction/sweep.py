@@ -103,16 +103,14 @@ def run_local(jobs: Sequence[CellJob], cluster: Cluster, folder: Path) -> None:
 
 def _stop(job: CellJob, submitted: Job[None]) -> None:
     """Ask a local job's script to save and end, and wait for the job: submitit itself would kill it after a second."""
-    told = set[int | None]()  # each once: told twice it would end without saving
+    # Once: told twice, a script would end without saving.
+    script = read_record(job.cell, job.plan).get("script")
+    if script is None:
+        submitted.cancel()  # the job is before or between its scripts
+    else:
+        with suppress(ProcessLookupError):
+            os.kill(script, signal.SIGTERM)
     while not submitted.done():
-        script = read_record(job.cell, job.plan).get("script")
-        if script not in told:
-            told.add(script)
-            if script is None:
-                submitted.cancel()  # it is before or between its scripts
-            else:
-                with suppress(ProcessLookupError):
-                    os.kill(script, signal.SIGTERM)
         time.sleep(_POLL)
 
 
