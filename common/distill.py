@@ -297,7 +297,8 @@ class _Loop:
         self._keep(point, images)
         self.run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
         self.save()
-        self._write_report()
+        if self.iteration < self.options.Iteration:  # after the last one `finish` writes it, with the summary
+            self._write_report()
 
     def _tested_now(self) -> dict[str, Network]:
         """All networks, or only the one that stands for them while the others wait."""

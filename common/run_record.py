@@ -14,6 +14,7 @@ from common.convert import OBJECTIVES
 from common.errors import InputError
 from common.files import read_json
 from common.options import NOT_PART_OF_A_RUN
+from common.scripts import VOXELS, distill_script
 
 # Options that count something a published setting has more of, and what they count.
 _AMOUNTS = {
@@ -100,10 +101,9 @@ class RunRecord:
 
     def command(self) -> str:
         """The command line that makes this run, in the repository's root."""
-        folder, _, of = self.objective.partition("/")
-        words = [f"{folder}/distill.py", *(["--objective", of] if of else [])]
+        words = distill_script(self.objective)
         if self.option("dataset") == "3D-MNIST" and self.config["options"]["dataset"]["source"] != "flag":
-            words = ["3D-MNIST/distill.py"]
+            words = [VOXELS]
         for key, entry in self.config["options"].items():
             if entry["source"] == "flag" and key != "objective":
                 words += [f"--{key}", str(entry["value"])]

@@ -35,6 +35,7 @@ from common.errors import InputError
 from common.files import UNREADABLE
 from common.options import BufferOptions, DataOptions, data_flags, parse_buffer
 from common.run import dataset_folder
+from common.scripts import buffer_script
 from common.seeds import generator
 
 _REPLAY = re.compile(r"replay_buffer_(\d+)\.pt")
@@ -297,8 +298,7 @@ def _command(folder: Path, data: DataOptions, model: str, epochs: int, objective
     """The command line that trains what is missing, on the same images."""
     chosen = ["--dataset", data.dataset, *(["--recipe", data.recipe] if data.recipe else [])]
     unless_given = parse_buffer(BufferOptions, objective, chosen)  # what the recipe says, where there is one
-    script = f"{objective.removesuffix('/TM')}/buffer.py"
-    words = ["python", script, *chosen, "--model", model, *data_flags(data, unless_given)]
+    words = ["python", buffer_script(objective), *chosen, "--model", model, *data_flags(data, unless_given)]
     # A recipe may say fewer epochs than are asked for.
     words += ["--train_epochs", str(max(epochs, unless_given.train_epochs)), "--keep_epochs", str(epochs)]
     return shlex.join([*words, "--buffer_path", str(folder.parent.parent)])

@@ -240,13 +240,14 @@ def test_the_list_says_what_a_cell_takes(tmp_path):
 def test_experts_that_are_there_cost_nothing(tmp_path):
     (cell,) = select("tm-lowres", ["mnist/1"])
     plan = Plan(scale="smoke", output=str(tmp_path))
-    assert listing.cost_of(cell, plan, "cpu").expert_flops > 0
+    options, _ = listing.options_of(cell, plan)
+    assert listing.cost_of(cell, plan, options, "cpu").expert_flops > 0
     folder = tmp_path / "smoke" / "buffers" / "digits" / "ConvNetD1W16"
     folder.mkdir(parents=True)
     for number in range(2):
         (folder / f"expert_000{number}.safetensors").touch()
     assert experts(cell, plan) == (2, 2, False)
-    assert listing.cost_of(cell, plan, "cpu").expert_flops == 0
+    assert listing.cost_of(cell, plan, options, "cpu").expert_flops == 0
     assert set(RATES) == {"cpu", "cuda"}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -73,8 +73,9 @@ class CellJob:
                 print(f"{self.cell.name} is finished, and kept (--resume never would start it over)", flush=True)
                 return
             try:
-                self._begin()
-                for step in steps(self.cell, self.plan, make=True):
+                todo = steps(self.cell, self.plan, make=True)
+                self._begin(todo)
+                for step in todo:
                     self._run(step)
             except InputError as error:
                 self._note(state="failed", reason=str(error))
@@ -96,7 +97,7 @@ class CellJob:
         self._note_interruption("by the cluster, to be continued")
         return DelayedSubmission(CellJob(self.cell, replace(self.plan, resume="auto")))
 
-    def _begin(self) -> None:
+    def _begin(self, todo: Sequence[Step]) -> None:
         """Say that the cell is running. A record of the same work goes on: its time and interruptions are added to."""
         folder = str(folder_of(self.cell, self.plan).relative_to(self.plan.root))
         before = read_record(self.cell, self.plan)
@@ -105,7 +106,7 @@ class CellJob:
         images, version = images_of(self.cell, self.plan).label, code_version()
         self._note(
             state="running",
-            commands=[step.command for step in steps(self.cell, self.plan)],
+            commands=[step.command for step in todo],
             images=images,
             folder=folder,
             seconds=before.get("seconds", 0.0),

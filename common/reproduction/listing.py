@@ -59,15 +59,15 @@ def as_text(cells: Sequence[Cell], plan: Plan, rate: str) -> str:
 
 def entry(cell: Cell, plan: Plan, rate: str) -> Entry:
     """What is to be said of a cell."""
-    row = row_of(cell, plan)
-    cost = cost_of(cell, plan, rate)
+    row, options, sources = row_of(cell, plan), *options_of(cell, plan)
+    cost = cost_of(cell, plan, options, rate)
     found = experts(cell, plan)
     figure = f"{row.ours} ({row.images})" if row.ours and row.images else row.ours
     return Entry(
         cell="/".join(cell.parts),
         published=row.published_text,
         ours=figure or ("" if row.state == "not started" else row.state),
-        recipe=_recipe(*_options_of(cell, plan)),
+        recipe=_recipe(options, sources),
         time=describe_seconds(seconds(cost, RATES[rate][0])),
         memory=describe_bytes(cost.memory_bytes),
         data=_data(cell, plan),
@@ -75,18 +75,19 @@ def entry(cell: Cell, plan: Plan, rate: str) -> Entry:
     )
 
 
-def cost_of(cell: Cell, plan: Plan, rate: str) -> Estimate:
-    """The estimate of a cell as it would be run, with the experts that are missing; on drifted images its set's."""
-    todo = steps(cell, plan)
-    scripts = program(cell.objective, cell.dataset)
-    options, _ = _options_of(cell, plan)
+def cost_of(cell: Cell, plan: Plan, options: DistillOptions, rate: str) -> Estimate:
+    """The estimate of a cell as it would be run, with the experts that are missing; on drifted images its set's.
+
+    options: `options_of` the cell.
+    """
     shape = SHAPES["digits" if images_of(cell, plan).dataset == "digits" else cell.dataset]
     if options.image_size is not None and len(shape.im_size) == 2:
         shape = dataclasses.replace(shape, im_size=(options.image_size, options.image_size))
     buffer = None
     found = experts(cell, plan)
-    training = next((step for step in todo if step.script == scripts.buffer), None)
-    if training is not None and found is not None and found.there < found.wanted:
+    if found is not None and found.there < found.wanted:
+        scripts = program(cell.objective, cell.dataset)
+        training = next(step for step in steps(cell, plan) if step.script == scripts.buffer)
         asked = parse_buffer(BufferOptions, cell.objective, training.words)
         buffer = dataclasses.replace(asked, num_experts=found.wanted - found.there)
     return estimate(cell.objective, options, shape, buffer, device=rate)
@@ -116,7 +117,7 @@ def _recipe(options: DistillOptions, sources: Sources) -> str:
     return ", ".join(f"{value} ({kinds[key]})" for key, value in values.items())
 
 
-def _options_of(cell: Cell, plan: Plan) -> tuple[DistillOptions, Sources]:
+def options_of(cell: Cell, plan: Plan) -> tuple[DistillOptions, Sources]:
     """The options of its distillation, and where each comes from."""
     scripts = program(cell.objective, cell.dataset)
     distillation = next(step for step in steps(cell, plan) if step.script == scripts.script)

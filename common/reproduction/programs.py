@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from common.datasets.voxels import NAME as VOXELS
+from common.datasets.voxels import NAME as VOXELS_DATASET
 from common.objectives import dc, dm, imagenet_abcde, tm
 from common.options import DistillOptions
+from common.scripts import VOXELS, buffer_script, distill_script
 
 
 class Program(NamedTuple):
@@ -21,19 +22,23 @@ class Program(NamedTuple):
     """script that trains the experts, where the objective needs some"""
 
 
-PROGRAMS: dict[str, Program] = {
-    "DC": Program("DC/distill.py", (), dc.Options),
-    "DM": Program("DM/distill.py", (), dm.Options),
-    "TM": Program("TM/distill.py", (), tm.Options, "TM/buffer.py"),
-    "ImageNet-abcde/DC": Program("ImageNet-abcde/distill.py", ("--objective", "DC"), imagenet_abcde.DC),
-    "ImageNet-abcde/DM": Program("ImageNet-abcde/distill.py", ("--objective", "DM"), imagenet_abcde.DM),
-    "ImageNet-abcde/TM": Program(
-        "ImageNet-abcde/distill.py", ("--objective", "TM"), imagenet_abcde.TM, "ImageNet-abcde/buffer.py"
-    ),
+OPTIONS: dict[str, type[DistillOptions]] = {
+    "DC": dc.Options,
+    "DM": dm.Options,
+    "TM": tm.Options,
+    "ImageNet-abcde/DC": imagenet_abcde.DC,
+    "ImageNet-abcde/DM": imagenet_abcde.DM,
+    "ImageNet-abcde/TM": imagenet_abcde.TM,
 }
 
 
 def program(objective: str, dataset: str) -> Program:
     """What distils a dataset by an objective; voxels have a script of their own."""
-    found = PROGRAMS[objective]
-    return found._replace(script="3D-MNIST/distill.py") if dataset == VOXELS else found
+    script, *flags = distill_script(objective)
+    needs_experts = objective.rpartition("/")[2] == "TM"
+    return Program(
+        VOXELS if dataset == VOXELS_DATASET else script,
+        tuple(flags),
+        OPTIONS[objective],
+        buffer_script(objective) if needs_experts else None,
+    )
