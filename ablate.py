@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from common import frequency, report
-from common.errors import InputError, run_command
-from common.evaluate import in_percent
-from common.files import read_json, write_csv
+from common import frequency
+from common.config.options import DataOptions, DistillOptions, data_flags, find_recipe, parse_some, with_recipe
 from common.frequency import TransformName
-from common.launch import run_script
-from common.options import DataOptions, DistillOptions, data_flags, find_recipe, parse_some, with_recipe
-from common.run import dataset_folder, run_folder
-from common.selection import SelectionRule
-from common.synset_file import load_synset
+from common.report import pictures
+from common.runs.folder import dataset_folder, run_folder
+from common.synset.file import load_synset
+from common.synset.selection import SelectionRule
+from common.system.errors import InputError, run_command
+from common.system.files import read_json, write_csv
+from common.system.launch import run_script
+from common.training.evaluate import in_percent
 
 
 @dataclass
@@ -186,7 +187,7 @@ def draw(path: Path, options: Options, rows: list[dict[str, Any]], folders: list
         f"{first['dataset']}, {options.objective}, ipc {options.ipc}: positions kept (k {first['k']}), and accuracy. "
         "Low frequencies: dct, dwt top left; dft corners, real parts in one half, imaginary in the other."
     )
-    report.draw_shares(path, cells, len(options.selections), title)
+    pictures.draw_shares(path, cells, len(options.selections), title)
     return True
 
 

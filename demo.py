@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from common.datasets import load_dataset
-from common.errors import run_command
-from common.files import read_json, write_json
-from common.launch import run_script
-from common.run import run_folder
+from common.runs.folder import run_folder
+from common.system.errors import run_command
+from common.system.files import read_json, write_json
+from common.system.launch import run_script
 
 FOLDER = Path("runs/demo")
 DATASET, IPC, NETWORKS = "digits", 1, 3

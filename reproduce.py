@@ -16,18 +16,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from common.devices import Precision
-from common.errors import InputError, run_command
-from common.files import write_atomically, write_csv
-from common.html_report import write_results_page
-from common.options import check_least, parse_command
-from common.reproduction import listing, results, sweep, tabulate
-from common.reproduction.cells import steps
-from common.reproduction.jobs import CellJob
-from common.reproduction.plan import Plan, images_of, parse_images
-from common.reproduction.scales import Scale
-from common.reproduction.tables import Cell, select
-from common.track import TrackerName
+from common.config.options import check_least, parse_command
+from common.runs.track import TrackerName
+from common.system.devices import Precision
+from common.system.errors import InputError, run_command
+from common.system.files import write_atomically, write_csv
+from reproduction import listing, results, sweep, tabulate
+from reproduction.cells import steps
+from reproduction.jobs import CellJob
+from reproduction.page import write_results_page
+from reproduction.plan import Plan, images_of, parse_images
+from reproduction.scales import Scale
+from reproduction.tables import Cell, select
 
 
 @dataclass

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.config.options import parse
 from common.objectives import dm
-from common.options import parse
-from common.parallel import run_command
+from common.system.parallel import run_command
 
 
 @dataclass

@@ -5,9 +5,9 @@ sh DM/scripts/run_DM_FreD.sh                            CIFAR-10, ipc 2, as publ
 The algorithm is in common/objectives/dm.py.
 """
 
+from common.config.options import parse
 from common.objectives import dm
-from common.options import parse
-from common.parallel import run_command
+from common.system.parallel import run_command
 
 
 def main() -> None:

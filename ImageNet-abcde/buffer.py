@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.config.options import BufferOptions, parse_buffer
 from common.objectives import buffer
-from common.options import BufferOptions, parse_buffer
-from common.parallel import run_command
+from common.system.parallel import run_command
 
 
 @dataclass

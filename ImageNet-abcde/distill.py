@@ -7,10 +7,10 @@ The algorithms are in common/objectives/; what is special here are the images an
 
 from __future__ import annotations
 
+from common.config.options import parse, read_first
 from common.objectives import dc, dm, tm
 from common.objectives.imagenet_abcde import DC, DM, TM, Objective
-from common.options import parse, read_first
-from common.parallel import run_command
+from common.system.parallel import run_command
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Train fresh networks on a synthetic set and test them: `python ImageNet-abcde/evaluate.py --synset FILE`."""
 
-from common.evaluate_file import main
+from common.training.evaluate_command import main
 
 if __name__ == "__main__":
     main("ImageNet-abcde/DM", dataset="imagenet-a", model="ConvNetD5", eval_protocol="glad")

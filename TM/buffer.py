@@ -6,9 +6,9 @@ sh TM/scripts/run_buffer.sh                             CIFAR-10, 100 experts of
 Stopped, even killed, the same command trains the experts that are missing. Started twice, two processes share them.
 """
 
+from common.config.options import BufferOptions, parse_buffer
 from common.objectives import buffer
-from common.options import BufferOptions, parse_buffer
-from common.parallel import run_command
+from common.system.parallel import run_command
 
 
 def main() -> None:

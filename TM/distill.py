@@ -5,9 +5,9 @@ DATASET=digits sh TM/scripts/run_buffer.sh; DATASET=digits sh TM/scripts/run_TM_
 The algorithm is in common/objectives/tm.py.
 """
 
+from common.config.options import parse
 from common.objectives import tm
-from common.options import parse
-from common.parallel import run_command
+from common.system.parallel import run_command
 
 
 def main() -> None:

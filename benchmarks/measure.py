@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from common.devices import describe_hardware
-from common.files import write_json
-from common.run import code_version
+from common.runs.folder import code_version
+from common.system.devices import describe_hardware
+from common.system.files import write_json
 
 Versions = dict[str, Callable[[], object]]
 

@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from common import augment, ensemble
+from common.config.options import DSA_STRATEGY, parse_plain
 from common.datasets import ImageData
-from common.devices import can_compile, resolve_device
-from common.errors import InputError, run_command
-from common.matching import distribution, gradient
+from common.matching import augment, distribution, gradient
 from common.networks import build_network, reinitialise
-from common.options import DSA_STRATEGY, parse_plain
-from common.seeds import derive, generator
-from common.selection import select
-from common.synset import SynSet, SynSetArgs
-from common.training import Batches, EvaluationProtocol, train, train_epoch
+from common.synset.selection import select
+from common.synset.synset import SynSet, SynSetArgs
+from common.system.devices import can_compile, resolve_device
+from common.system.errors import InputError, run_command
+from common.system.seeds import derive, generator
+from common.training import ensemble
+from common.training.train import Batches, EvaluationProtocol, train, train_epoch
 
 
 @dataclass

@@ -2,6 +2,6 @@
 
 from common.datasets import load_dataset
 from common.networks import build_network
-from common.synset import SynSet
+from common.synset.synset import SynSet
 
 __all__ = ["SynSet", "build_network", "load_dataset"]

@@ -28,7 +28,7 @@ from scipy import fft
 from torch import Tensor
 from torch.amp import is_autocast_available
 
-from common.errors import InputError
+from common.system.errors import InputError
 
 TransformName = Literal["dct", "dft", "dwt", "identity"]
 TRANSFORMS: tuple[str, ...] = get_args(TransformName)

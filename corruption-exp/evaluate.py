@@ -5,7 +5,7 @@ The algorithm is in common/robustness.py, the test sets in common/datasets/corru
 
 from pathlib import Path
 
-from common.robustness import main
+from common.training.robustness import main
 
 if __name__ == "__main__":
     main(Path(__file__).parent)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.synset import SynSet
+from common.synset.synset import SynSet
 
 
 def synthetic(

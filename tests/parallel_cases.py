@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import parallel, report
+from common.config.options import BufferOptions, EvaluateOptions, parse, parse_buffer, parse_plain
 from common.datasets import ImageData
-from common.evaluate_file import show
+from common.matching.step_size import MOMENTUM, StepSize
 from common.objectives import buffer, dc, dm, tm
-from common.options import BufferOptions, EvaluateOptions, parse, parse_buffer, parse_plain
-from common.step_size import MOMENTUM, StepSize
+from common.report import pictures
+from common.system import parallel
+from common.training.evaluate_command import show
 
 UPDATES = 5
 SMALL = [
@@ -68,7 +69,7 @@ def distil(name: str, save_path: Path, *flags: object) -> None:
     with pytest.MonkeyPatch.context() as patch:
         count_images(patch, matched)
         for drawing in ("draw_images", "draw_masks", "draw_curves"):
-            patch.setattr(report, drawing, lambda *_: None)
+            patch.setattr(pictures, drawing, lambda *_: None)
         if kind == torch.float64:
             batch, to_device = ImageData.batch, tm.to_device
             patch.setattr(ImageData, "batch", lambda self, indices: batch(self, indices).double())

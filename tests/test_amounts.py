@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.amounts import describe_bytes, describe_seconds
+from common.system.text import describe_bytes, describe_seconds
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from common.errors import InputError
 from common.matching.gradient import match
 from common.networks import build_network, reinitialise
 from common.networks.vgg import VGG11
 from common.networks.vit import Attention, ViT
+from common.system.errors import InputError
 from tests.test_networks import count, same, weights
 
 Build = Callable[[], nn.Module]

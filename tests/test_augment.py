@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 
-from common.augment import STRATEGIES, DSAParams, apply, parse_strategy, sample
-from common.errors import InputError
+from common.matching.augment import STRATEGIES, DSAParams, apply, parse_strategy, sample
+from common.system.errors import InputError
 
 ALL = "color_crop_cutout_flip_scale_rotate"
 SIZES = [(16, 16), (7, 7), (12, 9), (28, 28)]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.authors import is_authors, read_authors
-from common.errors import InputError
+from common.synset.authors import is_authors, read_authors
+from common.system.errors import InputError
 from tests.authors_files import synthetic, write_pair, write_results
 
 

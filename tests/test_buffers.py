@@ -17,17 +17,25 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import common.experts
-from common.buffers import buffer_folder, claimed, describe, expert_file, filling, missing_experts, save_expert
+import common.training.experts
+from common.config.options import BufferOptions, DataOptions, parse_buffer
 from common.datasets import load_dataset
 from common.datasets.zca import whitened
-from common.errors import InputError
-from common.experts import ExpertProtocol, train_expert
 from common.matching.trajectory import flatten
 from common.networks import build_network
 from common.objectives import buffer as buffer_script
-from common.options import BufferOptions, DataOptions, parse_buffer
-from common.trajectories import ExpertOrder, find_buffer, open_buffer
+from common.system.errors import InputError
+from common.training.expert_folder import (
+    buffer_folder,
+    claimed,
+    describe,
+    expert_file,
+    filling,
+    missing_experts,
+    save_expert,
+)
+from common.training.expert_trajectories import ExpertOrder, find_buffer, open_buffer
+from common.training.experts import ExpertProtocol, train_expert
 from tests.conftest import ROOT
 from tests.image_sets import make_data
 from tests.test_cli import assert_refused, call
@@ -561,7 +569,7 @@ def test_the_command_trains_the_experts(trained):
     assert len(buffer) == 2
     expected = train_expert(network, data, protocol, 1)
     assert torch.equal(load_file(path / "digits" / MODEL / "expert_0001.safetensors")["trajectory"], expected)
-    tested = 100 * common.evaluate.accuracy(network, test)
+    tested = 100 * common.training.evaluate.accuracy(network, test)
     assert f"after 1 epochs, {tested:.2f} % after 2 epochs" in result.out.splitlines()[-1]
     assert result.out.splitlines()[-1].startswith("expert 1: ")
 
@@ -617,7 +625,7 @@ def test_two_processes_share_the_experts(trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_leave_whole_experts(trained, tmp_path, monkeypatch, number):
     """In the second epoch of the second expert."""
-    original, calls = common.experts.train_epoch, []
+    original, calls = common.training.experts.train_epoch, []
 
     def counted(*positional):
         calls.append(None)
@@ -626,7 +634,7 @@ def test_signals_leave_whole_experts(trained, tmp_path, monkeypatch, number):
         return original(*positional)
 
     with monkeypatch.context() as patch:
-        patch.setattr(common.experts, "train_epoch", counted)
+        patch.setattr(common.training.experts, "train_epoch", counted)
         result = train(tmp_path, "--test_every", 1)
     assert result.code == 128 + number
     assert f"stopped by {number.name}: finished experts are kept, the same command trains the others" in result.err
@@ -728,7 +736,7 @@ def test_waiting_for_an_expert_that_another_process_trains(trained, tmp_path, mo
         lock.close()
 
     monkeypatch.setattr(buffer_script, "train_expert", counted)
-    monkeypatch.setattr("common.buffers.time.sleep", finish_the_other)
+    monkeypatch.setattr("common.training.expert_folder.time.sleep", finish_the_other)
     result = train(path, "--test_every", 1, "--wait")
     shared.close()
     assert result.code == 0, result.err

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from common.objectives import dm
-from common.synset_file import load_synset
+from common.synset.file import load_synset
 from tests.conftest import ROOT
 
 # Seconds, not minutes; what a test does not care about.
@@ -373,7 +373,7 @@ def test_evaluate_refuses_in_a_sentence(finished, flags, parts):
 
 def test_evaluate_needs_to_know_what_a_set_was_made_from(tmp_path):
     """A set saved from Python with less than an evaluation needs."""
-    from common.synset_file import save_synset
+    from common.synset.file import save_synset
     from tests.test_synset import started
 
     path = save_synset(started(), tmp_path / "set.safetensors", {"dataset": "digits"})

@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from common.coresets import herding, k_center
-from common.errors import InputError
-from common.seeds import generator
+from common.system.errors import InputError
+from common.system.seeds import generator
+from common.training.coresets import herding, k_center
 from tests.test_cli import assert_refused, call
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.datasets import DATASETS, digits, load_dataset, statistics
-from common.errors import InputError
+from common.system.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import scipy.ndimage
 import torch
 import torch.nn.functional as F
 
-from common.augment import parse_strategy
-from common.dc_augment import STRATEGIES, DCParams, apply, sample, strategy_for
-from common.errors import InputError
+from common.matching.augment import parse_strategy
+from common.system.errors import InputError
+from common.training.dc_augment import STRATEGIES, DCParams, apply, sample, strategy_for
 
 SHAPES = [(1, 28, 28), (3, 9, 9), (2, 12, 10)]
 

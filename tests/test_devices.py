@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import augment, devices
 from common.datasets import load_dataset
-from common.errors import InputError
-from common.evaluate import evaluate
+from common.matching import augment
 from common.matching.distribution import match
 from common.networks import build_network, reinitialise
-from common.training import Batches, EvaluationProtocol
+from common.system import devices
+from common.system.errors import InputError
+from common.training.evaluate import evaluate
+from common.training.train import Batches, EvaluationProtocol
 from tests.conftest import ROOT
 
 ALL = "color_crop_cutout_flip_scale_rotate"

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from common import augment
+from common.matching import augment
 from common.matching.distribution import match
 from common.networks import build_network
-from common.synset import SynSet
+from common.synset.synset import SynSet
 from tests.conftest import Recorded
 from tests.test_synset import args, real_images
 

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from common import augment, ensemble
-from common.augment import STRATEGIES
+from common.config.options import DSA_STRATEGY
 from common.datasets import load_dataset
-from common.evaluate import evaluate, networks_at_once
+from common.matching import augment
+from common.matching.augment import STRATEGIES
 from common.networks import build_network, reinitialise
-from common.options import DSA_STRATEGY
-from common.seeds import derive, generator
-from common.training import Batches, EvaluationProtocol, train
+from common.system.seeds import derive, generator
+from common.training import ensemble
+from common.training.evaluate import evaluate, networks_at_once
+from common.training.train import Batches, EvaluationProtocol, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COUNT = 3

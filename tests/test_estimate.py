@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import costs, estimate
-from common.augment import sample
+from common.config.options import BufferOptions, parse
+from common.costs.costs import costs, estimate
+from common.costs.estimate import LIBRARIES, RATES, SHAPES, DataShape
+from common.costs.meter import weigh
 from common.datasets import load_dataset
-from common.errors import InputError
-from common.estimate import LIBRARIES, RATES, SHAPES, DataShape
 from common.matching import distribution, gradient, trajectory
-from common.meter import weigh
+from common.matching.augment import sample
 from common.networks import build_network
 from common.objectives import dc, dm, tm
-from common.options import BufferOptions, parse
-from common.seeds import generator
-from common.synset import SynSet, SynSetArgs
+from common.synset.synset import SynSet, SynSetArgs
+from common.system.errors import InputError
+from common.system.seeds import generator
 from tests.conftest import ROOT
 
 TINY = DataShape(3, (16, 16), 2, 40, 30, 20)

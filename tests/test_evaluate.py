@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from common.datasets import load_dataset
-from common.evaluate import evaluate, mean_and_std, random_real
 from common.networks import build_network, reinitialise
-from common.training import Batches, EvaluationProtocol, accuracy, train
+from common.training.evaluate import evaluate, mean_and_std, random_real
+from common.training.train import Batches, EvaluationProtocol, accuracy, train
 
 
 def separable(count=40):

@@ -8,14 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common import augment
 from common.datasets.zca import whitened
-from common.errors import InputError, Stopped
-from common.experts import ExpertProtocol, train_expert
+from common.matching import augment
 from common.matching.trajectory import flatten
 from common.networks import build_network, reinitialise
-from common.seeds import derive, generator
-from common.signals import Stoppable
+from common.system.errors import InputError, Stopped
+from common.system.seeds import derive, generator
+from common.system.signals import Stoppable
+from common.training.experts import ExpertProtocol, train_expert
 from tests.image_sets import make_data
 
 DSA = "color_crop_cutout_flip_scale_rotate"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from common.datasets import ImageData, decode, decoded, disk_cache, image_tree, load_dataset
 from common.datasets.image_data import Resize
-from common.errors import InputError
+from common.system.errors import InputError
 from tests.image_sets import forbid_decoding
 
 pytestmark = pytest.mark.usefixtures("cache")

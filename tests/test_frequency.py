@@ -7,7 +7,7 @@ import torch
 from scipy import fft
 
 from common import frequency
-from common.errors import InputError
+from common.system.errors import InputError
 
 
 @pytest.mark.parametrize("im_size", [(8, 8), (28, 28), (32, 32), (12, 20), (16, 16, 16), (4, 6, 8)])

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from common import training
+from common.config.options import DistillOptions
 from common.networks import build_network
-from common.options import DistillOptions
-from common.pools import pool_names
-from common.seeds import seeded
-from common.synset_file import load_synset
-from common.training import Batches, EvaluationProtocol, train
+from common.networks.pools import pool_names
+from common.synset.file import load_synset
+from common.system.seeds import seeded
+from common.training import train as training
+from common.training.train import Batches, EvaluationProtocol, train
 from tests.test_cli import SHORT, assert_refused, call, run_folder
 
 

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import augment
-from common.errors import InputError
+from common.matching import augment
 from common.matching.gradient import DISTANCES, freeze_batchnorm, match
 from common.networks import build_network
-from common.synset import SynSet
+from common.synset.synset import SynSet
+from common.system.errors import InputError
 from tests.conftest import Recorded
 from tests.test_synset import args, real_images
 

@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 
 from common import recipes
-from common.html_report import STATES, write_results_page, write_run_report
+from common.config.options import described, parse
 from common.objectives import dm
-from common.options import described, parse
-from common.run_record import read_run
-from common.synset import SynSet, SynSetArgs
-from common.synset_file import load_synset, save_synset
+from common.report.record import read_run
+from common.report.run_page import write_run_report
+from common.synset.file import load_synset, save_synset
+from common.synset.synset import SynSet, SynSetArgs
+from reproduction.page import STATES, write_results_page
 from tests.test_cli import TINY, assert_refused, call, run_folder
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -239,10 +240,10 @@ def test_synthetic_sets_of_any_kind(folder, im_size, k, transform, classes, pict
 def test_the_command_line_writes_it_anew(folder):
     before = words((folder / "report.html").read_text())
     (folder / "report.html").unlink()
-    result = call("common/report.py", "html", folder)
+    result = call("common/report/__main__.py", "html", folder)
     assert (result.code, result.out.split()) == (0, [str(folder / "report.html")])
     assert words(page(folder / "report.html")) == before
-    assert_refused(call("common/report.py", "html", folder.parent), "is not the folder of a run")
+    assert_refused(call("common/report/__main__.py", "html", folder.parent), "is not the folder of a run")
 
 
 def test_a_report_that_cannot_be_written_does_not_lose_the_run(tmp_path, reports):
@@ -259,7 +260,7 @@ def test_a_run_that_starts_over_takes_its_report_away(finished, tmp_path):
     shutil.copytree(finished, path)
     flags = ["--name", "run", "--save_path", tmp_path, "--resume", "never", "--data_path", tmp_path]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.distill.write_run_report", lambda folder: folder)
+        patch.setattr("common.runs.loop.write_run_report", lambda folder: folder)
         assert call("DM/distill.py", *TINY, *FLAGS, *flags).code == 0
     assert not (path / "report.html").exists()
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from common.config.options import DataOptions
 from common.datasets import ImageData, check_dataset, decode, hub, load_dataset
 from common.datasets.image_data import Resize
-from common.errors import InputError
-from common.options import DataOptions
-from common.run import run_folder
+from common.runs.folder import run_folder
+from common.system.errors import InputError
 from tests.image_sets import forbid_decoding
 
 datasets = pytest.importorskip("datasets")

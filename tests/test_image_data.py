@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from common.datasets import ClassSampler, ImageData
-from common.seeds import generator
+from common.system.seeds import generator
 from tests.image_sets import make_data
 
 

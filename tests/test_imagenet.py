@@ -17,13 +17,14 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import transforms
 
-from common import evaluate_file, recipes
+from common import recipes
+from common.config.options import DataOptions, EvaluateOptions, parse, parse_buffer, parse_plain
 from common.datasets import DATASETS, ImageData, decode, load_dataset, statistics
 from common.datasets.imagenet_classes import NAMES, SUBSETS, SYNONYMS, resolve
 from common.datasets.imagenet_devkit import DEVKIT, META, TRUTH
-from common.errors import InputError
-from common.options import DataOptions, EvaluateOptions, parse, parse_buffer, parse_plain
 from common.recipes import find
+from common.system.errors import InputError
+from common.training import evaluate_command
 from tests.image_sets import forbid_decoding
 from tests.test_cli import assert_refused, call
 
@@ -493,25 +494,25 @@ def test_a_synthetic_set_says_how_its_images_were_resized(tmp_path: Path, monkey
         asked.update(options)
         return load_dataset(*names, **{**options, "progress": False})
 
-    monkeypatch.setattr(evaluate_file, "load_dataset", remember)
+    monkeypatch.setattr(evaluate_command, "load_dataset", remember)
     evaluate = ["--synset", str(file), "--num_eval", "1", "--device", "cpu"]
-    shown = evaluate_file.evaluate_file(parse_plain(EvaluateOptions, evaluate), "DM", {})
+    shown = evaluate_command.evaluate_file(parse_plain(EvaluateOptions, evaluate), "DM", {})
     assert {key: asked[key] for key in ("image_size", "resize", "antialias", "skip_corrupt")} == {
         "image_size": 16, "resize": "squash", "antialias": False, "skip_corrupt": False,
     }  # fmt: skip
     assert shown["stored"]["accuracies"] is not None
     flagged = parse_plain(EvaluateOptions, [*evaluate, "--resize", "crop", "--antialias", "--skip_corrupt"])
-    evaluate_file.evaluate_file(flagged, "DM", {})
+    evaluate_command.evaluate_file(flagged, "DM", {})
     assert (asked["resize"], asked["antialias"], asked["skip_corrupt"]) == ("crop", True, True)
     # Files that say nothing were made before there was a choice.
-    original = evaluate_file.open_synset
+    original = evaluate_command.open_synset
 
     def older(*names: object, **options: object) -> tuple:
         synset, metadata = original(*names, **options)
         return synset, {key: value for key, value in metadata.items() if key not in ("resize", "antialias")}
 
-    monkeypatch.setattr(evaluate_file, "open_synset", older)
-    evaluate_file.evaluate_file(parse_plain(EvaluateOptions, evaluate), "DM", {})
+    monkeypatch.setattr(evaluate_command, "open_synset", older)
+    evaluate_command.evaluate_file(parse_plain(EvaluateOptions, evaluate), "DM", {})
     assert (asked["resize"], asked["antialias"]) == ("crop", True)
     assert_refused(call("DM/evaluate.py", *evaluate, "--subset", "a"), "--subset a is for --dataset ImageNet")
     assert json.loads((file.parent / "config.json").read_text())["options"]["image_size"]["source"] == "flag"
@@ -531,7 +532,7 @@ def test_a_baseline_resizes_as_the_recipe_does(tmp_path: Path, table: None, monk
         (["--resize", "crop", "--no_antialias", "--res", "32"], ("crop", False, 32)),
     ):
         with pytest.raises(InputError, match="seen"):
-            evaluate_file.evaluate_file(parse_plain(EvaluateOptions, [*words, *more]), "DM", {})
+            evaluate_command.evaluate_file(parse_plain(EvaluateOptions, [*words, *more]), "DM", {})
         assert (asked["resize"], asked["antialias"], asked["image_size"]) == expected
 
 

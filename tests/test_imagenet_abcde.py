@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from common import recipes
-from common.buffers import read_manifest
+from common.config.options import parse
 from common.objectives import tm
-from common.options import parse
-from common.synset_file import load_synset
+from common.synset.file import load_synset
+from common.training.expert_folder import read_manifest
 from tests.conftest import ROOT
 from tests.test_cli import assert_refused, call
 from tests.test_imagenet import TRAIN, WOOF, make_imagenet

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from common.errors import InputError
 from common.networks import FAMILIES, build_network, has_batchnorm, reinitialise
+from common.system.errors import InputError
 
 # (name, parameters) for 10 classes of 3x32x32 images, counted in the authors' networks.
 PARAMETERS = [

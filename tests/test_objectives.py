@@ -9,11 +9,11 @@ import signal
 import pytest
 import torch
 
-from common.errors import InputError
+from common.matching.step_size import LEAST, StepSize
 from common.objectives import dc, tm
-from common.step_size import LEAST, StepSize
-from common.synset_file import load_synset
-from common.training import EvaluationProtocol
+from common.synset.file import load_synset
+from common.system.errors import InputError
+from common.training.train import EvaluationProtocol
 from tests.test_cli import assert_refused, call
 
 TINY = [

@@ -7,12 +7,12 @@ import sys
 import pytest
 import torch
 
-from common import parallel, torchrun
-from common.errors import ProcessLost, Stopped
-from common.evaluate import trained_here
 from common.networks import build_network
-from common.sharding import ClassShare
-from common.signals import Stoppable
+from common.runs.sharding import ClassShare
+from common.system import parallel, torchrun
+from common.system.errors import ProcessLost, Stopped
+from common.system.signals import Stoppable
+from common.training.evaluate import trained_here
 from tests.test_cli import assert_refused, call
 
 
@@ -93,7 +93,7 @@ def test_torchrun_is_known_by_its_environment(monkeypatch):
     assert (torchrun.world(), torchrun.rank(), torchrun.local_rank()) == (4, 3, 1)
 
 
-@pytest.mark.parametrize("script", ["ablate.py", "demo.py", "corruption-exp/evaluate.py", "common/pretrained.py"])
+@pytest.mark.parametrize("script", ["ablate.py", "demo.py", "corruption-exp/evaluate.py", "common/pretrained/__main__.py"])
 def test_commands_of_one_process_refuse_torchrun(monkeypatch, script):
     started_by_torchrun(monkeypatch, 1, 2)
     assert_refused(call(script), "this command is one process: start it with python, without torchrun")

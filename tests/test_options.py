@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from common import recipes
-from common.datasets import DATASETS, ImageData, statistics
-from common.errors import InputError
-from common.options import (
+from common.config.options import (
     NOT_PART_OF_A_RUN,
     BufferOptions,
     ClassMatchingOptions,
@@ -22,7 +20,9 @@ from common.options import (
     parse_buffer,
     parse_plain,
 )
-from common.run import Run
+from common.datasets import DATASETS, ImageData, statistics
+from common.runs.folder import Run
+from common.system.errors import InputError
 from tests.conftest import ROOT
 from tests.test_cli import SHORT, assert_refused, call, run_folder
 

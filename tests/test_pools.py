@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from common.errors import InputError
 from common.networks import has_batchnorm
-from common.pools import build_pool, pool_names, principal
+from common.networks.pools import build_pool, pool_names, principal
+from common.system.errors import InputError
 from tests.test_cli import SHORT, assert_refused, call, run_folder
 
 
@@ -87,7 +87,7 @@ def test_every_network_of_a_pool_is_tested_and_written_down(tested):
 
 
 def test_the_file_says_what_was_matched_and_what_was_measured(tested):
-    from common.synset_file import load_synset
+    from common.synset.file import load_synset
 
     _, metadata = load_synset(run_folder(tested[0]) / "synset.safetensors")
     assert metadata["model"] == "ConvNetD1W32BN"

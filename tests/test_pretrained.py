@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from common import drive, frequency, share
-from common.authors import read_authors
-from common.convert import Facts, from_authors, likely_objective, open_synset
+from common import frequency
 from common.datasets import load_dataset, statistics
 from common.datasets.imagenet_classes import SUBSETS
-from common.errors import InputError
-from common.pretrained import _made_from
-from common.recover import recover
-from common.synset_file import export_pair, load_synset, save_synset
+from common.pretrained import drive, share
+from common.pretrained.__main__ import _made_from
+from common.pretrained.convert import Facts, from_authors, likely_objective, open_synset
+from common.synset.authors import read_authors
+from common.synset.file import export_pair, load_synset, save_synset
+from common.synset.recover import recover
+from common.system.errors import InputError
 from tests.authors_files import synthetic, write_pair, write_results
 from tests.conftest import ROOT
 from tests.test_cli import assert_refused, call
@@ -265,7 +266,7 @@ QUICK = ["--num_eval", 1, "--device", "cpu"]
 
 
 def pretrained(*words):
-    return call("common/pretrained.py", *words)
+    return call("common/pretrained/__main__.py", *words)
 
 
 def accuracy(result):
@@ -589,4 +590,4 @@ def test_help_and_no_command():
     for command in ("list", "download", "convert", "check", "push", "pull"):
         assert f"• {command} " in result.out
     assert pretrained().code == 2
-    assert (ROOT / "common/pretrained.py").is_file()
+    assert (ROOT / "common/pretrained/__main__.py").is_file()

@@ -9,14 +9,14 @@ import typing
 
 import pytest
 
-import common.options as options_module
+import common.config.options as options_module
 from common import recipes
-from common.errors import InputError
-from common.estimate import SHAPES, estimate
+from common.config.options import DSA_STRATEGY, BufferOptions, ClassMatchingOptions, check
+from common.costs.estimate import SHAPES, estimate
 from common.networks import build_network
 from common.objectives import dc, dm, tm
-from common.options import DSA_STRATEGY, BufferOptions, ClassMatchingOptions, check
-from common.synset import SynSet, SynSetArgs
+from common.synset.synset import SynSet, SynSetArgs
+from common.system.errors import InputError
 from tests.conftest import ROOT
 
 if sys.version_info >= (3, 11):

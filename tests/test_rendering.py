@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.rendering import SIDE, render
+from common.report.voxels import SIDE, render
 
 # Where a picture's ring has its hole, and what is outside of it.
 CENTRE = (slice(SIDE // 2 - 3, SIDE // 2 + 3),) * 2

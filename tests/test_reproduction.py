@@ -16,20 +16,20 @@ from typing import get_args
 
 import pytest
 
+from common.config.options import BufferOptions, parse, parse_buffer, parse_plain
+from common.costs.estimate import RATES
 from common.datasets.presence import is_there
-from common.errors import InputError, Stopped
-from common.estimate import RATES
-from common.files import read_json, write_json
-from common.html_report import STATES
-from common.launch import Script
-from common.options import BufferOptions, parse, parse_buffer, parse_plain
-from common.reproduction import jobs, listing, results, sweep, tabulate
-from common.reproduction.cells import experts, folder_of, steps
-from common.reproduction.jobs import CellJob, read_record, record_file
-from common.reproduction.plan import Plan, images_of, parse_images
-from common.reproduction.programs import program
-from common.reproduction.tables import TABLES, Cell, select
-from common.robustness import RobustnessOptions
+from common.system.errors import InputError, Stopped
+from common.system.files import read_json, write_json
+from common.system.launch import Script
+from common.training.robustness import RobustnessOptions
+from reproduction import jobs, listing, results, sweep, tabulate
+from reproduction.cells import experts, folder_of, steps
+from reproduction.jobs import CellJob, read_record, record_file
+from reproduction.page import STATES
+from reproduction.plan import Plan, images_of, parse_images
+from reproduction.programs import program
+from reproduction.tables import TABLES, Cell, select
 from tests.conftest import ROOT
 from tests.test_cli import assert_refused, call
 
@@ -506,7 +506,7 @@ def test_local_jobs_are_started_as_others_end(here, monkeypatch, tmp_path, capsy
 def test_a_signal_to_the_sweep_saves_what_runs(quiet, tmp_path):
     driver = (
         "from tests.test_reproduction import LONG, Plan, CellJob, sweep\n"
-        "from common.errors import run_command\n"
+        "from common.system.errors import run_command\n"
         f"plan = Plan(scale='smoke', output={str(tmp_path)!r}, device='cpu')\n"
         "run_command(lambda: sweep.run_here([CellJob(LONG, plan), CellJob(LONG, plan)]))\n"
     )

@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from common import evaluate as evaluation
 from common.datasets import ImageData
 from common.datasets.corruptions import (
     CIFAR10_CLASSES,
@@ -26,8 +25,9 @@ from common.datasets.corruptions import (
 from common.datasets.image_data import Resize
 from common.datasets.imagenet_classes import SUBSETS
 from common.datasets.zca import whitened
-from common.errors import InputError
-from common.robustness import mean_corruption_error, summarise
+from common.system.errors import InputError
+from common.training.robustness import mean_corruption_error, summarise
+from common.training.train import evaluate as evaluation
 from tests.conftest import ROOT
 from tests.test_cli import assert_refused, call
 from tests.test_imagenet import make_imagenet
@@ -299,7 +299,7 @@ def test_networks_are_trained_once_and_tested_on_everything(source, tmp_path, mo
 
 
 def test_half_statistics_are_of_the_drifted_images_alone(source, tmp_path, monkeypatch):
-    from common import robustness as module
+    from common.training.train import robustness as module
 
     seen: dict[str, list[torch.Tensor]] = {}
     accuracy = module.accuracy

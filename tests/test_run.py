@@ -15,14 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import common.evaluate
-import common.run
-from common import report
-from common.errors import InputError
-from common.files import UNREADABLE, write_atomically, write_json
+import common.runs.folder
+import common.training.evaluate
+from common.config.options import DistillOptions
 from common.objectives import dm
-from common.options import DistillOptions
-from common.run import Run
+from common.report import pictures
+from common.runs.folder import Run
+from common.system.errors import InputError
+from common.system.files import UNREADABLE, write_atomically, write_json
 from tests.conftest import ROOT
 from tests.test_cli import TINY, call, run_folder
 
@@ -49,9 +49,9 @@ def counted(*positional, **named):
     return original(*positional, **named)
 
 setattr(module, function, counted)
-report = importlib.import_module("common.report")
-report.draw_images = report.draw_masks = report.draw_curves = lambda *_: None
-importlib.import_module("common.distill").write_run_report = lambda *_: None
+pictures = importlib.import_module("common.report.pictures")
+pictures.draw_images = pictures.draw_masks = pictures.draw_curves = lambda *_: None
+importlib.import_module("common.runs.loop").write_run_report = lambda *_: None
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -63,7 +63,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def _no_pictures():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("draw_images", "draw_masks", "draw_curves"):
-            patch.setattr(report, name, lambda *_: None)
+            patch.setattr(pictures, name, lambda *_: None)
         yield
 
 
@@ -165,15 +165,15 @@ def test_sigkill_between_updates(tmp_path, never_stopped):
 
 def test_sigkill_within_an_evaluation_keeps_the_finished_network(tmp_path, never_stopped):
     """Killed as the second network of the evaluation after 4 updates begins: the first one's accuracy is kept."""
-    killed(tmp_path, "common.evaluate", "train", NETWORKS + 2)
+    killed(tmp_path, "common.training.evaluate", "train", NETWORKS + 2)
     state = checkpoint(run_folder(tmp_path))
     assert state["iteration"] == 4
     first = never_stopped["metrics"][5]["evaluation"]["accuracies"][:1]
     assert state["unfinished"] == {"ConvNetD1W32": first}
     trained = []
-    original = common.evaluate.train
+    original = common.training.evaluate.train
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.evaluate, "train", lambda *a, **k: (trained.append(1), original(*a, **k))[1])
+        patch.setattr(common.training.evaluate, "train", lambda *a, **k: (trained.append(1), original(*a, **k))[1])
         assert "resumed from iteration 4" in resume(tmp_path).out
     assert len(trained) == 1 + 2 * NETWORKS  # not the first network of this evaluation, then those after 8 and 12
     assert outcome(run_folder(tmp_path)) == never_stopped
@@ -184,7 +184,7 @@ def test_sigkill_within_an_evaluation_keeps_the_finished_network(tmp_path, never
     [
         (signal.SIGTERM, dm, "match", 6, 6, 0),  # in update 6: it is finished and kept
         (signal.SIGINT, dm, "match", 2, 2, 0),
-        (signal.SIGTERM, common.evaluate, "train", NETWORKS + 2, 4, 1),
+        (signal.SIGTERM, common.training.evaluate, "train", NETWORKS + 2, 4, 1),
     ],
 )
 def test_signals_lose_nothing(tmp_path, never_stopped, number, module, function, count, iteration, unfinished):
@@ -372,12 +372,12 @@ def test_any_flipped_byte_is_noticed_or_harmless(folder):
     """Wherever a byte of the file is wrong, reading gives the state that was written, or one of the known errors."""
     path, metrics = folder / "checkpoint.pt", folder / "metrics.jsonl"
     whole = path.read_bytes()
-    good = common.run._read_checkpoint(path, metrics)["state"]
+    good = common.runs.folder._read_checkpoint(path, metrics)["state"]
     refused = 0
     for position in [*range(0, len(whole), 7), *range(whole.index(b"PK\x01\x02"), len(whole))]:
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
         try:
-            state = common.run._read_checkpoint(path, metrics)["state"]
+            state = common.runs.folder._read_checkpoint(path, metrics)["state"]
         except UNREADABLE:
             refused += 1
         else:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from common.datasets import ClassSampler, ImageData, draw_per_class
-from common.errors import InputError
-from common.seeds import generator
+from common.system.errors import InputError
+from common.system.seeds import generator
 from tests.image_sets import make_data
 
 

@@ -3,8 +3,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from common import frequency
-from common.errors import InputError
-from common.selection import select
+from common.synset.selection import select
+from common.system.errors import InputError
 
 
 def by_explained_variance(images: torch.Tensor, k: int, transform: str = "dct") -> set[int]:

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from common import frequency
-from common.seeds import generator
-from common.show import describe, draw, energy_by_frequency, visible
-from common.synset import SynSet, SynSetArgs
-from common.synset_file import save_synset
+from common.report.show import describe, draw, energy_by_frequency, visible
+from common.synset.file import save_synset
+from common.synset.synset import SynSet, SynSetArgs
+from common.system.seeds import generator
 from tests.conftest import ROOT
 
 

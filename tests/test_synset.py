@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from common import frequency
-from common.errors import InputError
-from common.synset import SynSet, SynSetArgs
+from common.synset.synset import SynSet, SynSetArgs
+from common.system.errors import InputError
 
 
 def args(**changes):

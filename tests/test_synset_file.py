@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from common.errors import InputError
-from common.synset import SynSet
-from common.synset_file import export_pair, load_synset, save_synset
+from common.synset.file import export_pair, load_synset, save_synset
+from common.synset.synset import SynSet
+from common.system.errors import InputError
 from tests.test_synset import args, real_images, started
 
 METADATA = {

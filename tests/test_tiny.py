@@ -13,7 +13,7 @@ import torchvision
 from PIL import Image
 
 from common.datasets import ImageData, load_dataset, statistics, tiny
-from common.errors import InputError
+from common.system.errors import InputError
 from tests.image_sets import forbid_decoding
 
 pytestmark = pytest.mark.usefixtures("cache")

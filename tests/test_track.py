@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from common import report
-from common.errors import InputError
 from common.objectives import dm
-from common.track import open_tracker
+from common.report import pictures
+from common.runs.track import open_tracker
+from common.system.errors import InputError
 from tests.conftest import ROOT
 from tests.test_cli import TINY, call, run_folder
 
@@ -42,7 +42,7 @@ def random_states():
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def coloured(tmp_path):
     for name, colour in COLOURS.items():
         Image.new("RGB", (5, 3), colour).save(tmp_path / f"{name}.png")
     return {name: tmp_path / f"{name}.png" for name in COLOURS}
@@ -54,7 +54,7 @@ def pictures(tmp_path):
 def test_no_tracker_writes_nothing_and_imports_neither_package(tmp_path):
     driver = """
 import pathlib, sys
-from common.track import open_tracker
+from common.runs.track import open_tracker
 tracker = open_tracker("none", pathlib.Path(), {}, name="a", say=sys.exit)
 tracker.scalars(1, loss=0.5)
 tracker.evaluation({"iteration": 1, "mean": 0.5, "std": 0.0})
@@ -124,14 +124,14 @@ def tensorboard(tmp_path):
     return start
 
 
-def test_tensorboard_reads_what_was_written(tmp_path, tensorboard, pictures):
+def test_tensorboard_reads_what_was_written(tmp_path, tensorboard, coloured):
     before = random_states()
     tracker = tensorboard(None)
-    tracker.picture("images", pictures["red"], 0)
+    tracker.picture("images", coloured["red"], 0)
     tracker.evaluation(START)
     for updates in range(1, 11):
         tracker.scalars(updates, loss=1 / updates)
-    tracker.picture("images", pictures["blue"], 10)
+    tracker.picture("images", coloured["blue"], 10)
     tracker.evaluation(POINT)
     tracker.summary(SUMMARY)
     tracker.close()
@@ -184,16 +184,16 @@ def test_tensorboard_lists_the_options_beside_the_accuracy(tmp_path, tensorboard
     assert [path for path in (tmp_path / "tensorboard").iterdir() if path.is_dir()] == []
 
 
-def test_a_resumed_run_shows_each_point_once(tmp_path, tensorboard, pictures):
+def test_a_resumed_run_shows_each_point_once(tmp_path, tensorboard, coloured):
     """Killed after 9 updates, continued from its checkpoint after 6, whose evaluation and picture are kept."""
     killed = tensorboard(None)
     for updates in range(1, 7):
         killed.scalars(updates, loss=1.0)
-    killed.picture("images", pictures["red"], 6)
+    killed.picture("images", coloured["red"], 6)
     killed.evaluation(POINT | {"iteration": 6})
     for updates in range(7, 10):
         killed.scalars(updates, loss=2.0)
-    killed.picture("images", pictures["red"], 9)
+    killed.picture("images", coloured["red"], 9)
     killed.close()
     resumed = tensorboard(6)
     for updates in range(7, 13):
@@ -224,8 +224,8 @@ def test_a_run_that_starts_anew_hides_what_was_there(tmp_path, tensorboard):
 # changed that a run relies on, and which processes are wandb's.
 DRIVER = """
 import json, os, pathlib, signal, sys, time, wandb
-from common.errors import InputError
-from common.track import open_tracker
+from common.system.errors import InputError
+from common.runs.track import open_tracker
 from tests.test_track import CONFIG, POINT, START, SUMMARY, random_states
 
 folder, red, blue = map(pathlib.Path, sys.argv[1:])
@@ -448,7 +448,7 @@ def test_wandb_uploads_only_where_somebody_is_logged_in(tmp_path, monkeypatch, a
 @pytest.fixture
 def _small_pictures(monkeypatch):
     for name in ("draw_images", "draw_masks", "draw_curves"):
-        monkeypatch.setattr(report, name, lambda path, *_: Image.new("RGB", (5, 3)).save(path))
+        monkeypatch.setattr(pictures, name, lambda path, *_: Image.new("RGB", (5, 3)).save(path))
 
 
 def distil(path, *words):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common import augment
-from common.devices import precision
-from common.errors import InputError
+from common.matching import augment
 from common.matching.trajectory import Step, build_student, flatten, match
 from common.networks import build_network, reinitialise
+from common.system.devices import precision
+from common.system.errors import InputError
 
 ALL = "color_crop_cutout_flip_scale_rotate"
 IMAGES, CLASSES, SIZE = 7, 3, (8, 8)

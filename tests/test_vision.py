@@ -16,7 +16,7 @@ import torchvision
 from scipy.io import savemat
 
 from common.datasets import load_dataset, statistics
-from common.errors import InputError
+from common.system.errors import InputError
 
 REAL = Path(os.environ.get("FRED_DATA", "no data"))
 

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from scipy import fft
 
-from common import dc_augment
 from common.datasets import load_dataset, statistics
-from common.errors import InputError
-from common.selection import RULES
-from common.synset import SynSet, SynSetArgs
-from common.synset_file import load_synset
+from common.synset.file import load_synset
+from common.synset.selection import RULES
+from common.synset.synset import SynSet, SynSetArgs
+from common.system.errors import InputError
+from common.training import dc_augment
 from tests.test_cli import assert_refused, call, run_folder
 from tests.voxel_sets import SIDE, make_voxels, write_voxels
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.config.options import DataOptions
 from common.datasets import DATASETS, ImageData, load_dataset, zca
 from common.datasets.image_data import Request
-from common.errors import InputError
-from common.options import DataOptions
-from common.synset_file import load_synset, save_synset
+from common.synset.file import load_synset, save_synset
+from common.system.errors import InputError
 from tests.conftest import ROOT
 from tests.test_cli import SHORT, assert_refused, call, images, run_folder
 

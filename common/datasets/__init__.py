@@ -14,7 +14,7 @@ from common.datasets.image_data import ImageData, Loader, Request, Resize, Resiz
 from common.datasets.imagenet_classes import WHOLE, canonical
 from common.datasets.sampling import ClassSampler, Gathered, draw_per_class
 from common.datasets.zca import whitened
-from common.errors import InputError, close_names
+from common.system.errors import InputError, close_names
 
 __all__ = [
     "DATASETS",

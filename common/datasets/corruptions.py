@@ -23,7 +23,7 @@ from common.datasets.image_data import ImageData, Resize
 from common.datasets.image_tree import image_files
 from common.datasets.imagenet_classes import PREFIX, SUBSETS
 from common.datasets.zca import whiten
-from common.errors import InputError, close_names
+from common.system.errors import InputError, close_names
 
 TargetName = Literal["CIFAR10-C", "CIFAR10.1", "ImageNet-C"]
 

@@ -17,7 +17,7 @@ from common.datasets import disk_cache
 from common.datasets.decode import First, Source, Unreadable, decode, name_of, read_first, read_image
 from common.datasets.disk_cache import Stored
 from common.datasets.image_data import Request, Statistics
-from common.errors import InputError
+from common.system.errors import InputError
 
 MAPPED_SHARE = 1 / 3  # of the memory: what takes more than this decoded is mapped from its file
 

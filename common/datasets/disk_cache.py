@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from common.datasets.image_data import Resize, stated
-from common.errors import InputError
-from common.files import write_atomically
+from common.system.errors import InputError
+from common.system.files import write_atomically
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors by name, and facts."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import InputError
+from common.system.errors import InputError
 
 NETWORK_TIMEOUT = 30.0  # seconds without a byte; torchvision itself would wait for ever
 

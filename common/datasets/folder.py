@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.datasets.image_data import ImageData, Request
 from common.datasets.image_tree import EXTENSIONS, ImageFile, Tree, class_folders, image_files, load_tree
-from common.errors import InputError
+from common.system.errors import InputError
 
 PREFIX = "folder:"
 TEST_FOLDERS = ("test", "val")  # the first that exists

@@ -22,7 +22,7 @@ from common.datasets import disk_cache
 from common.datasets.decode import Encoded, Source
 from common.datasets.decoded import check_request, decode_once
 from common.datasets.image_data import ImageData, Request, Resize, stated
-from common.errors import InputError
+from common.system.errors import InputError
 
 PREFIX = "hf:"
 KEYS = ("config", "image", "label", "train", "test")

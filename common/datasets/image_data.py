@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from common.errors import InputError
+from common.system.errors import InputError
 
 if TYPE_CHECKING:
     from common.datasets.zca import Whitening

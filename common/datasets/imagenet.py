@@ -16,7 +16,7 @@ from common.datasets.image_data import ImageData, Loader, Request, Resize, Stati
 from common.datasets.image_tree import ImageFile, Tree, image_file, image_files, load_tree
 from common.datasets.imagenet_classes import PREFIX, SUBSETS
 from common.datasets.imagenet_devkit import DEVKIT, Unusable, validation_wnids
-from common.errors import InputError
+from common.system.errors import InputError
 
 STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SIDE = 128  # pixels, unless asked for otherwise

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.datasets.image_data import ImageData
-from common.errors import InputError
+from common.system.errors import InputError
 
 
 class ClassSampler:

@@ -11,7 +11,7 @@ from pathlib import Path
 from common.datasets.download import damaged, downloading, missing
 from common.datasets.image_data import ImageData, Request, Resize, Statistics
 from common.datasets.image_tree import ImageFile, Tree, class_folders, image_files, load_tree
-from common.errors import InputError
+from common.system.errors import InputError
 
 STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's, as the published recipes use them
 SIDE = 64  # pixels

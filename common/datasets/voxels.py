@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from common.datasets.image_data import ImageData, Request, Statistics
-from common.errors import InputError
+from common.system.errors import InputError
 
 if TYPE_CHECKING:
     import h5py

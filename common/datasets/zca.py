@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from common.datasets import disk_cache, image_data
 from common.datasets.image_data import ImageData, in_unit_range
-from common.errors import InputError
+from common.system.errors import InputError
 
 EPS = 0.1  # the trajectory-matching code's; added to the eigenvalues, in units of (0..1)^2
 FORMAT = 1  # of the fit: raise it when the same images give another transform

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from common.augment import DSAParams, apply
+from common.matching.augment import DSAParams, apply
 
 Embed = Callable[[Tensor], Tensor]
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.augment import DSAParams, apply
-from common.errors import InputError
+from common.matching.augment import DSAParams, apply
 from common.matching.distribution import Rows, class_ranges
+from common.system.errors import InputError
 
 Gradients = dict[str, Tensor]  # of each parameter, by its name in the network
 Distance = Callable[[Gradients, Gradients], Tensor]

@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value
 
-from common.augment import DSAParams, apply
-from common.errors import InputError
+from common.matching.augment import DSAParams, apply
 from common.networks import has_batchnorm
+from common.system.errors import InputError
 
 Unroll = Literal["adjoint", "plain"]
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.errors import InputError, close_names
 from common.networks import alexnet, convnet, convnet3d, resnet, small, vgg, vit
 from common.networks.network import Network
+from common.system.errors import InputError, close_names
 
 __all__ = ["FAMILIES", "Family", "Network", "build_network", "has_batchnorm", "reinitialise"]
 

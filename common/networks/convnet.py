@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from common.errors import InputError
 from common.networks.network import Network, norm_layer, two_sides
+from common.system.errors import InputError
 
 # Swish stands before S: the first alternative that matches wins.
 _NAME = re.compile(r"ConvNet(?:D([1-8]))?(?:W([1-9]\d*))?(?:A(Swish|S|R|L))?(?:_?([NBLIG])N)?(?:([NMA])P)?(GAP)?")

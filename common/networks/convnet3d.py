@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from common.errors import InputError
 from common.networks.network import Network, too_small
+from common.system.errors import InputError
 
 NAMES = ("Conv3DNet",)
 ACCEPTS = "Conv3DNet (three-dimensional images)"

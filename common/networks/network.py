@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from common.errors import InputError
+from common.system.errors import InputError
 
 _GROUPS = 4  # of GroupNorm, in the authors' networks.py
 _LARGE = 128  # pixels of the shorter side: ImageNet subsets, in the authors' ImageNet-abcde folder

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from common.errors import InputError
 from common.networks.network import Network, norm_layer, too_small, two_sides
+from common.system.errors import InputError
 
 NAMES = ("ResNet18", "ResNet18BN", "ResNet18_AP", "ResNet18BN_AP", "ResNet18CIFAR")
 ACCEPTS = "ResNet18, ResNet18BN (batch norm), ResNet18_AP, ResNet18BN_AP (average pooling for strides), ResNet18CIFAR"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from common.errors import InputError
 from common.networks.network import Network, takes_large_form, two_sides
+from common.system.errors import InputError
 
 NAMES = ("ViT", "ViTCIFAR")
 ACCEPTS = "ViT, ViTCIFAR (the form for CIFAR at 128 pixels and more, too)"

@@ -7,14 +7,14 @@ from dataclasses import asdict
 import torch
 from tqdm import tqdm
 
-from common import parallel
-from common.buffers import buffer_folder, claimed, describe, filling, missing_experts, save_expert
-from common.devices import can_compile, check_precision, precision, resolve_device
-from common.experts import ExpertProtocol, train_expert
+from common.config.options import BufferOptions, check_least
 from common.networks import build_network
-from common.options import BufferOptions, check_least
-from common.signals import Stoppable
-from common.training import accuracy
+from common.system import parallel
+from common.system.devices import can_compile, check_precision, precision, resolve_device
+from common.system.signals import Stoppable
+from common.training.expert_folder import buffer_folder, claimed, describe, filling, missing_experts, save_expert
+from common.training.experts import ExpertProtocol, train_expert
+from common.training.train import accuracy
 
 
 def run(options: BufferOptions) -> None:

@@ -9,18 +9,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from common import augment, parallel
+from common.config.options import ClassMatchingOptions, Sources, check_least
 from common.datasets import ClassSampler, Gathered
-from common.devices import precision
-from common.distill import distill
-from common.errors import InputError
+from common.matching import augment
 from common.matching.gradient import freeze_batchnorm, match
 from common.networks import has_batchnorm, reinitialise
-from common.options import ClassMatchingOptions, Sources, check_least
-from common.seeds import derive, generator
-from common.setting import prepare
-from common.sharding import ClassShare
-from common.training import Batches, train_epoch
+from common.runs.loop import distill
+from common.runs.setup import prepare
+from common.runs.sharding import ClassShare
+from common.system import parallel
+from common.system.devices import precision
+from common.system.errors import InputError
+from common.system.seeds import derive, generator
+from common.training.train import Batches, train_epoch
 
 # By ipc: updates of an iteration, and epochs of the network between two of them (the authors' get_loops).
 LOOPS = {

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common import augment, parallel
+from common.config.options import ClassMatchingOptions, Sources, refuse_step_size
 from common.datasets import ClassSampler, Gathered
-from common.devices import precision
-from common.distill import distill
+from common.matching import augment
 from common.matching.distribution import match
 from common.networks import Network, has_batchnorm, reinitialise
-from common.options import ClassMatchingOptions, Sources, refuse_step_size
-from common.seeds import derive, generator, seeded
-from common.setting import Setting, prepare
-from common.sharding import ClassShare
+from common.runs.loop import distill
+from common.runs.setup import Setting, prepare
+from common.runs.sharding import ClassShare
+from common.system import parallel
+from common.system.devices import precision
+from common.system.seeds import derive, generator, seeded
 
 _GPU_PIXELS = 4096 * 32 * 32
 

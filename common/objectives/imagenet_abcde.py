@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from common.networks.pools import EvalMode, EvalProtocol
 from common.objectives import dc, dm, tm
-from common.pools import EvalMode, EvalProtocol
 
 
 @dataclass

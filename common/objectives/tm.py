@@ -8,18 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common import augment, parallel
-from common.buffers import describe
-from common.devices import precision
-from common.distill import distill
-from common.errors import InputError
+from common.config.options import DistillOptions, Sources, check_float32, check_least, check_positive
+from common.matching import augment
+from common.matching.step_size import StepSize
 from common.matching.trajectory import Step, Unroll, build_student, match
 from common.networks import has_batchnorm
-from common.options import DistillOptions, Sources, check_float32, check_least, check_positive
-from common.seeds import generator
-from common.setting import prepare
-from common.step_size import StepSize
-from common.trajectories import ExpertOrder, find_buffer, open_buffer
+from common.runs.loop import distill
+from common.runs.setup import prepare
+from common.system import parallel
+from common.system.devices import precision
+from common.system.errors import InputError
+from common.system.seeds import generator
+from common.training.expert_folder import describe
+from common.training.expert_trajectories import ExpertOrder, find_buffer, open_buffer
 
 _GPU_PIXELS = 1024 * 32 * 32
 

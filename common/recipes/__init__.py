@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common.datasets.imagenet_classes import NAMES, WHOLE
-from common.errors import InputError
+from common.system.errors import InputError
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,0 +1,223 @@
+"""Costs of the pieces of a run, each made once on the meta device by the very code that a run executes.
+
+Every update is that of a fresh synthetic set: decoded, matched, stepped.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import stack_module_state
+
+from common.costs.meter import Cost, weigh
+from common.costs.shapes import DataShape
+from common.matching import distribution, gradient, trajectory
+from common.networks import Network, build_network, has_batchnorm
+from common.objectives import dc
+from common.synset.synset import SynSet, SynSetArgs
+from common.training import ensemble
+from common.training.train import MOMENTUM
+
+_META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What an update depends on, whatever the objective. batch_syn: of each class in DC and DM, of all in TM."""
+
+    model: str
+    shape: DataShape
+    ipc: int
+    k: int
+    transform: str
+    batch_syn: int
+
+    @property
+    def per_class(self) -> int:
+        """n, images a class."""
+        return self.ipc * math.prod(self.shape.im_size) // self.k
+
+    @property
+    def matched(self) -> int:
+        """Synthetic images of a class in an update of DC or DM."""
+        return min(self.batch_syn or self.per_class, self.per_class)
+
+    @property
+    def count(self) -> int:
+        """All synthetic images."""
+        return self.shape.num_classes * self.per_class
+
+    def network(self) -> Network:
+        return network_of(self.model, self.shape)
+
+    def synset(self) -> SynSet:
+        shape = self.shape
+        return SynSet(
+            SynSetArgs(
+                shape.channels, shape.num_classes, shape.im_size, _META, self.ipc, self.k, 1.0, 0.5, self.transform
+            )
+        )
+
+    def drawn(self, synset: SynSet) -> Tensor:
+        """The images of an update of DC or DM."""
+        if self.batch_syn == 0:
+            return synset.decode()
+        return synset.get(torch.zeros(self.shape.num_classes * self.matched, dtype=torch.long, device=_META))[0]
+
+
+class _Real:
+    """Real images that are made when they are asked for."""
+
+    def __init__(self, shape: DataShape, count: int) -> None:
+        self.shape, self.count = shape, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return blank(self.shape, len(range(self.count)[rows]))
+
+
+@lru_cache
+def dm_update(cell: Cell, batch_real: int, chunk: int) -> Cost:
+    """An update of DM, as common/objectives/dm.py makes it. Some classes, which fill a pass, stand for all."""
+    classes = cell.shape.num_classes
+    whole = has_batchnorm(cell.network())
+    count = classes if whole else min(classes, max(1, chunk // min(cell.matched, batch_real)))
+
+    def update() -> None:
+        network = cell.network().requires_grad_(False)
+        synset = cell.synset()
+        images = cell.drawn(synset)
+        real, some = _Real(cell.shape, count * batch_real), images[: count * cell.matched]
+        distribution.match(network.embed, real, some, count, chunk=None if whole else chunk)
+        _step(synset, images, torch.empty_like(images))
+
+    cost, decoding = weigh(update), _decoding(cell)
+    return Cost(decoding + round(classes / count * (cost.flops - decoding)), cost.bytes)
+
+
+def dc_iteration(cell: Cell, options: dc.Options, device: torch.device) -> Cost:
+    """An iteration of DC: updates, and epochs of the network on the synthetic set between them."""
+    outer, inner = dc.loops(options)
+    chunk = options.chunk or dc.default_chunk(device, options.compile)
+    update = _dc_update(cell, options.batch_real, chunk, options.dis_metric)
+    batch = min(options.batch_train, cell.count)
+    trained = training(cell.model, cell.shape, batch)
+    flops = outer * update.flops + (outer - 1) * inner * cell.count * trained.flops
+    return Cost(round(flops), max(update.bytes, trained.bytes if outer > 1 else 0))
+
+
+@lru_cache
+def _dc_update(cell: Cell, batch_real: int, chunk: int | None, distance: str) -> Cost:
+    classes = cell.shape.num_classes
+    ranges = gradient.class_ranges(classes, max(cell.matched, batch_real), chunk or 1)
+
+    def update(count: int) -> None:
+        network = cell.network()
+        if has_batchnorm(network):
+            gradient.freeze_batchnorm(network, blank(cell.shape, count * dc.BATCHNORM_IMAGES))
+        synset = cell.synset()
+        images = cell.drawn(synset)
+        real = _Real(cell.shape, count * batch_real)
+        gradient.match(network, real, images[: count * cell.matched], count, distance=distance, chunk=chunk)
+        _step(synset, images, torch.empty_like(images))
+
+    decoding = _decoding(cell)
+    one = weigh(lambda: update(1))
+    together = ranges[0][1] - ranges[0][0]
+    most = one if together == 1 else weigh(lambda: update(together))
+    return Cost(decoding + classes * (one.flops - decoding), most.bytes)
+
+
+@lru_cache
+def tm_update(cell: Cell, steps: int, chunk: int, unroll: trajectory.Unroll) -> Cost:
+    """An update of TM. One part of a step stands for all parts, and what a second step adds for all further ones."""
+    batch = min(cell.batch_syn or cell.count, cell.count)
+    parts = 1 if has_batchnorm(cell.network()) else math.ceil(batch / chunk)
+    part = math.ceil(batch / parts)
+
+    def update(count: int) -> None:
+        student = trajectory.build_student(cell.network())
+        start, target = (torch.empty(student.num_parameters, device=_META) for _ in range(2))
+        synset = cell.synset()
+        images = synset.decode()
+        labels = torch.zeros(part, dtype=torch.long, device=_META)
+        step_size, each = torch.zeros((), device=_META), [trajectory.Step()] * count
+        trajectory.match(student, start, target, images[:part], labels, step_size, each, unroll=unroll)
+        _step(synset, images, torch.empty_like(images))
+
+    one, two = weigh(lambda: update(1)), weigh(lambda: update(2))
+    flops = _decoding(replace(cell, batch_syn=0)) + steps * batch / part * (two.flops - one.flops)
+    further = steps - 1 if unroll == "adjoint" else steps * parts - 1
+    return Cost(round(flops), one.bytes + further * max(0, two.bytes - one.bytes))
+
+
+def _decoding(cell: Cell) -> int:
+    """FLOPs of decoding the set, and of the way back to the coefficients."""
+
+    def update() -> None:
+        synset = cell.synset()
+        images = cell.drawn(synset)
+        _step(synset, images, torch.empty_like(images))
+
+    return weigh(update).flops
+
+
+def _step(synset: SynSet, images: Tensor, to_images: Tensor) -> None:
+    synset.optim_zero_grad()
+    images.backward(to_images)
+    synset.optim_step()
+
+
+# -- networks --------------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def training(name: str, shape: DataShape, batch: int, together: int = 1) -> Cost:
+    """A step of training: FLOPs per image of a network, and bytes of `together` networks with `batch` images each."""
+
+    def step(count: int) -> None:
+        network = network_of(name, shape).train()
+        if count == 1:
+            parameters, logits = list(network.parameters()), network(blank(shape, batch))
+        else:
+            weights, buffers = stack_module_state([copy.deepcopy(network) for _ in range(count)])
+            some = blank(shape, count * batch).unflatten(0, (count, batch))
+            parameters, logits = list(weights.values()), ensemble.stacked(network)(weights, buffers, some).flatten(0, 1)
+        optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=MOMENTUM)
+        F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=_META)).backward()
+        optimizer.step()
+
+    one = weigh(lambda: step(1))
+    # The formula for the gradient of grouped convolutions, which several networks become, counts too much.
+    return Cost(round(one.flops / batch), one.bytes if together == 1 else weigh(lambda: step(together)).bytes)
+
+
+@lru_cache
+def inference(name: str, shape: DataShape, batch: int, together: int = 1) -> Cost:
+    """A pass of testing: FLOPs per image of a network, and bytes where `together` networks see the same `batch`."""
+
+    @torch.no_grad()
+    def step() -> None:
+        network_of(name, shape).eval()(blank(shape, batch))
+
+    cost = weigh(step)
+    return Cost(round(cost.flops / batch), together * cost.bytes)
+
+
+def network_of(name: str, shape: DataShape) -> Network:
+    """The network of that name, on the meta device."""
+    with _META:
+        return build_network(name, shape.channels, shape.num_classes, shape.im_size)
+
+
+def blank(shape: DataShape, count: int) -> Tensor:
+    """float32 [count, ch, *im_size], on the meta device."""
+    return torch.empty(count, shape.channels, *shape.im_size, device=_META)

@@ -1,0 +1,1 @@
+"""Synthetic sets that others made: fetch, convert, check, share."""

@@ -1,0 +1,232 @@
+"""From decoded images back to what was stored: the positions and coefficients of a FreD set, and its metadata.
+
+The authors' files hold images alone. Each is an inverse DCT of k coefficients per channel, at positions that the images
+of a class share, so the forward DCT gives zeros everywhere else, up to rounding: 4e-7 of the mean magnitude of what is
+kept at 32 px, 1e-6 at 128 px. What neither images nor file can tell is null in the metadata: unknown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from common import recipes
+from common.config.options import DataOptions, DistillOptions, find_recipe, with_recipe
+from common.datasets import check_dataset, is_resizable, statistics
+from common.datasets.image_data import Statistics
+from common.datasets.imagenet_classes import PREFIX, SUBSETS, resolve
+from common.datasets.zca import EPS
+from common.networks.pools import principal
+from common.pretrained.share import PREFIX as HUB
+from common.pretrained.share import fetch
+from common.runs.folder import code_version
+from common.synset.authors import AuthorsSet, is_authors, read_authors
+from common.synset.file import load_synset
+from common.synset.recover import Recovered, recover
+from common.synset.synset import SynSet, SynSetArgs
+from common.system.errors import InputError
+from common.training.evaluate import point_of
+from common.training.train import EvaluationProtocol
+
+# In the order in which a set of unknown origin is most likely to be one of them.
+OBJECTIVES = ("TM", "ImageNet-abcde/TM", "ImageNet-abcde/DM", "ImageNet-abcde/DC", "DM", "DC")
+# What the folders' scripts say otherwise than `DistillOptions`, where their recipes say nothing.
+_ABCDE = {"model": "ConvNetD5", "eval_protocol": "glad"}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "DC": {"dsa": False, "epoch_eval_train": None},
+    **dict.fromkeys(("ImageNet-abcde/TM", "ImageNet-abcde/DM", "ImageNet-abcde/DC"), _ABCDE),
+}
+
+
+@dataclass
+class Facts:
+    """What the authors' files do not say. Everything may stay unknown; evaluations then ask for what they need."""
+
+    dataset: str | None = None
+    """dataset that the set was made from: its recipe, statistics and class names complete the file"""
+    subset: str | None = None
+    """with --dataset ImageNet: a, b, c, d, e, imagenette, imagewoof, fruits, yellow, cats, birds, geo, food, mammals or
+    marine"""
+    objective: str | None = None
+    """objective that made it: TM, DM, DC, or ImageNet-abcde/TM and so on, whose recipe says how networks are trained
+    (default: the first of these that has published figures for dataset and ipc)"""
+    model: str | None = None
+    """network that is trained on it (default: the recipe's)"""
+    ipc: int | None = None
+    """budget, in images per class (default: the least that pays for what the file holds)"""
+    lr_net: float | None = None
+    """step size of the networks; trajectory matching learns one, which the authors' files do not hold"""
+    epochs: Annotated[int | None, tyro.conf.arg(aliases=("--epoch_eval_train",))] = None
+    """epochs of training of the networks (default: the recipe's)"""
+    dsa_strategy: str | None = None
+    """augmentations of the networks' training, joined by underscores, or none (default: the recipe's)"""
+    zca: bool = False
+    """the images are ZCA-whitened, as some ancestors of FreD make theirs"""
+
+    def __post_init__(self) -> None:
+        if self.dataset is not None:
+            self.dataset, self.subset = resolve(self.dataset, self.subset)
+            check_dataset(self.dataset, self.subset)
+        if self.objective is not None and self.objective not in OBJECTIVES:
+            raise InputError(f"there is no objective '{self.objective}': give one of {', '.join(OBJECTIVES)}")
+
+
+def from_authors(
+    authors: AuthorsSet, facts: Facts | None = None, as_pixels: bool = False, device: torch.device | str = "cpu"
+) -> tuple[SynSet, dict[str, Any]]:
+    """The synthetic set and its metadata, as `save_synset` takes them.
+
+    as_pixels: keep the images as they are, transform identity, k = d and ipc = n.
+    Raises InputError for images that are no FreD set (unless as_pixels), and for facts that do not fit them.
+    """
+    facts = facts or Facts()
+    if as_pixels:
+        if facts.ipc not in (None, authors.num_per_class):
+            raise InputError(
+                f"--as_pixels stores the {authors.num_per_class} images per class as they are, which is ipc "
+                f"{authors.num_per_class}: leave out --ipc {facts.ipc}"
+            )
+        d = math.prod(authors.im_size)
+        coefficients = authors.images.flatten(2).unflatten(0, (authors.num_classes, authors.num_per_class))
+        positions = torch.arange(d, dtype=torch.int32).expand(authors.num_classes, d)
+        found = Recovered(coefficients, positions, authors.num_per_class, 0.0)
+    else:
+        found = recover(authors, facts.ipc)
+    recipe = _recipe(facts, found.ipc)
+    stepped = {} if recipe is None or as_pixels else {key: recipe.values.get(key) for key in ("lr_freq", "mom_freq")}
+    synset = SynSet(
+        SynSetArgs(
+            channel=authors.channels,
+            num_classes=authors.num_classes,
+            im_size=authors.im_size,
+            device=device,
+            ipc=found.ipc,
+            msz_per_channel=found.coefficients.shape[3],
+            lr_freq=stepped.get("lr_freq") or 0.0,
+            mom_freq=stepped.get("mom_freq") or 0.0,
+            transform="identity" if as_pixels else "dct",
+        )
+    )
+    synset.load_state_dict({"coefficients": found.coefficients.to(device), "positions": found.positions.to(device)})
+    metadata = _metadata(authors, facts, recipe)
+    metadata["source"] = {
+        "format": f"the authors' {authors.kind}",
+        "files": [file.name for file in authors.files],
+        "residual": found.residual,
+    }
+    return synset, metadata
+
+
+def open_synset(
+    name: str, device: torch.device | str = "cpu", zca: bool | None = None
+) -> tuple[SynSet, dict[str, Any]]:
+    """A synthetic set and its metadata, from our file, an authors' file (as plain pixels) or hf://owner/name[/file].
+
+    zca: whether an authors' file, which does not say, holds whitened images. Raises InputError for what is none.
+    """
+    path = fetch(name) if name.startswith(HUB) else Path(name)
+    if not is_authors(path):
+        return load_synset(path, device)
+    return from_authors(read_authors(path), Facts(zca=bool(zca)), as_pixels=True, device=device)
+
+
+# -- what is known of them ---------------------------------------------------------------------------------------
+
+
+def likely_objective(dataset: str, ipc: int) -> str:
+    """The objective that has a published accuracy for a cell, else a recipe, the first of `OBJECTIVES`; else TM."""
+    found = {each: recipes.find(each, dataset, ipc) for each in OBJECTIVES}
+    published = [each for each, recipe in found.items() if recipe.published]
+    return next(iter([*published, *(each for each, recipe in found.items() if recipe.values)]), OBJECTIVES[0])
+
+
+def defaults_of(objective: str, recipe: recipes.Recipe) -> dict[str, Any]:
+    """Options that the objective's scripts have another default for than `DistillOptions`, and its recipe none."""
+    return {key: value for key, value in _DEFAULTS.get(objective, {}).items() if key not in recipe.values}
+
+
+def _recipe(facts: Facts, ipc: int) -> recipes.Recipe | None:
+    if facts.dataset is None:
+        return None
+    return find_recipe(facts.objective or likely_objective(facts.dataset, ipc), facts.dataset, ipc)
+
+
+def _metadata(authors: AuthorsSet, facts: Facts, recipe: recipes.Recipe | None) -> dict[str, Any]:
+    """As a distillation writes it, with null for what is not known."""
+    like: DistillOptions | None = None
+    if recipe is not None:
+        like = dataclasses.replace(with_recipe(DistillOptions, recipe), **defaults_of(recipe.objective, recipe))
+    accuracies = authors.accuracies or {}
+    model = facts.model or next(iter(accuracies), None) or (like and like.model)
+    point = None
+    if accuracies:
+        point = point_of(accuracies, principal(accuracies, model or ""))
+    mean, std = _statistics(authors, facts, recipe)
+    resized = facts.dataset is not None and is_resizable(facts.dataset)
+    return {
+        "dataset": facts.dataset,
+        "mean": mean,
+        "std": std,
+        "zca": {"eps": EPS, "fingerprint": None} if facts.zca else None,
+        "class_names": _class_names(authors, facts),
+        "image_size": authors.im_size[0] if resized else None,
+        "resize": like and (recipe.values.get("resize", DataOptions.resize) if recipe else None),
+        # The authors' version of torchvision does not antialias tensors.
+        "antialias": None if facts.dataset is None else not resized,
+        "objective": facts.objective if recipe is None else recipe.objective,
+        "model": model,
+        "network": model,
+        "evaluation": _evaluation(facts, like, recipe),
+        "accuracy": point,
+        "seed": None,
+        "version": code_version(),
+    }
+
+
+def _evaluation(facts: Facts, like: DistillOptions | None, recipe: recipes.Recipe | None) -> dict[str, Any] | None:
+    """`EvaluationProtocol` as metadata, less what is unknown."""
+    known: dict[str, Any] = {}
+    if like is not None and recipe is not None:
+        protocol = EvaluationProtocol.of(like)
+        known = protocol.as_metadata()
+        if recipe.objective.endswith("TM") and protocol.kind == "dc":
+            del known["lr"]  # it was learned, and is not in the file
+    given = {"epochs": facts.epochs, "lr": facts.lr_net, "strategy": facts.dsa_strategy}
+    return {**known, **{key: value for key, value in given.items() if value is not None}} or None
+
+
+def _statistics(
+    authors: AuthorsSet, facts: Facts, recipe: recipes.Recipe | None
+) -> Statistics | tuple[list[float] | None, list[float] | None]:
+    if facts.dataset is None or facts.zca:
+        return None, None
+    stats = recipe.values.get("cifar100_stats") if recipe is not None else None
+    found = statistics("CIFAR10" if stats == "cifar10" and facts.dataset == "CIFAR100" else facts.dataset)
+    if found is None:
+        return None, None
+    if len(found[0]) != authors.channels:
+        raise InputError(
+            f"the images of {authors.files[0]} have {authors.channels} channel(s), those of {facts.dataset} "
+            f"{len(found[0])}: give the --dataset that it was made from"
+        )
+    return list(found[0]), list(found[1])
+
+
+def _class_names(authors: AuthorsSet, facts: Facts) -> list[str] | None:
+    """Of subsets of ImageNet; of other datasets they are not known before these are read."""
+    key = (facts.dataset or "").removeprefix(PREFIX)
+    if facts.dataset is None or key == facts.dataset:
+        return None
+    names = list(SUBSETS[key].values())
+    if len(names) != authors.num_classes:
+        raise InputError(
+            f"{authors.files[0]} has {authors.num_classes} classes, {facts.dataset} has {len(names)}: "
+            "give the --dataset that it was made from"
+        )
+    return names

@@ -1,0 +1,147 @@
+"""The authors' folder of synthetic sets on Google Drive: what is expected in it, how it is fetched, and told apart.
+
+Its listing has not been seen from here: the names below are those under which the authors' corruption script looks for
+the sets, and whatever else comes is told by its name as far as that goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common import recipes
+from common.datasets import DATASETS
+from common.datasets.imagenet_classes import PREFIX, SYNONYMS, WHOLE, canonical
+from common.pretrained.convert import OBJECTIVES, Facts
+from common.pretrained.share import SUFFIX
+from common.synset.authors import is_authors
+from common.system.errors import InputError
+from common.system.files import read_json, write_json
+
+FOLDER_ID = "1r1OMVv9llejGmpHfK5DpW4m57Dz_SZ2n"
+URL = f"https://drive.google.com/drive/folders/{FOLDER_ID}"
+RECORD = "sha256.json"
+INSTALL = "pip install 'gdown>=6.0'"
+
+_IN_PAIR = re.compile(r"ipc(?P<ipc>\d+)\D*#(?:images|labels)_")
+_RESULTS = re.compile(
+    r"res_(?:(?P<method>DC|DSA|DM)_)?(?P<dataset>[^_]+(?:-[^_]+)?)_(?P<model>.+)_(?P<ipc>\d+)ipc\.pth?"
+)
+
+
+def published_cells() -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+    """(objective, dataset, ipc, {"accuracy", "std", "source"}) of every accuracy that the recipes quote."""
+    for objective in OBJECTIVES:
+        for dataset, ipcs in recipes.available(objective).items():
+            for ipc in ipcs:
+                published = recipes.find(objective, dataset, ipc).published
+                if published:
+                    yield objective, dataset, ipc, published
+
+
+def expected_files() -> list[str]:
+    """The images files of the tree, relative to the folder; each has its labels file beside it."""
+    cells = [(dataset, ipc) for objective, dataset, ipc, _ in published_cells() if objective == "TM"]
+    return [f"FreD/{_place(dataset)}/FreD_ipc{ipc}#images_best.pt" for dataset, ipc in cells]
+
+
+def expected_tree() -> str:
+    """The tree as people read it."""
+    return (
+        "FreD/DATASET/FreD_ipcN#images_best.pt and FreD/DATASET/FreD_ipcN#labels_best.pt, "
+        f"FreD/{WHOLE}/SUBSET/FreD_ipcN#images_best.pt and so on, with DATASET one of MNIST, CIFAR10, ... and SUBSET "
+        "one of imagenette, imagewoof, imagefruit, ..."
+    )
+
+
+def _place(dataset: str) -> str:
+    """CIFAR10, or ImageNet/imagefruit, with the keys of the authors' trajectory-matching code."""
+    key = dataset.removeprefix(PREFIX)
+    theirs = next((name for name, ours in SYNONYMS.items() if ours == key and name.startswith("image")), key)
+    return dataset if key == dataset else f"{WHOLE}/{theirs}"
+
+
+# -- what arrived ------------------------------------------------------------------------------------------------
+
+
+def download(folder: Path) -> dict[str, str]:
+    """Fetch the authors' folder into `folder`, going on where an earlier download ended; SHA-256 by file.
+
+    The checksums are kept in `RECORD` beside the files, also of what arrived before a failure; a file that differs from
+    what was recorded is told on stderr. Raises InputError where not everything could be fetched.
+    """
+    try:
+        import gdown
+    except ImportError as error:
+        raise InputError(f"the folder on Google Drive is fetched by the package gdown: {INSTALL}") from error
+    failure: Exception | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        gdown.download_folder(id=FOLDER_ID, output=str(folder), resume=True)
+    # Its own exceptions, those of requests and of the file system have no base in common.
+    except Exception as error:
+        failure = error
+    recorded = record(folder) if folder.is_dir() else {}
+    if failure is not None or not recorded:
+        reason = "nothing came" if failure is None else (str(failure).splitlines() or [type(failure).__name__])[0]
+        raise InputError(
+            f"the authors' folder could not be fetched as a whole ({reason}; {len(recorded)} files are there): run the "
+            f"command again to go on, or get it by hand from {URL} and put it into {folder} as {expected_tree()}"
+        ) from failure
+    return recorded
+
+
+def record(folder: Path) -> dict[str, str]:
+    """Write the SHA-256 of the authors' files below `folder` to `RECORD`, and tell those that have changed.
+
+    Returns them by path relative to the folder; what is no longer there keeps its line.
+    """
+    file = folder / RECORD
+    before: dict[str, str] = read_json(file)["sha256"] if file.is_file() else {}
+    found = {path.relative_to(folder).as_posix(): _sha256(path) for path in find_files(folder, ours=False)}
+    for name in sorted(before.keys() & found.keys()):
+        if before[name] != found[name]:
+            print(f"{name} differs from what arrived before: its SHA-256 was {before[name]}", file=sys.stderr)
+    if found:
+        write_json(file, {"source": URL, "sha256": dict(sorted((before | found).items()))})
+    return found
+
+
+def find_files(folder: Path, ours: bool = True) -> list[Path]:
+    """The authors' files and, if asked for, ours below a folder; sorted, half-finished downloads left out."""
+    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in found if is_authors(path) or (ours and path.suffix == SUFFIX))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def facts_of(path: Path) -> Facts:
+    """What a file's name and the folders above it say: dataset, ipc and, of a res_*.pt, objective and network."""
+    facts = Facts()
+    match = _RESULTS.fullmatch(path.name)
+    if match is not None:
+        facts.dataset, facts.ipc = _dataset(match["dataset"]), int(match["ipc"])
+        if match["method"]:
+            facts.objective, facts.model = "DM" if match["method"] == "DM" else "DC", match["model"]
+    elif match := _IN_PAIR.search(path.name):
+        facts.ipc = int(match["ipc"])
+    names = path.resolve().parts[:-1]
+    for above, name in reversed(list(zip(("", *names), names, strict=False))):
+        if facts.dataset is None:
+            facts.dataset = _dataset(f"{PREFIX}{name}" if above == WHOLE else name)
+    return facts
+
+
+def _dataset(name: str) -> str | None:
+    name = canonical(name)
+    return name if name in DATASETS else None

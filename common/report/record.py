@@ -1,0 +1,145 @@
+"""What a run folder says of its run, finished or not: read back, compared with the recipe, and as a command."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import recipes
+from common.config.options import NOT_PART_OF_A_RUN
+from common.pretrained.convert import OBJECTIVES
+from common.system.errors import InputError
+from common.system.files import read_json
+from common.system.scripts import VOXELS, distill_script
+
+# Options that count something a published setting has more of, and what they count.
+_AMOUNTS = {
+    "Iteration": "updates",
+    "num_eval": "networks an evaluation",
+    "epoch_eval_train": "epochs of their training",
+    "batch_real": "real images a class and update",
+    "syn_steps": "steps of the student",
+    "expert_epochs": "epochs of the expert",
+    "max_start_epoch": "epochs to start from",
+}
+# They say which cell it is, or change speed and not the figure.
+_NO_DEPARTURE = NOT_PART_OF_A_RUN | {
+    "objective", "dataset", "subset", "recipe", "ipc", "seed", "compile", "chunk", "networks_at_once", "skip_corrupt",
+    "eval_it", "wait_eval",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """`config` and `summary` as in their files (no summary: unfinished); losses (iteration, loss) in order."""
+
+    folder: Path
+    config: dict[str, Any]
+    summary: dict[str, Any] | None
+    losses: list[tuple[int, float]]
+    evaluations: list[dict[str, Any]]
+
+    def option(self, name: str) -> Any:
+        """The value of an option, None where the run has no such option."""
+        return self.config["options"].get(name, {}).get("value")
+
+    @property
+    def objective(self) -> str:
+        return self.config["objective"]
+
+    @property
+    def updates(self) -> int:
+        """Updates made, as far as they have been recorded."""
+        return max([0, *(n + 1 for n, _ in self.losses[-1:]), *(each["iteration"] for each in self.evaluations[-1:])])
+
+    @property
+    def points(self) -> dict[str, dict[str, Any]]:
+        """{"start", "last", "best"} of the evaluations so far; empty before the first one."""
+        if not self.evaluations:
+            return {}
+        best = max(self.evaluations, key=lambda point: point["mean"])
+        return {"start": self.evaluations[0], "last": self.evaluations[-1], "best": best}
+
+    @property
+    def published(self) -> dict[str, Any] | None:
+        """The accuracy published for the cell as in `recipes`, None where none is known, or for plain pixels."""
+        if self.objective not in OBJECTIVES or self.option("transform") == "identity":
+            return None
+        return recipes.published(
+            self.objective, str(self.option("dataset")), self.option("ipc"), self.option("image_size")
+        )
+
+    def departures(self, but: Collection[str] = ()) -> tuple[list[str], list[str]]:
+        """(reduced, changed): in words what flags made less than, and other than, the recipe or the default says.
+
+        but: options of which nothing is said.
+        """
+        reduced, changed = [], []
+        options = self.config["options"]
+        for key in sorted(options, key=lambda name: [*_AMOUNTS, name].index(name)):
+            value, source, usual = options[key]["value"], options[key]["source"], options[key].get("instead_of")
+            if (
+                key in _NO_DEPARTURE
+                or key in but
+                or source != "flag"
+                or ("instead_of" in options[key] and value == usual)
+            ):
+                continue
+            if key in _AMOUNTS and _is_number(value) and _is_number(usual) and value < usual:
+                reduced.append(f"{value:,} of {usual:,} {_AMOUNTS[key]}")
+            else:
+                changed.append(f"{key} {_short(value)}" + ("" if usual is None else f" instead of {_short(usual)}"))
+        return reduced, changed
+
+    def chosen_here(self) -> list[str]:
+        """Options whose value a recipe states but nobody published."""
+        return [key for key, entry in self.config["options"].items() if entry["source"].startswith("tuned here")]
+
+    def command(self) -> str:
+        """The command line that makes this run, in the repository's root."""
+        words = distill_script(self.objective)
+        if self.option("dataset") == "3D-MNIST" and self.config["options"]["dataset"]["source"] != "flag":
+            words = [VOXELS]
+        for key, entry in self.config["options"].items():
+            if entry["source"] == "flag" and key != "objective":
+                words += [f"--{key}", str(entry["value"])]
+        return f"python {shlex.join(words)}"
+
+
+def read_run(folder: Path) -> RunRecord:
+    """What the folder holds. Raises InputError where it is not a run's."""
+    try:
+        config = read_json(folder / "config.json")
+        summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else None
+        losses, evaluations = read_metrics(folder / "metrics.jsonl")
+        str(config["objective"]), config["options"]["dataset"]["source"], config["options"]["ipc"]["value"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{folder} is not the folder of a run ({error!r}): give one that holds config.json") from error
+    return RunRecord(folder, config, summary, losses, evaluations)
+
+
+def read_metrics(path: Path) -> tuple[list[tuple[int, float]], list[dict[str, Any]]]:
+    """(losses by iteration, evaluations) of a metrics.jsonl, as far as it is whole."""
+    losses, evaluations = [], []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # a run that was killed while it wrote will cut this off
+            break
+        if "loss" in entry:
+            losses.append((entry["iteration"], entry["loss"]))
+        elif "evaluation" in entry:
+            evaluations.append(entry["evaluation"])
+    return losses, evaluations
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,177 @@
+"""What a run found, as a page that opens anywhere: `report.html`, one file that needs nothing from outside (`page`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.report import pictures
+from common.report.page import TEMPLATES, png_uri, svg_uri, write_page
+from common.report.record import RunRecord, read_run
+from common.report.show import energy_by_frequency, visible
+from common.report.voxels import render
+from common.runs.folder import dataset_folder
+from common.synset.file import load_synset
+from common.synset.synset import SynSet
+from common.system.text import describe_bytes, describe_seconds
+
+_FILES = (
+    "synset.safetensors", "synset_best.safetensors", "summary.json", "metrics.jsonl", "config.json", "log.txt",
+    "images_best.pt", "labels_best.pt",
+)  # fmt: skip
+_POINTS_OF_A_CURVE = 1000
+_SIDE = 64  # pixels at least, of an image on the page
+
+
+def write_run_report(folder: Path) -> Path:
+    """Write `report.html` from what a run folder holds, finished or not; returns its path.
+
+    Raises InputError where the folder is not a run's, holds a damaged synthetic set, or cannot be written.
+    """
+    run = read_run(folder)
+    file = folder / "synset.safetensors"
+    pictures = _pictures(*load_synset(file)) if file.exists() else None
+    reduced, changed = run.departures()
+    path = folder / "report.html"
+    write_page(
+        path,
+        TEMPLATES / "run.html",
+        run=run,
+        name=folder.resolve().name,
+        dataset=dataset_folder(str(run.option("dataset"))),
+        pictures=pictures,
+        reduced=", ".join(reduced),
+        changed=", ".join(changed),
+        figures={key: _percent(point) for key, point in run.points.items()},
+        pool=_pool(run),
+        comparison=_comparison(run),
+        curves=_curves(run),
+        facts=_facts(run),
+        files=[name for name in _FILES if (folder / name).exists()],
+        plural=_plural,
+    )
+    return path
+
+
+# -- figures -----------------------------------------------------------------------------------------------------
+
+
+def _percent(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "mean": f"{100 * figures['mean']:.2f}",
+        "std": f"{100 * figures['std']:.2f}",
+        "n": figures["n"],
+        "network": figures.get("network"),
+        "iteration": figures.get("iteration"),
+    }
+
+
+def _comparison(run: RunRecord) -> list[dict[str, str]]:
+    """Rows what, ours, published, difference (accuracies in %)."""
+    published, rows = run.published, []
+    theirs = "unknown"
+    if published is not None:
+        theirs = f"{published['accuracy']}" + (f" ± {published['std']}" if "std" in published else "")
+    for key, what in {"last": "last", "best": "best on test"}.items():
+        if key in run.points:
+            ours = 100 * run.points[key]["mean"]
+            rows.append({
+                "what": what,
+                "ours": f"{ours:.2f} ± {100 * run.points[key]['std']:.2f}",
+                "published": theirs,
+                "difference": "" if published is None else f"{ours - published['accuracy']:+.2f}",
+            })  # fmt: skip
+    return rows
+
+
+def _pool(run: RunRecord) -> list[dict[str, Any]]:
+    """Each network of a pool: last, and best of all evaluations in which it was tested."""
+    tested = [point["networks"] for point in run.evaluations if "networks" in point]
+    names = dict.fromkeys(name for pool in tested for name in pool)
+    rows = []
+    for name in names:
+        figures = [pool[name] for pool in tested if name in pool]
+        best = max(figures, key=lambda each: each["mean"])
+        rows.append({"name": name, "last": _percent(figures[-1]), "best": _percent(best)})
+    return rows
+
+
+def _curves(run: RunRecord) -> dict[str, Any]:
+    """SVG of the losses and of the evaluations, None for nothing to draw; `each`: updates that a point stands for."""
+    each = -(-len(run.losses) // _POINTS_OF_A_CURVE)
+    losses = [run.losses[first : first + each] for first in range(0, len(run.losses), max(1, each))]
+    means = [(part[-1][0], float(np.mean([loss for _, loss in part]))) for part in losses]
+    return {
+        "loss": svg_uri(lambda path: pictures.draw_losses(path, means)) if means else None,
+        "accuracy": svg_uri(lambda path: pictures.draw_evaluations(path, run.evaluations)) if run.evaluations else None,
+        "each": each,
+    }
+
+
+def _facts(run: RunRecord) -> list[tuple[str, str]]:
+    """What the figures cost and where they come from."""
+    facts = [("code version", run.config.get("version", "unknown"))]
+    facts += [(f"hardware: {key}", value) for key, value in run.config.get("hardware", {}).items()]
+    if run.summary is not None:
+        facts.append(("time, evaluations included", describe_seconds(run.summary["seconds"])))
+        facts += [
+            (f"peak memory, {kind}", describe_bytes(count))
+            for kind, count in run.summary.get("peak_memory_bytes", {}).items()
+        ]
+        facts.append(("synthetic-set file", describe_bytes(run.summary["file_bytes"])))
+    return facts
+
+
+def _plural(count: int, one: str) -> str:
+    return f"{count:,} {one}{'s' * (count != 1)}"
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------
+
+
+def _pictures(synset: SynSet, metadata: dict[str, Any]) -> dict[str, Any]:
+    """What is shown of a synthetic set: images and masks by class, energy by frequency (None for plain pixels)."""
+    names = [str(name) for name in metadata.get("class_names") or range(synset.num_classes)]
+    images = visible(synset.get(need_copy=True)[0], metadata).unflatten(0, (synset.num_classes, -1))
+    images = images[: pictures.MAX_CLASSES, : pictures.MAX_IMAGES]
+    rows = [_flat(row) for row in images]
+    masks = synset.mask[: pictures.MAX_CLASSES].cpu().numpy()
+    if masks.ndim == 4:
+        masks = np.nan_to_num(pictures.shares_along_axes(masks), nan=0.5)  # grey where there is no position
+    energy = None
+    if synset.transform != "identity":
+        frequencies, energies = energy_by_frequency(synset)
+        energy = svg_uri(lambda path: pictures.draw_energy(path, frequencies, energies, names, ""))
+    kind = "pixels" if synset.transform == "identity" else f"{synset.transform.upper()} coefficients"
+    height, width = rows[0].shape[1:3]
+    scale = max(1, round(_SIDE / max(height, width)))
+    return {
+        "classes": [
+            {"name": name, "images": [png_uri(image) for image in row], "mask": png_uri(1.0 - mask)}
+            for name, row, mask in zip(names, rows, masks, strict=False)
+        ],
+        "width": width * scale,
+        "height": height * scale,
+        "num_classes": synset.num_classes,
+        "num_per_class": synset.num_per_class,
+        "shown": len(rows[0]),
+        "iteration": (metadata.get("accuracy") or {}).get("iteration"),
+        "kept": f"{synset.msz_per_channel:,} of {synset.d:,} {kind} kept",
+        "volumes": len(synset.im_size) == 3,
+        "energy": energy,
+        "whitened": bool(metadata.get("zca")),
+    }  # fmt: skip
+
+
+def _flat(images: Tensor) -> np.ndarray:
+    """Images [n, ch, H, W] as [n, H, W, ch]; of volumes [n, ch, D, H, W] their renderings, a single channel."""
+    if images.ndim == 5:
+        images = render(images.mean(dim=1))[:, None]
+    if images.shape[1] not in (1, 3):
+        images = images.mean(dim=1, keepdim=True)
+    return torch.movedim(images, 1, -1).cpu().numpy()

@@ -1,0 +1,92 @@
+"""What a synthetic-set file holds, as pictures and in words: `python -m common.report show FILE`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from common import frequency
+from common.report import pictures
+from common.runs.folder import dataset_folder
+from common.synset.file import load_synset
+from common.synset.synset import SynSet
+from common.training.evaluate import in_percent
+
+
+@dataclass
+class ShowOptions:
+    """Draw a synthetic set: its images, the kept positions, the energy of its coefficients; say what it takes."""
+
+    file: tyro.conf.Positional[str]
+    """the synthetic set, a .safetensors file"""
+    output: str | None = None
+    """folder for images.png, masks.png and energy.png (default: <file without .safetensors>_pictures)"""
+
+
+def show(options: ShowOptions) -> None:
+    """Draw and say. Raises InputError for a file that cannot be read."""
+    file = Path(options.file)
+    synset, metadata = load_synset(file)
+    folder = Path(options.output) if options.output else file.with_name(f"{file.stem}_pictures")
+    for line in describe(synset, metadata, file):
+        print(line)
+    for picture in draw(synset, metadata, folder):
+        print(picture)
+
+
+def describe(synset: SynSet, metadata: dict[str, Any], file: Path) -> list[str]:
+    """A line a fact: what the set was made from and how, what it takes, what it is worth."""
+    lines = [
+        f"{metadata.get('dataset') or 'unknown dataset'}, {metadata.get('objective') or 'unknown objective'}, "
+        f"{metadata.get('model') or 'unknown network'}",
+        synset.describe_budget(),
+        f"{len(synset.labels)} images of {synset.channel}x{'x'.join(map(str, synset.im_size))}, "
+        f"positions chosen by {synset.selection}; the file has {file.stat().st_size:,} bytes",
+    ]
+    accuracy = metadata.get("accuracy")
+    if accuracy:
+        lines.append(f"{in_percent(accuracy)} test accuracy ({accuracy['n']} x {accuracy['network']})")
+    return lines
+
+
+def draw(synset: SynSet, metadata: dict[str, Any], folder: Path) -> list[Path]:
+    """images.png, masks.png and, where positions are frequencies, energy.png in the folder; returns their paths."""
+    names = metadata.get("class_names") or [str(c) for c in range(synset.num_classes)]
+    k = synset.msz_per_channel
+    title = f"{dataset_folder(metadata.get('dataset') or 'unknown dataset')}, ipc {synset.ipc}, k {k}"
+    paths = [folder / "images.png", folder / "masks.png"]
+    drawing = pictures.draw_images if len(synset.im_size) == 2 else pictures.draw_voxels
+    drawing(paths[0], visible(synset.get(need_copy=True)[0], metadata), names, title)
+    pictures.draw_masks(paths[1], synset.mask, names, f"{k} of {synset.d} {synset.transform} coefficients kept")
+    if synset.transform != "identity":
+        paths.append(folder / "energy.png")
+        pictures.draw_energy(paths[2], *energy_by_frequency(synset), names, f"{title}: coefficient energy by frequency")
+    return paths
+
+
+def visible(images: Tensor, metadata: dict[str, Any]) -> Tensor:
+    """Normalised images [B, ch, ...] in 0..1: by the file's mean and std, or stretched where it has none of use."""
+    mean, std = metadata.get("mean"), metadata.get("std")
+    if mean is None or std is None or metadata.get("zca"):  # whitened images need the training set to be inverted
+        low, high = images.min(), images.max()
+        return (images - low) / (high - low).clamp_min(1e-12)
+    shape = (1, -1, *[1] * (images.ndim - 2))
+    return (images * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)).clamp(0, 1)
+
+
+def energy_by_frequency(synset: SynSet) -> tuple[Tensor, Tensor]:
+    """Frequencies [B], ascending, and the mean square of each class's orthonormal coefficients there, [C, B].
+
+    By Parseval the sum over all positions is the mean square norm of an image's channel; what is not kept counts as 0.
+    """
+    scale = frequency.orthonormal_scale(synset.im_size, synset.transform).flatten().float()  # [d]
+    positions = synset.positions.long().cpu()  # [C, k]
+    squares = (synset.coefficients.detach().cpu() / scale[positions][:, None, None]).square().mean(dim=(1, 2))  # [C, k]
+    values, bins = frequency.frequencies(synset.im_size, synset.transform).flatten().unique(return_inverse=True)
+    energy = torch.zeros(synset.num_classes, len(values)).scatter_add_(1, bins[positions], squares)
+    return values, energy / torch.bincount(bins)

@@ -1,0 +1,1 @@
+"""One distillation: setup, loop, run folder, trackers, shares of several processes."""

@@ -1,0 +1,286 @@
+"""The run folder: configuration, log, metrics, checkpoints. A run that was stopped, or killed, continues from here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from common.config.options import NOT_PART_OF_A_RUN, DistillOptions, Sources, described
+from common.runs.track import TRACKER_FOLDERS
+from common.system import parallel
+from common.system.devices import describe_hardware
+from common.system.errors import InputError
+from common.system.files import UNREADABLE, take_lock, torch_bytes, write_atomically, write_json
+from common.system.signals import Stoppable
+
+_CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
+_ZIP_FOLDER = 0x10  # attribute of an entry: torch.load would leave its memory as it is, and say nothing
+# In the order in which a run is removed: what it could be continued from goes first, what says whose it is last.
+_OWN_FILES = (*_CHECKPOINTS, "summary.json", "report.html", "metrics.jsonl", "log.txt", "config.json")
+
+
+def code_version() -> str:
+    """Package version and, in a git checkout, the commit (with `+changes` where files differ from it)."""
+    version = importlib.metadata.version("fred-distillation")
+    root = Path(__file__).parent.parent.parent
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return version
+    return f"{version}-{commit}" + ("+changes" if changed else "")
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def run_folder(save_path: str | Path, objective: str, dataset: str, ipc: int, name: str) -> Path:
+    """<save_path>/<objective>/<dataset>/ipc<ipc>/<name>."""
+    return Path(save_path) / objective / dataset_folder(dataset) / f"ipc{ipc}" / name
+
+
+def dataset_folder(dataset: str) -> str:
+    """A dataset's name as that of a folder; of folder:PATH and hf:PATH the path's last part is named."""
+    kind, colon, path = dataset.partition(":")
+    if kind == "hf":
+        path = path.partition("?")[0]  # what is chosen of it, what lies in the folder tells apart
+    return f"{kind}-{Path(path).name}" if colon else kind
+
+
+# What a run says when it is stopped.
+_WORDS = (
+    "saving, then stopping",
+    "everything is saved, --resume auto (the default) continues",
+    "the last checkpoint is kept, the same command continues",
+)
+
+
+class Run(Stoppable):
+    """One run folder, held by one process at a time.
+
+    `config` is every resolved option; `folder` lies at <save_path>/<objective>/<dataset>/ipc<ipc>/<name>. Opening it
+    raises InputError where the folder cannot be written, is in use, or belongs to another configuration.
+    """
+
+    def __init__(self, options: DistillOptions, sources: Sources, objective: str, device: torch.device) -> None:
+        super().__init__(*_WORDS)
+        values = dataclasses.asdict(options)
+        identity = {key: value for key, value in values.items() if key not in NOT_PART_OF_A_RUN}
+        name = options.name or hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=5).hexdigest()
+        self.folder = run_folder(options.save_path, objective, options.dataset, options.ipc, name)
+        self.dataset = dataset_folder(options.dataset)
+        self._entries: list[dict[str, Any]] = []
+        self._lock = self._take_folder()
+        for leftover in self.folder.glob(".*.tmp"):  # of a process killed while it wrote
+            leftover.unlink()
+        try:
+            if options.resume == "never":
+                self._clear()
+            self._check_identity(identity)
+        except BaseException:
+            self.close()
+            raise
+        self.config = {
+            "objective": objective,
+            "options": described(options, sources, objective),
+            "identity": identity,
+            "version": code_version(),
+            "hardware": describe_hardware(device),
+        }
+        if self.summary is None:  # a finished run stays as it is
+            write_json(self.folder / "config.json", self.config)
+
+    # -- what is written as the run goes on --------------------------------------------------------------------
+
+    def log(self, text: str) -> None:
+        """A line for the screen (above any progress bar) and for log.txt."""
+        tqdm.write(text)
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    def state(self, facts: dict[str, Any]) -> None:
+        """Say these in config.json too."""
+        self.config |= facts
+        write_json(self.folder / "config.json", self.config)
+
+    def record(self, **entry: Any) -> None:
+        """A line for metrics.jsonl; written with the next checkpoint, so that the two never disagree."""
+        self._entries.append(entry)
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Write the metrics so far, then the state; the checkpoint before this one is kept beside it."""
+        metrics = self.folder / "metrics.jsonl"
+        try:
+            with metrics.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in self._entries)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"cannot write {metrics}: {error.strerror}; free space and run again to continue"
+            ) from error
+        self._entries.clear()
+        newest, previous = (self.folder / name for name in _CHECKPOINTS)
+        serialised = torch_bytes({"metrics_bytes": metrics.stat().st_size, "state": state})
+
+        def write(temporary: Path) -> None:
+            temporary.write_bytes(serialised)
+            if newest.exists():
+                newest.replace(previous)
+
+        write_atomically(newest, write)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint's state, with metrics.jsonl cut back to it; None for a new run.
+
+        Raises InputError where there are checkpoints and none of them can be read.
+        """
+        found = [self.folder / name for name in _CHECKPOINTS if (self.folder / name).exists()]
+        for path in found:
+            try:
+                content = _read_checkpoint(path, self.folder / "metrics.jsonl")
+            except UNREADABLE as error:
+                self.log(f"{path} is damaged ({error}): trying the one before it")
+                continue
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.truncate(content["metrics_bytes"])
+            for damaged in found[: found.index(path)]:  # else it would take the place of the good one at the next save
+                damaged.unlink()
+            return content["state"]
+        if found:
+            raise InputError(
+                f"no readable checkpoint in {self.folder}: give --resume never to start over, or another --name"
+            )
+        # A run killed before its first checkpoint may have left metrics that it will write again.
+        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+        return None
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What a finished run found; None while it is not finished."""
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write summary.json: from now on the run is finished."""
+        write_json(self.folder / "summary.json", summary)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._lock.close()
+
+    # -- opening -----------------------------------------------------------------------------------------------
+
+    def _take_folder(self) -> Any:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise InputError(
+                f"cannot write to the run folder {self.folder}: {error.strerror}; choose another --save_path"
+            ) from error
+        if not take_lock(lock):
+            lock.close()
+            raise InputError(f"another process is at work in {self.folder}: wait for it, or give another --name")
+        return lock
+
+    def _clear(self) -> None:
+        for pattern in ("*.safetensors", "*.png", "images_best.pt", "labels_best.pt", *_OWN_FILES):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        for name in TRACKER_FOLDERS:
+            if (self.folder / name).exists():
+                shutil.rmtree(self.folder / name)
+
+    def _check_identity(self, identity: dict[str, Any]) -> None:
+        path = self.folder / "config.json"
+        if not path.exists():
+            if any((self.folder / name).exists() for name in _CHECKPOINTS):
+                raise InputError(
+                    f"{self.folder} has checkpoints but no config.json that says whose: "
+                    f"give another --name, or --resume never to replace them"
+                )
+            return
+        try:
+            stored = dict(json.loads(path.read_text(encoding="utf-8"))["identity"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{path} is not the configuration of a run: give another --name") from error
+        # JSON has no tuples: compare what would be written with what was.
+        asked = json.loads(json.dumps(identity))
+        differ = [key for key in sorted({*stored, *asked}) if stored.get(key) != asked.get(key)]
+        if differ:
+            told = ", ".join(f"--{key} {stored.get(key)} there, {asked.get(key)} now" for key in differ)
+            raise InputError(
+                f"{self.folder} belongs to a run with another configuration ({told}): "
+                f"give another --name, or --resume never to replace it"
+            )
+
+
+class Follower(Run):
+    """The run as processes other than the first see it: what it reads is told to them, and they write nothing."""
+
+    def __init__(self, folder: Path, dataset: str, config: dict[str, Any], summary: dict[str, Any] | None) -> None:
+        Stoppable.__init__(self, *_WORDS)
+        self.folder, self.dataset, self.config = folder, dataset, config
+        self._summary = summary
+
+    def log(self, text: str) -> None:
+        """Nothing: the first process says it."""
+
+    def state(self, facts: dict[str, Any]) -> None:
+        """Nothing, as `log`, and so do the others below."""
+
+    def record(self, **entry: Any) -> None:
+        """Nothing."""
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """None: the first process reads it."""
+        return None
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What a finished run found, when this one was opened."""
+        return self._summary
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def open_run(options: DistillOptions, sources: Sources, objective: str, device: torch.device) -> Run:
+    """The run of these options: the first process holds its folder, the others follow. Raises InputError as `Run`."""
+    run = Run(options, sources, objective, device) if parallel.is_main() else None
+    told = parallel.broadcast(None if run is None else (run.folder, run.dataset, run.config, run.summary))
+    return Follower(*told) if run is None else run
+
+
+def _read_checkpoint(path: Path, metrics: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        # torch.load does not verify the checksums that torch.save writes.
+        bad = archive.testzip()
+        folders = [info.filename for info in archive.infolist() if info.external_attr & _ZIP_FOLDER]
+    if bad is not None:
+        raise ValueError(f"wrong checksum of {bad}")
+    if folders:
+        raise ValueError(f"{folders[0]} is marked as a folder")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if metrics.stat().st_size < content["metrics_bytes"]:
+        raise ValueError(f"{metrics.name} is shorter than it was")
+    return {key: content[key] for key in ("metrics_bytes", "state")}

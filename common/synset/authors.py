@@ -1,0 +1,194 @@
+"""Synthetic sets as the authors' scripts save them, read without running anything that a file says.
+
+pair      images_best.pt and labels_best.pt (or ..._<iteration>.pt), also under a prefix, FreD_ipc1#images_best.pt: one
+          tensor each, the images decoded and normalised, grouped by class.
+results   res_*.pt: {"data": [...], "accs_all_exps": {network: [accuracies]}}, one entry of `data` an experiment. FreD
+          writes [(images, labels)] for each, its ancestor DatasetCondensation [images, labels].
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.system.errors import InputError
+from common.system.files import UNREADABLE
+
+SUFFIXES = (".pt", ".pth")
+_NAME = re.compile(r"(?P<before>.*)(?P<what>images|labels)(?P<after>[^/]*)")
+_PARTNER = {"images": "labels", "labels": "images"}
+_FORMS = "an images_*.pt beside its labels_*.pt, or a res_*.pt"
+
+# What the accuracies in res_*.pt are made of, numpy's numbers, and the two names that versions of numpy give to their
+# constructor. Neither calls anything that the file names.
+_NUMBERS = (
+    np.float64, np.float32, np.float16, np.int64, np.int32, np.int16, np.int8, np.uint8, np.bool_,
+)  # fmt: skip
+_SCALAR = np.float64(0).__reduce__()[0]
+_ALLOWED: list[Any] = [
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(number)) for number in _NUMBERS),
+]
+
+
+@dataclass(frozen=True)
+class AuthorsSet:
+    """Images and labels of a synthetic set, and where they come from. N images of C classes, n = N / C of each."""
+
+    images: Tensor
+    """float32 [N, ch, *im_size], contiguous, on the CPU, normalised, grouped by class"""
+    labels: Tensor
+    """int64 [N]: n zeros, n ones, ..., n times C - 1"""
+    kind: Literal["pair", "results"]
+    accuracies: dict[str, list[float]] | None
+    """by network, fractions, of all experiments in the file one after the other; None where it has none"""
+    files: tuple[Path, ...]
+    """that were read: images and labels, or the one file of results"""
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return int(self.labels[-1]) + 1
+
+    @property
+    def num_per_class(self) -> int:
+        """n."""
+        return len(self.labels) // self.num_classes
+
+    @property
+    def channels(self) -> int:
+        """ch."""
+        return self.images.shape[1]
+
+    @property
+    def im_size(self) -> tuple[int, ...]:
+        """Two or three sides, in pixels."""
+        return tuple(self.images.shape[2:])
+
+
+def read_authors(path: Path | str, exp: int | None = None) -> AuthorsSet:
+    """Read a pair, given either of its files, or a res_*.pt, of any device, layout and width of numbers.
+
+    exp: which of the experiments in a res_*.pt, counted from 0; None takes the last, as a rule the only one.
+    Images that are not grouped by class are grouped, in their order, if every class has as many.
+    Raises InputError where a file is missing, damaged, of another kind, or holds more than tensors and numbers, which
+    is never loaded because it could run code; for images that are not finite; and for classes of unequal size.
+    """
+    path = Path(path)
+    content = _load(path)
+    if isinstance(content, Tensor):
+        if exp is not None:
+            raise InputError(f"{path} holds one set, not experiments to choose from: leave out the experiment {exp}")
+        files = _both_files(path)
+        tensors = [content if file == path else _load(file) for file in files]
+        return _checked(tensors[0], tensors[1], "pair", None, files)
+    if not isinstance(content, dict) or "data" not in content:
+        raise InputError(f"{path} is not a synthetic set of the authors: give {_FORMS}")
+    images, labels = _experiment(path, content["data"], exp)
+    accuracies = _accuracies(path, content.get("accs_all_exps"))
+    return _checked(images, labels, "results", accuracies, (path,))
+
+
+def is_authors(path: Path | str) -> bool:
+    """Whether a file is one that `read_authors` is for, by its name."""
+    return Path(path).suffix in SUFFIXES
+
+
+def _load(file: Path) -> Any:
+    """Tensors, numbers, lists and dictionaries; every global that a file names is looked up in a list, or refused."""
+    if not file.is_file():
+        raise InputError(f"there is no file {file}: give {_FORMS}")
+    try:
+        with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickles that torch.save did not write: they are refused below
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        told = str(error)
+        asked = re.search(r"GLOBAL (\S+)", told)
+        if asked:
+            raise InputError(
+                f"{file} asks for {asked[1]}, which a synthetic set does not need and which could run code: "
+                "it was not loaded"
+            ) from error
+        reason = (told.splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise InputError(
+            f"{file} cannot be read ({reason}): it is damaged or no file of torch.save; copy it again"
+        ) from error
+
+
+def _both_files(path: Path) -> tuple[Path, Path]:
+    """The files of images and labels, one of which is `path`."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise InputError(
+            f"{path} holds a tensor, but its name has neither 'images' nor 'labels' in it, by which the other file "
+            "of the pair is found: rename the two to images_best.pt and labels_best.pt"
+        )
+    other = path.with_name(f"{match['before']}{_PARTNER[match['what']]}{match['after']}")
+    if not other.is_file():
+        raise InputError(f"{path} has no {other.name} beside it: images and labels come as two files, copy both")
+    return (path, other) if match["what"] == "images" else (other, path)
+
+
+def _experiment(path: Path, data: Any, exp: int | None) -> tuple[Any, Any]:
+    """Images and labels of one experiment of a res_*.pt."""
+    if not isinstance(data, list) or not data:
+        raise InputError(f"{path} has no experiment in its 'data': it is not a res_*.pt of the authors, or not whole")
+    if exp is not None and not 0 <= exp < len(data):
+        raise InputError(f"{path} has no experiment {exp}: there are {len(data)}, counted from 0")
+    entry = data[-1 if exp is None else exp]
+    if isinstance(entry, list | tuple) and len(entry) == 1:  # FreD's nesting
+        entry = entry[0]
+    if not (isinstance(entry, list | tuple) and len(entry) == 2):
+        raise InputError(f"{path} holds no pair of images and labels in its 'data': give {_FORMS}")
+    return entry[0], entry[1]
+
+
+def _accuracies(path: Path, stated: Any) -> dict[str, list[float]] | None:
+    if stated is None:
+        return None
+    try:
+        # The scripts of ImageNet-abcde leave the lists empty.
+        found = {str(name): [float(value) for value in values] for name, values in stated.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{path} has accuracies ('accs_all_exps') that are not lists of numbers by network") from error
+    return {name: values for name, values in found.items() if values} or None
+
+
+def _checked(
+    images: Any, labels: Any, kind: Literal["pair", "results"], accuracies: dict[str, list[float]] | None,
+    files: tuple[Path, ...],
+) -> AuthorsSet:  # fmt: skip
+    first, last = files[0], files[-1]
+    if not (isinstance(images, Tensor) and images.layout == torch.strided and images.is_floating_point()):
+        raise InputError(f"{first} holds no images: they are a tensor of floating-point numbers, [N, ch, *sides]")
+    if images.dim() not in (4, 5) or 0 in images.shape:
+        raise InputError(
+            f"{first} has images of shape {list(images.shape)}: [N, ch, H, W] or [N, ch, D, H, W] is needed"
+        )
+    if not (isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_complex()):
+        raise InputError(f"{last} holds no labels: they are a tensor [N] with the number of a class for every image")
+    if len(labels) != len(images):
+        raise InputError(f"{first} has {len(images)} images, {last} {len(labels)} labels: they do not belong together")
+    images = images.detach().to(torch.float32)
+    if not images.isfinite().all():
+        raise InputError(f"{first} has images that are not finite (NaN or infinity): the run that made it diverged")
+    whole = labels.detach().to(torch.int64)
+    if not torch.equal(whole.to(torch.float64), labels.detach().to(torch.float64)) or (whole < 0).any():
+        raise InputError(f"{last} has labels that are not numbers of classes (0, 1, ...)")
+    # A label beyond the number of images cannot be one of equally many classes; bincount would ask for the memory.
+    counts = torch.bincount(whole.clamp(max=len(whole)))
+    if (counts != counts[0]).any():
+        told = ", ".join(map(str, counts[:10].tolist())) + (", ..." if len(counts) > 10 else "")
+        raise InputError(f"{last} has classes of unequal size ({told} images): a synthetic set has as many of each")
+    order = whole.argsort(stable=True)
+    return AuthorsSet(images[order].contiguous(), whole[order], kind, accuracies, files)

@@ -1,0 +1,107 @@
+"""The one place that reads and writes synthetic sets.
+
+A `.safetensors` file holds `coefficients` float32 [C, n, ch, k], `positions` int32 [C, k], with trajectory matching
+also `step_size` float32 [1], and JSON metadata that suffices to evaluate it: no pickle, so loading cannot run code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from common.synset.synset import SynSet, SynSetArgs
+from common.system.errors import InputError
+from common.system.files import torch_bytes, write_atomically
+
+FORMAT = "fred-synset"
+VERSION = 1
+_METADATA_KEY = "fred"
+_FROM_SYNSET = (
+    "channel", "num_classes", "im_size", "ipc", "msz_per_channel", "transform", "selection", "selection_images",
+)  # fmt: skip
+
+
+def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step_size: Tensor | None = None) -> Path:
+    """Write a synthetic set atomically; returns the path.
+
+    metadata: what an evaluation needs beside the tensors (dataset, mean, std, class_names, network, evaluation, ...),
+    JSON values only. The set's shape, transform and learning rate are added here. Raises InputError where it cannot be
+    written.
+    """
+    path = Path(path)
+    stated = {
+        **metadata,
+        "format": FORMAT,
+        "format_version": VERSION,
+        **{key: getattr(synset, key) for key in _FROM_SYNSET},
+        # null where there is none: a set that was not distilled here, from a file that does not say
+        "lr_freq": synset.args.lr_freq or None,
+        "mom_freq": synset.args.mom_freq,
+    }
+    tensors = {
+        "coefficients": synset.coefficients.detach().cpu().contiguous(),
+        "positions": synset.positions.cpu().contiguous(),
+    }
+    if step_size is not None:
+        tensors["step_size"] = step_size.detach().cpu().float().reshape(1)
+    text = json.dumps(stated, allow_nan=False, ensure_ascii=False)
+    content = save(tensors, metadata={_METADATA_KEY: text})
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    return path
+
+
+def load_synset(path: Path | str, device: torch.device | str = "cpu") -> tuple[SynSet, dict[str, Any]]:
+    """The synthetic set and its metadata; `metadata["step_size"]` is the learned step size where there is one.
+
+    Raises InputError for a file that is missing, truncated, of another kind, or of a newer version.
+    """
+    path = Path(path)
+    metadata, tensors = _read(path)
+    device = torch.device(device)
+    try:
+        stated = {key: metadata[key] for key in (*_FROM_SYNSET, "lr_freq", "mom_freq")}
+        stated["lr_freq"] = stated["lr_freq"] or 0.0
+        synset = SynSet(SynSetArgs(device=device, **stated))
+        synset.load_state_dict({key: tensors[key].to(device) for key in ("coefficients", "positions")})
+    except KeyError as error:
+        raise InputError(f"{path} lacks {error}: it is damaged or was not written by this project") from error
+    if "step_size" in tensors:
+        metadata["step_size"] = tensors["step_size"].item()
+    return synset, metadata
+
+
+def export_pair(synset: SynSet, folder: Path | str) -> tuple[Path, Path]:
+    """Write the decoded set as the authors do: `images_best.pt` (CPU float32 [C * n, ch, *im_size], normalised) and
+    `labels_best.pt` (CPU int64 [C * n], grouped by class). Returns both paths."""
+    images, labels = synset.get(need_copy=True)
+    paths = Path(folder) / "images_best.pt", Path(folder) / "labels_best.pt"
+    for path, tensor in zip(paths, (images.cpu().contiguous(), labels.cpu()), strict=True):
+        content = torch_bytes(tensor)
+        write_atomically(path, lambda temporary, content=content: temporary.write_bytes(content))  # type: ignore[misc]
+    return paths
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise InputError(f"no synthetic set at {path}: check the path (a run leaves synset.safetensors in its folder)")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_METADATA_KEY)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        metadata = json.loads(text) if text else {}
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{path} is not a readable synthetic set ({error}): it may be truncated; copy it again"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path} is a safetensors file, but not a synthetic set of this project")
+    version = metadata.get("format_version")
+    if not isinstance(version, int) or version > VERSION:
+        raise InputError(f"{path} has format version {version}, this code reads up to {VERSION}: update it")
+    return metadata, tensors

@@ -1,0 +1,111 @@
+"""Which k coefficients of a class are kept: one set of positions per class, shared by its images and channels.
+
+variance  the paper's rule (Section 3.2, explained variance ratio): for a basis vector e_j, e_j^T Cov e_j / tr Cov is
+          the variance of coefficient j over the total, so the top k are the k coefficients of largest variance. The
+          authors average the coefficients over channels first; so does this rule.
+energy    the k coefficients of largest mean square in orthonormal units, over images and channels. By Parseval's
+          theorem no other k reconstruct the sample with a smaller squared error: unlike the variance it keeps
+          what all images of a class share.
+low       the lowest frequencies (`frequency.frequencies`; zig-zag order for the DCT), the same for every class.
+random    uniform, drawn anew for each class.
+
+Ties go to the larger energy, then to the lower index (flattened, row-major).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from common import frequency
+from common.system.errors import InputError
+
+SelectionRule = Literal["variance", "energy", "low", "random"]
+RULES: tuple[str, ...] = get_args(SelectionRule)
+
+# A variance below this fraction of the class's largest energy is rounding of a constant coefficient, not spread.
+_ROUNDING = 1e-12
+
+
+def check_rule(rule: str) -> None:
+    """Raises InputError for a rule that does not exist."""
+    if rule not in RULES:
+        raise InputError(f"unknown selection rule '{rule}': choose one of {', '.join(RULES)}")
+
+
+def check_k(k: int, im_size: Sequence[int]) -> None:
+    """Raises InputError unless 1 <= k <= the number of positions of an image."""
+    d = math.prod(im_size)
+    if not 1 <= k <= d:
+        sides = "x".join(map(str, im_size))
+        raise InputError(f"msz_per_channel {k} is out of range: {sides} images have {d} coefficients per channel")
+
+
+def select(
+    rule: str, samples: Iterable[Iterable[Tensor]], k: int, transform: str, generator: torch.Generator | None = None
+) -> Tensor:
+    """Positions int32 [C, k], ascending within each class.
+
+    samples: for each class an iterable of image chunks [B, ch, *im_size], read once and one chunk at a time, so
+        a whole class may be larger than memory. generator: for `random` alone; the default generator is never used.
+    Raises InputError for an unknown rule, k < 1, k > d, or a class without images.
+    """
+    check_rule(rule)
+    rows = [_select_class(rule, iter(chunks), k, transform, generator) for chunks in samples]
+    if not rows:
+        raise InputError("cannot select coefficients: no class was given")
+    return torch.stack(rows).sort(dim=1).values.to(torch.int32)
+
+
+def _select_class(
+    rule: str, chunks: Iterator[Tensor], k: int, transform: str, generator: torch.Generator | None
+) -> Tensor:
+    first = next(chunks, None)
+    if first is None or first.shape[0] == 0:
+        raise InputError("cannot select coefficients for a class that has no images")
+    im_size = tuple(first.shape[2:])
+    d = first[0, 0].numel()
+    check_k(k, im_size)
+    if k == d:
+        return torch.arange(d, device=first.device)
+    if rule == "low":
+        return frequency.frequencies(im_size, transform).flatten().argsort(stable=True)[:k].to(first.device)
+    if rule == "random":
+        if generator is None:
+            raise InputError("selection 'random' needs a generator")
+        return torch.randperm(d, generator=generator)[:k].to(first.device)
+    variance, energy = _moments(first, chunks, transform)
+    order = energy.argsort(descending=True, stable=True)
+    if rule == "variance":
+        # Sorting the energy order by variance, stably, leaves energy to decide among equal variances: one image
+        # (no variance at all) and constant coefficients are then well defined.
+        variance = torch.where(variance > _ROUNDING * energy.max(), variance, 0.0)
+        order = order[variance[order].argsort(descending=True, stable=True)]
+    return order[:k]
+
+
+def _moments(first: Tensor, rest: Iterator[Tensor], transform: str) -> tuple[Tensor, Tensor]:
+    """Over all chunks, float64 [d] each: the variance of the channel-mean coefficient (unbiased, zero for one image),
+    and the mean square of the orthonormal coefficient over images and channels."""
+    ndim = first.dim() - 2
+    scale = frequency.orthonormal_scale(tuple(first.shape[2:]), transform).flatten().to(first.device)
+    count, values = 0, 0
+    mean = squares = energy = torch.zeros((), dtype=torch.float64, device=first.device)
+    for chunk in chain([first], rest):
+        x = frequency.forward(chunk.double(), ndim, transform).flatten(2)  # [B, ch, d]
+        channel_mean = x.mean(dim=1)
+        # Chan et al.'s update joins the chunk's centred sum of squares to the running one without cancellation.
+        chunk_mean = channel_mean.mean(dim=0)
+        delta, total = chunk_mean - mean, count + len(chunk)
+        squares = (
+            squares + (channel_mean - chunk_mean).square().sum(dim=0) + delta.square() * count * len(chunk) / total
+        )
+        mean = mean + delta * len(chunk) / total
+        energy = energy + x.square().sum(dim=(0, 1))
+        count, values = total, values + len(chunk) * chunk.shape[1]
+    return squares / max(count - 1, 1), energy / values / scale.square()

@@ -1,0 +1,1 @@
+"""Process and machine: errors, files, seeds, signals, devices, several processes, the scripts as commands."""

@@ -1,0 +1,135 @@
+"""Where and how precisely a run computes: device, precision, compilation."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from common.system import parallel, torchrun
+from common.system.errors import InputError
+
+Precision = Literal["fp32", "tf32", "bf16"]
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first CUDA GPU if there is one, else the CPU. Raises InputError for a device that is not there.
+
+    Of several processes each gets a GPU of its own for `auto` and `cuda`, which becomes its current one.
+    """
+    if torchrun.world() > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
+        return _own_gpu()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"unknown device '{name}': give auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device '{name}' is not supported: give auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device '{name}' is not there: this machine shows {torch.cuda.device_count()} CUDA GPUs; try --device cpu"
+        )
+    if torchrun.world() > 1 and device.index is not None and device.type == "cuda":
+        raise InputError(
+            f"device '{name}' is one for {torchrun.world()} processes: give --device cuda, or leave it out"
+        )
+    return device
+
+
+def _own_gpu() -> torch.device:
+    there, index = torch.cuda.device_count(), torchrun.local_rank()
+    if index >= there:
+        raise InputError(
+            f"torchrun started more processes here than the {there} CUDA GPUs that this machine shows: "
+            f"lower --nproc_per_node to {there}, or give --device cpu"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def check_precision(name: str, device: torch.device) -> None:
+    """Raises InputError for a precision that the device does not have."""
+    if name == "tf32" and device.type != "cuda":
+        raise InputError("--precision tf32 needs a CUDA GPU: give fp32 or bf16")
+
+
+@contextmanager
+def precision(name: str, device: torch.device) -> Iterator[None]:
+    """Networks inside compute in fp32, tf32 (CUDA matrix units, 10-bit mantissa) or bf16 (autocast).
+
+    Nothing outside does: the coefficients and their transform stay there, in float32. Weights are cast anew at each
+    use, for autocast's cache would keep the weights of the first step until the context ends.
+    """
+    check_precision(name, device)
+    if device.type != "cuda":
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16", cache_enabled=False):
+            yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = name == "tf32"
+    try:
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=name == "bf16", cache_enabled=False):
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def can_compile(say: Callable[[str], object]) -> bool:
+    """Whether `torch.compile` works on this machine; if not, one sentence says why."""
+    try:
+        # Compilation is lazy: only a call shows whether this machine has what it needs (a C++ compiler, Triton).
+        torch.compile(_probe)(torch.ones(8))
+    except Exception as error:  # the backends raise many types, some of them private
+        reason = str(error).strip().splitlines() or [""]
+        say(f"cannot compile here ({type(error).__name__}: {reason[0]}): the run goes on without --compile")
+        return False
+    return True
+
+
+def _probe(x: torch.Tensor) -> torch.Tensor:
+    return x.sin() + 1
+
+
+def describe_hardware(device: torch.device) -> dict[str, Any]:
+    """What a figure measured here has to name."""
+    described: dict[str, Any] = {
+        "device": str(device),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": parallel.world(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if device.type == "cuda":
+        described["gpu"] = torch.cuda.get_device_name(device)
+    return described
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """The most bytes that this process has held so far: `cpu` (resident) and, on CUDA, `cuda` (tensors there)."""
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = {"cpu": resident * (1 if sys.platform == "darwin" else 1024)}  # in bytes there, in KiB elsewhere
+    if device.type == "cuda":
+        peak["cuda"] = torch.cuda.max_memory_allocated(device)
+    return peak
+
+
+def _cpu_name() -> str:
+    """The model as the system names it, where it does (Linux)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

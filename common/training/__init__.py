@@ -1,0 +1,1 @@
+"""Every network that is trained and tested: evaluations, coresets, experts, robustness."""

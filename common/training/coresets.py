@@ -1,0 +1,95 @@
+"""Coresets, the real images that stand best for their class: baselines of the dataset-distillation literature.
+
+Both choose greedily by the features [N, F] that a network trained on the whole set gives the images, in all classes at
+once. As in Zhao, Mopuri and Bilen (ICLR 2021), table 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from common.config.options import EvaluationOptions
+from common.datasets import ImageData
+from common.networks import Network, reinitialise
+from common.system.errors import InputError
+from common.system.seeds import derive, generator, seeded
+from common.training.train import MOMENTUM, TEST_BATCH, WEIGHT_DECAY, EvaluationProtocol, train_epoch
+
+Rule = Callable[[Tensor, Sequence[Tensor], int], Tensor]
+
+
+def herding(features: Tensor, class_indices: Sequence[Tensor], ipc: int) -> Tensor:
+    """Indices [C, ipc]: each image keeps the mean feature of those chosen nearest to the class's (Welling, ICML 2009).
+
+    features [N, F]; class_indices: C tensors of indices. Raises InputError for a class with fewer than ipc images.
+    """
+    rows, there, indices = _by_class(features, class_indices, ipc)
+    centre = _mean(rows, there)  # [C, F]
+    total = torch.zeros_like(centre)
+    chosen = []
+    for count in range(ipc):
+        distance = (rows + total[:, None] - (count + 1) * centre[:, None]).square().sum(dim=2)  # [C, m]
+        best = distance.masked_fill(~there, torch.inf).argmin(dim=1)
+        total += rows[torch.arange(len(rows), device=rows.device), best]
+        there[torch.arange(len(rows), device=rows.device), best] = False
+        chosen.append(best)
+    return indices.gather(1, torch.stack(chosen, dim=1))
+
+
+def k_center(features: Tensor, class_indices: Sequence[Tensor], ipc: int) -> Tensor:
+    """Indices [C, ipc]: the image nearest to its class's mean, then always the one farthest from those chosen.
+
+    The greedy 2-approximation of the k-centre problem (Sener and Savarese, ICLR 2018). Arguments as for `herding`.
+    """
+    rows, there, indices = _by_class(features, class_indices, ipc)
+    every = torch.arange(len(rows), device=rows.device)
+    best = (rows - _mean(rows, there)[:, None]).square().sum(dim=2).masked_fill(~there, torch.inf).argmin(dim=1)
+    chosen, nearest = [best], torch.full_like(there, torch.inf, dtype=rows.dtype)
+    for _ in range(ipc - 1):
+        there[every, best] = False
+        nearest = torch.minimum(nearest, (rows - rows[every, best][:, None]).square().sum(dim=2))
+        best = nearest.masked_fill(~there, -torch.inf).argmax(dim=1)
+        chosen.append(best)
+    return indices.gather(1, torch.stack(chosen, dim=1))
+
+
+RULES: dict[str, Rule] = {"herding": herding, "kcenter": k_center}
+
+
+def trained_features(
+    network: Network, train: ImageData, protocol: EvaluationProtocol, epochs: int, seed: int
+) -> Tensor:
+    """Features [N, F] of all training images, from a network trained on them for `epochs`; a function of the seed.
+
+    Step size, batches and augmentation are the protocol's. `network` is on the data's device, and ends trained.
+    """
+    reinitialise(network, derive(seed, "coreset network"))
+    lr = EvaluationOptions.lr_net if protocol.lr is None else protocol.lr
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    draws = generator(seed, "coreset draws")
+    with seeded(network, seed, "coreset dropout"):
+        for _ in tqdm(range(epochs), desc="features", unit="epoch", dynamic_ncols=True):
+            train_epoch(network, train, optimizer, protocol.batch, protocol.strategy, draws)
+    network.eval()
+    with torch.no_grad():
+        every = torch.arange(len(train), device=train.device).split(TEST_BATCH)
+        return torch.cat([network.embed(train.batch(indices)).float() for indices in every])
+
+
+def _by_class(features: Tensor, class_indices: Sequence[Tensor], ipc: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Features [C, m, F], which of them are there [C, m] (classes differ in size), and the images' indices [C, m]."""
+    counts = torch.tensor([len(indices) for indices in class_indices], device=features.device)
+    if int(counts.min()) < ipc:
+        raise InputError(f"a class has {int(counts.min())} images, but {ipc} of each are needed: lower --ipc")
+    indices = pad_sequence(list(class_indices), batch_first=True)
+    there = torch.arange(indices.shape[1], device=features.device) < counts[:, None]
+    return features[indices], there, indices
+
+
+def _mean(rows: Tensor, there: Tensor) -> Tensor:
+    return (rows * there[..., None]).sum(dim=1) / there.sum(dim=1, keepdim=True)

@@ -1,0 +1,169 @@
+"""Several networks trained at the same time, as rows of one set of stacked weights: what `evaluate` does one by one.
+
+Each network has its own training set, order of images and augmentation, so the numbers are those of training it alone,
+but for the order in which sums are rounded. The optimiser works element by element, on stacked weights as on others.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from common.datasets import ImageData
+from common.matching import augment
+from common.networks import reinitialise
+from common.training import dc_augment
+from common.training.train import (
+    MOMENTUM,
+    TEST_BATCH,
+    WEIGHT_DECAY,
+    EvaluationProtocol,
+    TrainingSet,
+    running_average,
+)
+
+State = dict[str, Tensor]  # by name, [n, ...]
+Stack = Callable[[State, State, Tensor], Tensor]
+
+
+def accuracies(
+    network: nn.Module,
+    seeds: Sequence[int],
+    training_sets: Sequence[TrainingSet],
+    test_data: ImageData,
+    protocol: EvaluationProtocol,
+    draws: Sequence[torch.Generator],
+    compiler: Callable[..., Any] | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[], object] = lambda: None,
+) -> list[float]:
+    """Top-1 accuracies of n networks like `network`, with the initial weights of the n seeds, trained together.
+
+    training_sets: one a network, all of the same length. draws: a CPU generator a network. compiler: such as
+    torch.compile. check_stop may raise between steps; on_epoch is called n times an epoch, once a network.
+    The device is waited for once, at the end. Raises ValueError for training sets of different lengths.
+    """
+    weights, buffers = initial(network, seeds)
+    stack = stacked(network.train(), compiler)
+    train(stack, weights, buffers, training_sets, protocol, draws, check_stop, on_epoch)
+    tested = stacked(network.eval(), compiler)
+    correct = torch.zeros(len(seeds), dtype=torch.long, device=test_data.labels.device)
+    with torch.no_grad():
+        for indices in torch.arange(len(test_data), device=test_data.labels.device).split(TEST_BATCH):
+            images = test_data.batch(indices)
+            logits = tested(weights, buffers, images.expand(len(seeds), *images.shape))  # [n, B, C]
+            correct += (logits.argmax(dim=2) == test_data.labels[indices]).sum(dim=1)
+    return (correct.double() / len(test_data)).tolist()
+
+
+def initial(network: nn.Module, seeds: Sequence[int]) -> tuple[State, State]:
+    """Weights and buffers [n, ...] of n networks, each as `reinitialise` makes it of its seed."""
+    networks = [copy.deepcopy(network) for _ in seeds]
+    for each, seed in zip(networks, seeds, strict=True):
+        reinitialise(each, seed)
+    weights, buffers = stack_module_state(networks)
+    return weights, buffers
+
+
+def stacked(network: nn.Module, compiler: Callable[..., Any] | None = None) -> Stack:
+    """(weights, buffers, images [n, B, ch, ...]) -> logits [n, B, C], each network on its own images.
+
+    In the network's mode: in training mode batch statistics in `buffers` are updated in place.
+    """
+    form = copy.deepcopy(network).to("meta")  # the weights come with every call
+
+    def one(weights: State, buffers: State, images: Tensor) -> Tensor:
+        return functional_call(form, (weights, buffers), (images,))
+
+    several = vmap(one)
+    return several if compiler is None else compiler(several)
+
+
+def train(
+    stack: Stack,
+    weights: State,
+    buffers: State,
+    training_sets: Sequence[TrainingSet],
+    protocol: EvaluationProtocol,
+    draws: Sequence[torch.Generator],
+    check_stop: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[], object] = lambda: None,
+) -> None:
+    """Train the stacked networks in place, as `training.train` does each: they end with the weights to test."""
+    lengths = {len(data.labels) for data in training_sets}
+    if len(lengths) != 1:
+        raise ValueError(f"networks that are trained together need training sets of one length, not {sorted(lengths)}")
+    averages: list[Tensor] | None = None
+    for epoch in range(protocol.epochs_of_training):
+        lr = protocol.step_size(epoch)
+        if protocol.starts_anew(epoch):
+            optimizer = torch.optim.SGD(list(weights.values()), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        optimizer.param_groups[0]["lr"] = lr
+        _train_epoch(stack, weights, buffers, training_sets, optimizer, protocol, draws, check_stop)
+        if protocol.kind == "glad":
+            current = [tensor.detach() for tensor in (*weights.values(), *buffers.values())]
+            if averages is None:
+                averages = [tensor.clone() for tensor in current]
+            else:
+                _average(averages, current, epoch)
+        for _ in training_sets:
+            on_epoch()
+    if averages is not None:
+        with torch.no_grad():
+            torch._foreach_copy_([*weights.values(), *buffers.values()], averages)
+
+
+def _train_epoch(
+    stack: Stack,
+    weights: State,
+    buffers: State,
+    training_sets: Sequence[TrainingSet],
+    optimizer: torch.optim.Optimizer,
+    protocol: EvaluationProtocol,
+    draws: Sequence[torch.Generator],
+    check_stop: Callable[[], None],
+) -> None:
+    """Each network sees each of its images once, in batches of its own."""
+    device = training_sets[0].labels.device
+    count = len(training_sets[0].labels)
+    orders = torch.stack([torch.randperm(count, generator=each) for each in draws]).to(device, non_blocking=True)
+    for indices in orders.split(protocol.batch, dim=1):  # [n, B]
+        check_stop()
+        images = torch.cat([data.batch(rows) for data, rows in zip(training_sets, indices, strict=True)])
+        labels = torch.cat([data.labels[rows] for data, rows in zip(training_sets, indices, strict=True)])
+        images = _augmented(images, protocol, draws)
+        logits = stack(weights, buffers, images.unflatten(0, indices.shape))
+        # The sum over networks of their mean losses: each network's gradient is that of its own.
+        loss = F.cross_entropy(logits.flatten(0, 1), labels) * len(draws)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _augmented(images: Tensor, protocol: EvaluationProtocol, draws: Sequence[torch.Generator]) -> Tensor:
+    """images [n * B, ch, ...], those of each network by its own draws, in the order in which it would draw alone."""
+    each = len(images) // len(draws)
+    drawn, after = [], []
+    for generator in draws:
+        drawn.append(augment.sample(protocol.strategy, each, generator, images.shape[2:], one_strategy=True))
+        if protocol.dc_strategy:
+            after.append(dc_augment.sample(protocol.dc_strategy, each, generator, images.shape[1:]))
+    images = augment.apply(images, augment.join(drawn))
+    if after:
+        parts = zip(images.split(each), after, strict=True)
+        images = torch.cat([dc_augment.apply(some, params) for some, params in parts])
+    return images
+
+
+def _average(averages: list[Tensor], current: list[Tensor], count: int) -> None:
+    """`running_average` of all tensors, by type as torch.optim.swa_utils does. count: epochs in `averages`."""
+    for floating in (True, False):
+        rows = [i for i, tensor in enumerate(averages) if tensor.is_floating_point() == floating]
+        if rows:
+            running_average([averages[i] for i in rows], [current[i] for i in rows], count)

@@ -1,0 +1,97 @@
+"""Expert networks for trajectory matching: trained on real images, with their weights kept after every epoch."""
+
+# P parameters of a network, all of them in one vector, in the order of network.parameters().
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.config.options import check_least, check_positive
+from common.matching.augment import parse_strategy
+from common.matching.trajectory import flatten
+from common.networks import reinitialise
+from common.system.errors import InputError
+from common.system.seeds import derive, generator, seeded
+from common.training.train import TrainingSet, slow_from, train_epoch
+
+
+@dataclass(frozen=True)
+class ExpertProtocol:
+    """How experts are trained: SGD with cross-entropy, DSA per image. The names are those of the command line.
+
+    decay: as in the authors' code the step size falls to a tenth after epoch train_epochs // 2 + 1, counted from 0, and
+    the momentum starts again from zero. Training ends after keep_epochs of the train_epochs that the schedule counts.
+    Raises InputError for values that cannot work.
+    """
+
+    train_epochs: int
+    keep_epochs: int
+    batch_train: int
+    lr_teacher: float
+    mom: float
+    l2: float
+    decay: bool
+    dsa_strategy: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        for key in ("train_epochs", "keep_epochs", "batch_train"):
+            check_least(self, key, 1)
+        for key in ("mom", "l2", "seed"):
+            check_least(self, key, 0)
+        if self.keep_epochs > self.train_epochs:
+            raise InputError(
+                f"--keep_epochs {self.keep_epochs} is more than the --train_epochs {self.train_epochs} "
+                "that there are: lower it, or leave it out to keep them all"
+            )
+        for key in ("lr_teacher", "mom", "l2"):
+            if not math.isfinite(getattr(self, key)):
+                raise InputError(f"--{key} {getattr(self, key)} is not finite: give another")
+        check_positive(self, "lr_teacher")
+        parse_strategy(self.dsa_strategy)
+
+
+def train_expert(
+    network: nn.Module,
+    data: TrainingSet,
+    protocol: ExpertProtocol,
+    number: int,
+    forward: Callable[[Tensor], Tensor] | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[int], object] = lambda epochs: None,
+) -> Tensor:
+    """The trajectory of expert `number`: float32 [keep_epochs + 1, P] on the CPU, row e the weights after e epochs.
+
+    `network`, on the data's device, is given new weights and trained in place. The trajectory is a function of the
+    data, the protocol and the number, whatever was trained before; a smaller keep_epochs gives the beginning of it. No
+    global random state is used. forward: the network or its compiled form. check_stop may raise between steps.
+    on_epoch is told how many epochs are done; it may use the network, but not change its weights.
+    Raises InputError once a weight is no longer finite.
+    """
+    reinitialise(network, derive(protocol.seed, "expert", number))
+    initial = flatten(network.parameters())
+    # Rows of one tensor: a detached parameter would still share the memory that the next step changes.
+    trajectory = torch.empty(protocol.keep_epochs + 1, len(initial), dtype=torch.float32)
+    trajectory[0] = initial
+    for epoch in range(protocol.keep_epochs):
+        if epoch == 0 or (protocol.decay and epoch == slow_from(protocol.train_epochs)):
+            lr = protocol.lr_teacher if epoch == 0 else 0.1 * protocol.lr_teacher
+            optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=protocol.mom, weight_decay=protocol.l2)
+        draws = generator(protocol.seed, "expert draws", number, epoch)
+        with seeded(network, protocol.seed, "expert dropout", number, epoch):
+            train_epoch(
+                network, data, optimizer, protocol.batch_train, protocol.dsa_strategy, draws, forward, check_stop
+            )
+        trajectory[epoch + 1] = flatten(network.parameters())
+        if not trajectory[epoch + 1].isfinite().all():
+            raise InputError(
+                f"the weights of expert {number} are not finite after {epoch + 1} epochs: "
+                f"lower --lr_teacher ({protocol.lr_teacher:g})"
+            )
+        on_epoch(epoch + 1)
+    return trajectory

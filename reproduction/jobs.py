@@ -1,0 +1,187 @@
+"""A cell as a job: it runs the cell's commands, keeps a record of them, and may be interrupted at any time.
+
+The record, <output>/<scale>/cells/<table>/<cell>.json, says what is known while there is no summary: commands, state,
+what went wrong, times. A lock beside it is held while a process works on the cell.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from common.runs.folder import code_version
+from common.system.errors import InputError, Stopped
+from common.system.files import read_json, take_lock, write_json
+from common.system.launch import Script
+from reproduction.cells import Step, check_target, folder_of, steps
+from reproduction.plan import Plan, images_of
+from reproduction.tables import Cell
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
+State = Literal["not started", "queued", "running", "interrupted", "failed", "finished"]
+KEPT = "finished cells and the last checkpoint are kept, the same command continues"
+
+
+def record_file(cell: Cell, plan: Plan) -> Path:
+    """Where the record of a cell is kept."""
+    return plan.root / "cells" / cell.table / f"{'-'.join(cell.parts)}.json"
+
+
+def read_record(cell: Cell, plan: Plan) -> dict[str, Any]:
+    """The record of a cell, with its state as it is now: {"state": "not started"} where there is none."""
+    file = record_file(cell, plan)
+    if not file.exists():
+        return {"state": "not started"}
+    record = read_json(file)
+    if record["state"] == "running" and not _is_held(file):
+        record["state"] = "interrupted"  # killed, with no time to say so
+    return record
+
+
+def write_record(cell: Cell, plan: Plan, **facts: Any) -> None:
+    """Change some facts of a record."""
+    file = record_file(cell, plan)
+    before = read_json(file) if file.exists() else {}
+    write_json(file, {**before, "cell": cell.name, "scale": plan.scale, **facts})
+
+
+def is_finished(cell: Cell, plan: Plan) -> bool:
+    """Whether the figures of a cell are there."""
+    product = steps(cell, plan)[-1].product
+    return product is not None and product.exists()
+
+
+class CellJob:
+    """Callable: runs what is left of a cell. With `checkpoint`, by which submitit interrupts and requeues jobs."""
+
+    def __init__(self, cell: Cell, plan: Plan) -> None:
+        self.cell, self.plan = cell, plan
+        self._script: Script | None = None
+
+    def __call__(self) -> None:
+        """Raises InputError for a command that fails, and Stopped for one that was stopped; the record says so too."""
+        with self._held():
+            if self.plan.resume == "auto" and is_finished(self.cell, self.plan):
+                write_record(self.cell, self.plan, state="finished")
+                print(f"{self.cell.name} is finished, and kept (--resume never would start it over)", flush=True)
+                return
+            try:
+                todo = steps(self.cell, self.plan, make=True)
+                self._begin(todo)
+                for step in todo:
+                    self._run(step)
+            except InputError as error:
+                self._note(state="failed", reason=str(error))
+                raise
+            except (Stopped, KeyboardInterrupt, SystemExit) as error:
+                self._note_interruption(str(error) or type(error).__name__)
+                raise
+            except BaseException as error:
+                self._note(state="failed", reason=f"{type(error).__name__}: {error}")
+                raise
+            self._note(state="finished", reason=None)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Called from submitit's signal handler: the run saves and ends, and the job is to be run again."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._script is not None:
+            self._script.stop()
+        self._note_interruption("by the cluster, to be continued")
+        return DelayedSubmission(CellJob(self.cell, replace(self.plan, resume="auto")))
+
+    def _begin(self, todo: Sequence[Step]) -> None:
+        """Say that the cell is running. A record of the same work goes on: its time and interruptions are added to."""
+        folder = str(folder_of(self.cell, self.plan).relative_to(self.plan.root))
+        before = read_record(self.cell, self.plan)
+        if self.plan.resume == "never" or before.get("folder") != folder:
+            before = {}
+        images, version = images_of(self.cell, self.plan).label, code_version()
+        self._note(
+            state="running",
+            commands=[step.command for step in todo],
+            images=images,
+            folder=folder,
+            seconds=before.get("seconds", 0.0),
+            interruptions=before.get("interruptions", 0),
+            reason=None,
+            begun_by=before.get("begun_by", version),
+        )
+        if images:
+            print(f"{self.cell.name}: on {images}", flush=True)
+        check_target(self.cell, self.plan)
+
+    def _run(self, step: Step) -> None:
+        with _alone(step.product):
+            if step.keep and step.product is not None and step.product.exists():
+                return
+            print(f"\n$ {step.command}", flush=True)
+            begun = time.monotonic()
+            script = self._script = Script(step.script, step.words, step.nproc)
+            self._note(script=script.pid)
+            try:
+                code = script.wait()
+            except BaseException:
+                script.stop()
+                raise
+            finally:
+                self._script = None
+                spent = read_record(self.cell, self.plan)["seconds"] + time.monotonic() - begun
+                self._note(script=None, seconds=round(spent, 1))
+        if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            raise Stopped(code - 128, KEPT)
+        if code:
+            raise InputError(f"{step.script} ended with exit code {code}: {script.reason}")
+
+    def _note(self, **facts: Any) -> None:
+        write_record(self.cell, self.plan, **facts)
+
+    def _note_interruption(self, reason: str) -> None:
+        record = read_record(self.cell, self.plan)
+        if record["state"] == "running":
+            self._note(state="interrupted", reason=reason, interruptions=record["interruptions"] + 1)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        path = _lock_of(record_file(self.cell, self.plan))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}; choose another --output") from error
+        with file:
+            if not take_lock(file):
+                raise InputError(f"another process is at work on {self.cell.name}: wait for it, or leave the cell out")
+            yield
+
+
+@contextmanager
+def _alone(product: Path | None) -> Iterator[None]:
+    """Inside, no other cell makes the same product; cells on drifted images share the set of another one."""
+    if product is None:
+        yield
+        return
+    product.parent.mkdir(parents=True, exist_ok=True)
+    with (product.parent / ".cell.lock").open("w") as lock:
+        while not take_lock(lock):
+            time.sleep(1)
+        yield
+
+
+def _lock_of(file: Path) -> Path:
+    return file.with_name(f".{file.stem}.lock")
+
+
+def _is_held(file: Path) -> bool:
+    lock = _lock_of(file)
+    if not lock.exists():
+        return False
+    with lock.open() as opened:
+        return not take_lock(opened)

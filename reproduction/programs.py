@@ -1,0 +1,44 @@
+"""The scripts behind an objective, by the name that its recipes and run folders have."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from common.config.options import DistillOptions
+from common.datasets.voxels import NAME as VOXELS_DATASET
+from common.objectives import dc, dm, imagenet_abcde, tm
+from common.system.scripts import VOXELS, buffer_script, distill_script
+
+
+class Program(NamedTuple):
+    """What distils by an objective."""
+
+    script: str
+    """relative to the repository's root"""
+    flags: tuple[str, ...]
+    """what chooses the objective, where the script has several"""
+    options: type[DistillOptions]
+    buffer: str | None = None
+    """script that trains the experts, where the objective needs some"""
+
+
+OPTIONS: dict[str, type[DistillOptions]] = {
+    "DC": dc.Options,
+    "DM": dm.Options,
+    "TM": tm.Options,
+    "ImageNet-abcde/DC": imagenet_abcde.DC,
+    "ImageNet-abcde/DM": imagenet_abcde.DM,
+    "ImageNet-abcde/TM": imagenet_abcde.TM,
+}
+
+
+def program(objective: str, dataset: str) -> Program:
+    """What distils a dataset by an objective; voxels have a script of their own."""
+    script, *flags = distill_script(objective)
+    needs_experts = objective.rpartition("/")[2] == "TM"
+    return Program(
+        VOXELS if dataset == VOXELS_DATASET else script,
+        tuple(flags),
+        OPTIONS[objective],
+        buffer_script(objective) if needs_experts else None,
+    )

@@ -1,0 +1,197 @@
+"""Ours beside what is published: a row for each cell, from its record and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.config.options import BufferOptions, find_recipe
+from common.report.record import RunRecord, read_run
+from common.runs.folder import code_version
+from common.system.files import read_json
+from common.training.robustness import AUTHORS_PROTOCOL
+from reproduction.cells import folder_of, source_folder
+from reproduction.jobs import State, read_record
+from reproduction.plan import Plan, images_of
+from reproduction.scales import Scale
+from reproduction.tables import TABLES, Cell
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of a cell at a scale. Accuracies in % of the test images; None where something is unknown.
+
+    difference: ours less the published figure, at scale full on the same images; `reduced` says what still was less.
+    """
+
+    table: str
+    cell: str
+    scale: Scale
+    state: State
+    mean: float | None
+    std: float | None
+    n: int | None
+    last_mean: float | None
+    last_std: float | None
+    published: float | None
+    published_std: float | None
+    published_source: str
+    difference: float | None
+    seconds: float | None
+    peak_memory_bytes: int | None
+    images: str
+    reduced: str
+    note: str
+    hardware: str
+    version: str
+    command: str
+    folder: str
+
+    @property
+    def ours(self) -> str:
+        """Mean and standard deviation as people write them, "" where there are none."""
+        return _with_std(self.mean, self.std)
+
+    @property
+    def published_text(self) -> str:
+        """Likewise, of what is published."""
+        return _with_std(self.published, self.published_std, places=1) or UNKNOWN
+
+    @property
+    def details(self) -> str:
+        """What has to be said beside the figure and its scale; of stand-ins only what they are."""
+        reduced = "" if self.scale == "smoke" else self.reduced
+        return "; ".join(part for part in (reduced, self.images, self.note) if part)
+
+    @property
+    def remarks(self) -> str:
+        """Everything that has to be said beside the figure."""
+        scale = "" if self.scale == "full" else f"scale {self.scale}"
+        return "; ".join(part for part in (scale, self.details) if part)
+
+
+def collect(cells: Iterable[Cell], plans: Sequence[Plan]) -> list[Row]:
+    """A row for each cell and scale of which something is known."""
+    current = code_version()
+    rows = [row_of(cell, plan, current) for plan in plans for cell in cells]
+    return [row for row in rows if row.state != "not started"]
+
+
+def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
+    """What is known of a cell, from its record and its files. current: the version of this code."""
+    record, folder = read_record(cell, plan), folder_of(cell, plan)
+    if "folder" in record:
+        folder = plan.root / record["folder"]
+    figures = _of_drifted(cell, plan, folder) if cell.target else _figures(cell, folder)
+    published = cell.published or {}
+    accuracy = published.get("accuracy")
+    mean = figures.get("mean")
+    state: State = "finished" if figures else record["state"]
+    notes = [figures.get("note"), record.get("reason") if state in ("failed", "interrupted") else None]
+    if times := record.get("interruptions"):
+        notes.append(f"interrupted {'once' if times == 1 else f'{times} times'}")
+    images = record.get("images", images_of(cell, plan).label)
+    version, begun_by = str(figures.get("version", "")), record.get("begun_by", "")
+    if begun_by and version and begun_by != version:
+        notes.append(f"begun by version {begun_by}")
+    if version and current is not None and version != current:
+        notes.append("made by another code version")
+    return Row(
+        table=cell.table,
+        cell="/".join(cell.parts),
+        scale=plan.scale,
+        state=state,
+        mean=mean,
+        std=figures.get("std"),
+        n=figures.get("n"),
+        last_mean=figures.get("last_mean"),
+        last_std=figures.get("last_std"),
+        published=accuracy,
+        published_std=published.get("std"),
+        published_source=str(published.get("source", UNKNOWN)),
+        difference=None if mean is None or accuracy is None or plan.scale != "full" or images else mean - accuracy,
+        seconds=record.get("seconds") or figures.get("seconds"),
+        peak_memory_bytes=figures.get("peak_memory_bytes"),
+        images=images,
+        reduced=figures.get("reduced", ""),
+        note="; ".join(filter(None, notes)),
+        hardware=str(figures.get("hardware", "")),
+        version=version,
+        command=" && ".join(record.get("commands", [])),
+        folder=str(folder) if figures else "",
+    )
+
+
+def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
+    """The figures of a finished cell, accuracies in %; {} while it is not finished."""
+    if not (folder / "summary.json").exists():
+        return {}
+    run = read_run(folder)
+    summary = run.summary
+    assert summary is not None  # its file is there
+    chosen, last = summary[TABLES[cell.table].figure], summary["last"]
+    return {
+        **_percent(chosen),
+        "n": chosen["n"],
+        **{f"last_{key}": value for key, value in _percent(last).items()},
+        "seconds": summary["seconds"],
+        "peak_memory_bytes": _peak(summary.get("peak_memory_bytes", {})),
+        "reduced": _departures(cell, run, summary),
+        "hardware": _hardware(run.config["hardware"]),
+        "version": summary["version"],
+    }
+
+
+def _of_drifted(cell: Cell, plan: Plan, folder: Path) -> dict[str, Any]:
+    file, synset = folder / "results.json", source_folder(cell, plan) / "synset.safetensors"
+    if not file.exists():
+        return {}
+    results = read_json(file)
+    clean, epochs = _percent(results["clean"]), results["evaluation"]["epochs"]
+    notes = [f"on clean images {_with_std(clean['mean'], clean['std'])}"]
+    if synset.exists() and synset.stat().st_mtime > file.stat().st_mtime:
+        notes.append("of a synthetic set that has been made anew since: run it with --resume never")
+    return {
+        **_percent(results["mean"]),
+        "n": results["n"],
+        "reduced": f"{epochs:,} of {full:,} epochs" if epochs < (full := AUTHORS_PROTOCOL.epochs or 0) else "",
+        "note": "; ".join(notes),
+        "hardware": _hardware(results["hardware"]),
+        "version": results["version"],
+    }
+
+
+def _percent(figures: dict[str, Any]) -> dict[str, float]:
+    return {"mean": round(100 * figures["mean"], 2), "std": round(100 * figures["std"], 2)}
+
+
+def _peak(memory: dict[str, int]) -> int | None:
+    """Of a GPU where there is one, else of the process."""
+    return memory.get("cuda", memory.get("cpu"))
+
+
+def _departures(cell: Cell, run: RunRecord, summary: dict[str, Any]) -> str:
+    """What was less than, or other than, the recipe says."""
+    # What the table is about is no departure.
+    reduced, changed = run.departures({"image_size", *(flag.removeprefix("--") for flag in cell.flags[::2])})
+    wanted = find_recipe(cell.objective, cell.dataset, cell.ipc).values.get("num_experts", BufferOptions.num_experts)
+    if "experts" in summary and summary["experts"] < wanted:
+        reduced.append(f"{summary['experts']} of {wanted} experts")
+    return ", ".join([*reduced, *changed])
+
+
+def _hardware(described: dict[str, Any]) -> str:
+    count = described["threads"]
+    where = described.get("gpu") or f"{described['cpu']}, {count} thread{'s' * (count != 1)}"
+    several = described.get("processes", 1)
+    return f"{where}{f', {several} processes' if several > 1 else ''}, torch {described['torch']}"
+
+
+def _with_std(mean: float | None, std: float | None, places: int = 2) -> str:
+    if mean is None:
+        return ""
+    return f"{mean:.{places}f}" + (f" ± {std:.{places}f}" if std is not None else "")

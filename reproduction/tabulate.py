@@ -1,0 +1,123 @@
+"""The rows of the published tables as people read them: Markdown, CSV, and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common.system.text import describe_bytes, describe_seconds
+from reproduction.results import Row
+from reproduction.tables import TABLES, Figure
+
+NOTES = (
+    "Accuracy on the test images in %, mean and population standard deviation over n networks trained from scratch "
+    "on the synthetic set. Only rows of scale full say anything about the published figures: short and smoke rows made "
+    "fewer updates and trained fewer networks, smoke rows on stand-in images.",
+)
+_HEAD = (
+    "cell",
+    "state",
+    "ours, %",
+    "n",
+    "published, %",
+    "difference",
+    "time",
+    "memory",
+    "remarks",
+    "hardware",
+    "version",
+)
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """A table for each of the published ones."""
+    lines = ["# Ours beside the published figures", "", *(f"{note}\n" for note in NOTES)]
+    for name, table in TABLES.items():
+        mine = [row for row in rows if row.table == name]
+        if not mine:
+            continue
+        lines += [f"## {table.title} (`{name}`)", ""]
+        lines += [f"Published: {table.source}. Ours: {_compared(table.figure)}.", ""]
+        lines += [_line(_HEAD), "| --- " * len(_HEAD) + "|", *(_line(_cells(row)) for row in mine)]
+        lines += ["", "Commands:", "", "```sh"]
+        lines += [f"# {row.cell}, scale {row.scale}\n{row.command}" for row in mine]
+        lines += ["```", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _compared(figure: Figure) -> str:
+    return "the best evaluation of a run, as published" if figure == "best_on_test" else "after the last update"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row.cell,
+        row.state,
+        row.ours,
+        "" if row.n is None else str(row.n),
+        row.published_text,
+        _signed(row.difference),
+        _time(row.seconds),
+        _memory(row.peak_memory_bytes),
+        row.remarks,
+        row.hardware,
+        row.version,
+    ]
+
+
+def _signed(difference: float | None) -> str:
+    return "" if difference is None else f"{difference:+.2f}"
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else describe_seconds(seconds)
+
+
+def _memory(count: int | None) -> str:
+    return "" if count is None else describe_bytes(count)
+
+
+def as_csv_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows for write_csv; unknown figures are empty."""
+    return [{key: "" if value is None else value for key, value in asdict(row).items()} for row in rows]
+
+
+def as_page_rows(rows: Sequence[Row], page: Path) -> list[dict[str, Any]]:
+    """Rows for `page.write_results_page`, with links relative to the page."""
+    return [_page_row(row, page) for row in rows]
+
+
+def _page_row(row: Row, page: Path) -> dict[str, Any]:
+    folder = Path(row.folder) if row.folder else None
+    pictures = sorted(folder.glob("images_*.png")) if folder else []
+    report = folder / "report.html" if folder else None
+    return {
+        "table": f"{TABLES[row.table].title} ({row.table})",
+        "cell": row.cell,
+        "scale": row.scale,
+        "state": row.state,
+        "ours": row.ours,
+        "n": "" if row.n is None else row.n,
+        "published": row.published_text,
+        "difference": _signed(row.difference),
+        "time": _time(row.seconds),
+        "memory": _memory(row.peak_memory_bytes),
+        "hardware": row.hardware,
+        "version": row.version,
+        "note": row.details,
+        "command": row.command.replace(" && ", "\n"),
+        "picture": pictures[-1] if pictures else None,
+        "report": _link(report, page) if report and report.exists() else None,
+    }
+
+
+def _link(file: Path, page: Path) -> str | None:
+    """Relative to the page; None for a file that would not travel with the page's folder."""
+    file, folder = file.resolve(), page.resolve().parent
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else None
