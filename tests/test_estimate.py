@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.config.options import BufferOptions, parse
-from common.costs.costs import costs, estimate
+from common.costs import costs, estimate
 from common.costs.estimate import LIBRARIES, RATES, SHAPES, DataShape
 from common.costs.meter import weigh
 from common.datasets import load_dataset

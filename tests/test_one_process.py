@@ -93,7 +93,9 @@ def test_torchrun_is_known_by_its_environment(monkeypatch):
     assert (torchrun.world(), torchrun.rank(), torchrun.local_rank()) == (4, 3, 1)
 
 
-@pytest.mark.parametrize("script", ["ablate.py", "demo.py", "corruption-exp/evaluate.py", "common/pretrained/__main__.py"])
+@pytest.mark.parametrize(
+    "script", ["ablate.py", "demo.py", "corruption-exp/evaluate.py", "common/pretrained/__main__.py"]
+)
 def test_commands_of_one_process_refuse_torchrun(monkeypatch, script):
     started_by_torchrun(monkeypatch, 1, 2)
     assert_refused(call(script), "this command is one process: start it with python, without torchrun")

@@ -26,8 +26,8 @@ from common.datasets.image_data import Resize
 from common.datasets.imagenet_classes import SUBSETS
 from common.datasets.zca import whitened
 from common.system.errors import InputError
+from common.training import evaluate as evaluation
 from common.training.robustness import mean_corruption_error, summarise
-from common.training.train import evaluate as evaluation
 from tests.conftest import ROOT
 from tests.test_cli import assert_refused, call
 from tests.test_imagenet import make_imagenet
@@ -299,7 +299,7 @@ def test_networks_are_trained_once_and_tested_on_everything(source, tmp_path, mo
 
 
 def test_half_statistics_are_of_the_drifted_images_alone(source, tmp_path, monkeypatch):
-    from common.training.train import robustness as module
+    from common.training import robustness as module
 
     seen: dict[str, list[torch.Tensor]] = {}
     accuracy = module.accuracy
