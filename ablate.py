@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from common import frequency
-from common.config.options import DataOptions, DistillOptions, data_flags, find_recipe, parse_some, with_recipe
+from common.config.command_line import data_flags, find_recipe, parse_some, with_recipe
+from common.config.options import DataOptions, DistillOptions
+from common.config.places import dataset_folder, run_folder
 from common.frequency import TransformName
 from common.report import pictures
-from common.runs.folder import dataset_folder, run_folder
 from common.synset.file import load_synset
 from common.synset.selection import SelectionRule
-from common.system.errors import InputError, run_command
+from common.system.command import run_command
+from common.system.errors import InputError
 from common.system.files import read_json, write_csv
-from common.system.launch import run_script
-from common.training.evaluate import in_percent
+from common.system.scripts import run_script
+from common.system.text import in_percent
 
 
 @dataclass

@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common.config.places import run_folder
 from common.datasets import load_dataset
-from common.runs.folder import run_folder
-from common.system.errors import run_command
+from common.system.command import run_command
 from common.system.files import read_json, write_json
-from common.system.launch import run_script
+from common.system.scripts import run_script
 
 FOLDER = Path("runs/demo")
 DATASET, IPC, NETWORKS = "digits", 1, 3

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from common.config.options import check_least, parse_command
-from common.runs.track import TrackerName
+from common.config.checks import check_least
+from common.config.command_line import parse_command
+from common.config.options import TrackerName
+from common.system.command import run_command
 from common.system.devices import Precision
-from common.system.errors import InputError, run_command
+from common.system.errors import InputError
 from common.system.files import write_atomically, write_csv
 from reproduction import listing, results, sweep, tabulate
 from reproduction.cells import steps

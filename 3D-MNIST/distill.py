@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.config.options import parse
+from common.config.command_line import parse
 from common.objectives import dm
-from common.system.parallel import run_command
+from common.system.command import run_command
 
 
 @dataclass
@@ -26,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, several=True)

@@ -5,9 +5,9 @@ sh DM/scripts/run_DM_FreD.sh                            CIFAR-10, ipc 2, as publ
 The algorithm is in common/objectives/dm.py.
 """
 
-from common.config.options import parse
+from common.config.command_line import parse
 from common.objectives import dm
-from common.system.parallel import run_command
+from common.system.command import run_command
 
 
 def main() -> None:
@@ -15,4 +15,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, several=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.config.options import BufferOptions, parse_buffer
+from common.config.command_line import parse_buffer
+from common.config.options import BufferOptions
 from common.objectives import buffer
-from common.system.parallel import run_command
+from common.system.command import run_command
 
 
 @dataclass
@@ -31,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, several=True)

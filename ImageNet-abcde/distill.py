@@ -7,10 +7,10 @@ The algorithms are in common/objectives/; what is special here are the images an
 
 from __future__ import annotations
 
-from common.config.options import parse, read_first
+from common.config.command_line import parse, read_first
 from common.objectives import dc, dm, tm
 from common.objectives.imagenet_abcde import DC, DM, TM, Objective
-from common.system.parallel import run_command
+from common.system.command import run_command
 
 
 def main() -> None:
@@ -25,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, several=True)

@@ -6,9 +6,10 @@ sh TM/scripts/run_buffer.sh                             CIFAR-10, 100 experts of
 Stopped, even killed, the same command trains the experts that are missing. Started twice, two processes share them.
 """
 
-from common.config.options import BufferOptions, parse_buffer
+from common.config.command_line import parse_buffer
+from common.config.options import BufferOptions
 from common.objectives import buffer
-from common.system.parallel import run_command
+from common.system.command import run_command
 
 
 def main() -> None:
@@ -16,4 +17,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, several=True)

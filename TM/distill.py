@@ -5,9 +5,9 @@ DATASET=digits sh TM/scripts/run_buffer.sh; DATASET=digits sh TM/scripts/run_TM_
 The algorithm is in common/objectives/tm.py.
 """
 
-from common.config.options import parse
+from common.config.command_line import parse
 from common.objectives import tm
-from common.system.parallel import run_command
+from common.system.command import run_command
 
 
 def main() -> None:
@@ -15,4 +15,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, several=True)

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from common.runs.folder import code_version
 from common.system.devices import describe_hardware
 from common.system.files import write_json
+from common.system.version import code_version
 
 Versions = dict[str, Callable[[], object]]
 

@@ -18,14 +18,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from common.config.options import DSA_STRATEGY, parse_plain
+from common.config.command_line import parse_plain
+from common.config.options import DSA_STRATEGY
 from common.datasets import ImageData
 from common.matching import augment, distribution, gradient
 from common.networks import build_network, reinitialise
 from common.synset.selection import select
 from common.synset.synset import SynSet, SynSetArgs
+from common.system.command import run_command
 from common.system.devices import can_compile, resolve_device
-from common.system.errors import InputError, run_command
+from common.system.errors import InputError
 from common.system.seeds import derive, generator
 from common.training import ensemble
 from common.training.train import Batches, EvaluationProtocol, train, train_epoch

@@ -14,12 +14,13 @@ import torch
 from measure import apart, in_turns, peak, report
 from tqdm import tqdm
 
-from common.config.options import DSA_STRATEGY, parse_plain
+from common.config.command_line import parse_plain
+from common.config.options import DSA_STRATEGY
 from common.matching import augment
 from common.matching.trajectory import Step, Unroll, build_student, flatten, match
 from common.networks import build_network, reinitialise
+from common.system.command import run_command
 from common.system.devices import can_compile, resolve_device
-from common.system.errors import run_command
 from common.system.seeds import derive, generator
 
 CLASSES = 10

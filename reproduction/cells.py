@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from common.config.options import BufferOptions, find_recipe
+from common.config.command_line import find_recipe
+from common.config.options import BufferOptions
+from common.config.places import run_folder
 from common.datasets import default_data_path
 from common.datasets.corruptions import target_folder
-from common.runs.folder import run_folder
-from common.system.launch import as_typed
+from common.system.scripts import as_typed
 from common.training.expert_folder import buffer_folder, expert_files
 from common.training.expert_trajectories import find_buffer
 from reproduction.plan import Images, Plan, images_of

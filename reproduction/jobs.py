@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from common.runs.folder import code_version
 from common.system.errors import InputError, Stopped
 from common.system.files import read_json, take_lock, write_json
-from common.system.launch import Script
+from common.system.scripts import Script
+from common.system.version import code_version
 from reproduction.cells import Step, check_target, folder_of, steps
 from reproduction.plan import Plan, images_of
 from reproduction.tables import Cell

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from common.config.options import BufferOptions, DistillOptions, Sources, parse, parse_buffer
+from common.config.command_line import parse, parse_buffer
+from common.config.options import BufferOptions, DistillOptions, Sources
 from common.costs.estimate import RATES, SHAPES, Estimate, estimate, seconds
 from common.datasets.presence import is_there
 from common.system.errors import InputError

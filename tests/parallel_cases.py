@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.config.options import BufferOptions, EvaluateOptions, parse, parse_buffer, parse_plain
+from common.config.command_line import parse, parse_buffer, parse_plain
+from common.config.options import BufferOptions, EvaluateOptions
 from common.datasets import ImageData
 from common.matching.step_size import MOMENTUM, StepSize
 from common.objectives import buffer, dc, dm, tm
 from common.report import pictures
 from common.system import parallel
+from common.system.command import run_command
 from common.training.evaluate_command import show
 
 UPDATES = 5
@@ -171,4 +173,4 @@ def folder_of(path: Path, name: str) -> Path:
 
 if __name__ == "__main__":
     first, second, third, *names = sys.argv[1:]
-    parallel.run_command(lambda: run_all(Path(first), Path(second), Path(third), names))
+    run_command(lambda: run_all(Path(first), Path(second), Path(third), names), several=True)

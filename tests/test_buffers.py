@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import common.training.experts
-from common.config.options import BufferOptions, DataOptions, parse_buffer
+from common.config.command_line import parse_buffer
+from common.config.options import BufferOptions, DataOptions
 from common.datasets import load_dataset
 from common.datasets.zca import whitened
 from common.matching.trajectory import flatten

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.config.options import BufferOptions, parse
+from common.config.command_line import parse
+from common.config.options import BufferOptions
 from common.costs import costs, estimate
 from common.costs.estimate import LIBRARIES, RATES, SHAPES, DataShape
 from common.costs.meter import weigh

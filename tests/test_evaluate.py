@@ -4,7 +4,8 @@ import torch
 
 from common.datasets import load_dataset
 from common.networks import build_network, reinitialise
-from common.training.evaluate import evaluate, mean_and_std, random_real
+from common.system.text import mean_and_std
+from common.training.evaluate import evaluate, random_real
 from common.training.train import Batches, EvaluationProtocol, accuracy, train
 
 

@@ -13,7 +13,7 @@ import torchvision
 from PIL import Image
 
 from common.datasets import ImageData, decode, decoded, disk_cache, image_tree, load_dataset
-from common.datasets.image_data import Resize
+from common.datasets.pixels import Resize
 from common.system.errors import InputError
 from tests.image_sets import forbid_decoding
 
@@ -113,7 +113,7 @@ def test_grayscale_folder_has_one_channel_and_a_mixed_one_three(
         assert mixed.images.shape == (6, 3, 7, 9)
         assert torch.equal(mixed.images[:5], gray.images[:5].expand(-1, 3, -1, -1))
         assert mixed.images[5, :, 0, 0].tolist() == [255, 0, 0]
-        next(disk_cache.cache_file(tmp_path.resolve(), None).parent.iterdir()).unlink()
+        next(image_tree.cache_file(tmp_path.resolve(), None).parent.iterdir()).unlink()
 
 
 def test_second_start_reads_the_cache_alone(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ def test_mapped_cache_that_cannot_be_written_stops_the_run(
 
 def test_what_killed_processes_left_of_a_mapped_cache_is_removed(tmp_path: Path, cache: Path) -> None:
     make_tree(tmp_path)
-    name = disk_cache.cache_file(tmp_path.resolve(), None).name
+    name = image_tree.cache_file(tmp_path.resolve(), None).name
     for pid in (1, 2):
         (cache / f".{name}.{pid}.tmp").write_bytes(b"half")
     os.utime(cache / f".{name}.1.tmp", (1, 1))
@@ -302,10 +302,10 @@ def test_cache_that_cannot_be_written_does_not_stop_the_run(
 def test_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FRED_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert disk_cache.cache_file(tmp_path, None).parent == tmp_path / "fred"
+    assert image_tree.cache_file(tmp_path, None).parent == tmp_path / "fred"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert disk_cache.cache_file(tmp_path, None).parent == tmp_path / "home" / ".cache" / "fred"
+    assert image_tree.cache_file(tmp_path, None).parent == tmp_path / "home" / ".cache" / "fred"
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty", "16 bits"])

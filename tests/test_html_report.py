@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from common import recipes
-from common.config.options import described, parse
+from common.config.command_line import described, parse
 from common.objectives import dm
 from common.report.record import read_run
 from common.report.run_page import write_run_report

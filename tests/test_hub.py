@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from common.config.options import DataOptions
+from common.config.places import run_folder
 from common.datasets import ImageData, check_dataset, decode, hub, load_dataset
-from common.datasets.image_data import Resize
-from common.runs.folder import run_folder
+from common.datasets.pixels import Resize
 from common.system.errors import InputError
 from tests.image_sets import forbid_decoding
 

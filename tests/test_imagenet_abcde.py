@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from common import recipes
-from common.config.options import parse
+from common.config.command_line import parse
 from common.objectives import tm
 from common.synset.file import load_synset
 from common.training.expert_folder import read_manifest

@@ -9,8 +9,9 @@ import torch
 
 from common.networks import build_network
 from common.runs.sharding import ClassShare
-from common.system import parallel, torchrun
+from common.system import parallel
 from common.system.errors import ProcessLost, Stopped
+from common.system.parallel import launch
 from common.system.signals import Stoppable
 from common.training.evaluate import trained_here
 from tests.test_cli import assert_refused, call
@@ -87,10 +88,10 @@ def test_the_progress_bar_counts_the_own_networks(be, together, shares):
 
 def test_torchrun_is_known_by_its_environment(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")  # a batch system's
-    assert (torchrun.world(), torchrun.rank(), torchrun.local_rank()) == (1, 0, 0)
+    assert launch() == (0, 0, 1)
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert (torchrun.world(), torchrun.rank(), torchrun.local_rank()) == (4, 3, 1)
+    assert launch() == (3, 1, 4)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from common import recipes
+from common.config.command_line import parse, parse_buffer, parse_plain
 from common.config.options import (
     NOT_PART_OF_A_RUN,
     BufferOptions,
@@ -16,9 +17,6 @@ from common.config.options import (
     DataOptions,
     DistillOptions,
     EvaluateOptions,
-    parse,
-    parse_buffer,
-    parse_plain,
 )
 from common.datasets import DATASETS, ImageData, statistics
 from common.runs.folder import Run

@@ -16,9 +16,11 @@ from common.datasets import load_dataset, statistics
 from common.datasets.imagenet_classes import SUBSETS
 from common.pretrained import drive, share
 from common.pretrained.__main__ import _made_from
-from common.pretrained.convert import Facts, from_authors, likely_objective, open_synset
+from common.pretrained.convert import Facts, from_authors, likely_objective
+from common.synset.hub import fetch
 from common.synset.authors import read_authors
 from common.synset.file import export_pair, load_synset, save_synset
+from common.synset.open import open_synset
 from common.synset.recover import recover
 from common.system.errors import InputError
 from tests.authors_files import synthetic, write_pair, write_results
@@ -545,8 +547,8 @@ def test_a_readme_that_is_there_is_left_alone(hub, ours):
     assert (hub.root / "me/sets/README.md").read_text() == "mine"
     assert hub.private["me/sets"]
     with pytest.raises(InputError, match=r"several: give hf://me/sets/FILE with one of first\..*, second\."):
-        share.fetch("hf://me/sets")
-    assert share.fetch("hf://me/sets/second.safetensors").name == "second.safetensors"
+        fetch("hf://me/sets")
+    assert fetch("hf://me/sets/second.safetensors").name == "second.safetensors"
 
 
 def test_what_the_hub_does_not_have_or_do(hub, ours, tmp_path):
@@ -581,7 +583,7 @@ def test_only_our_files_are_shared(hub, ours, tmp_path):
 def test_without_the_library(ours, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match="pip install 'huggingface_hub"):
-        share.fetch("hf://me/x")
+        fetch("hf://me/x")
 
 
 def test_help_and_no_command():

@@ -11,7 +11,8 @@ import pytest
 
 import common.config.options as options_module
 from common import recipes
-from common.config.options import DSA_STRATEGY, BufferOptions, ClassMatchingOptions, check
+from common.config.checks import check
+from common.config.options import DSA_STRATEGY, BufferOptions, ClassMatchingOptions
 from common.costs.estimate import SHAPES, estimate
 from common.networks import build_network
 from common.objectives import dc, dm, tm

@@ -22,8 +22,8 @@ from common.datasets.corruptions import (
     TargetName,
     open_target,
 )
-from common.datasets.image_data import Resize
 from common.datasets.imagenet_classes import SUBSETS
+from common.datasets.pixels import Resize
 from common.datasets.zca import whitened
 from common.system.errors import InputError
 from common.training import evaluate as evaluation

@@ -1,34 +1,26 @@
-"""The options behind every command line, and how they are resolved: flag, then recipe, then default."""
+"""The options behind every command line, each with its default and what it means."""
 
 from __future__ import annotations
 
-import dataclasses
-import io
-import sys
-from collections.abc import Sequence
-from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Literal
 
-import torch
 import tyro
 
-from common import recipes
 from common.datasets import (
     PREFIXES,
     ImageData,
     check_dataset,
     default_image_size,
-    is_resizable,
     load_dataset,
     statistics,
 )
-from common.datasets.image_data import ResizeMode, Statistics
+from common.datasets.image_data import Statistics
 from common.datasets.imagenet_classes import canonical, resolve
+from common.datasets.pixels import ResizeMode
 from common.frequency import TransformName
-from common.matching.augment import STRATEGIES, parse_strategy
+from common.matching.augment import STRATEGIES
 from common.networks.pools import EvalMode, EvalProtocol
-from common.runs.track import TrackerName
 from common.synset.selection import SelectionRule
 from common.system import parallel
 from common.system.devices import Precision
@@ -353,253 +345,7 @@ class EvaluateOptions:
         self.recipe = self.recipe and canonical(self.recipe)
 
 
-Options = TypeVar("Options", bound=DistillOptions)
-Recipes = TypeVar("Recipes", bound=DataOptions)
-Buffers = TypeVar("Buffers", bound=BufferOptions)
-Plain = TypeVar("Plain")
 Sources = dict[str, str]
 
-# Underscores in flags and help, as the authors write them; booleans take a value (see _spell_out_booleans).
-_STYLE: dict[str, Any] = {"use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
 
-
-@dataclass
-class _Cell:
-    """What decides the recipe."""
-
-    dataset: str = DataOptions.dataset
-    subset: str | None = None
-    ipc: int = DistillOptions.ipc
-    recipe: str | None = None
-    transform: str = DistillOptions.transform
-    zca: bool = False
-
-    def __post_init__(self) -> None:
-        self.dataset, self.subset = resolve(self.dataset, self.subset)
-        self.recipe = self.recipe and canonical(self.recipe)
-
-    def recipe_of(self, objective: str, ipc: int) -> recipes.Recipe:
-        """The cell's recipe; of one that is borrowed, or for whitened images, without what is CIFAR-100's alone."""
-        found = find_recipe(objective, self.dataset, ipc, self.recipe, self.transform)
-        if self.dataset != "CIFAR100" or self.zca:
-            found = found.without("cifar100_stats")
-        return found
-
-
-def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None) -> tuple[Options, Sources]:
-    """The options of a command line, and for each where it came from: 'flag', 'default' or the recipe's source.
-
-    Raises InputError for values that cannot work; a flag that does not exist or does not parse exits with code 2.
-    """
-    argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
-    cell = _cell(argv, kind)
-    recipe = cell.recipe_of(objective, cell.ipc)
-    options = tyro.cli(kind, args=argv, default=with_recipe(kind, recipe, cell.dataset), **_STYLE)
-    words = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
-    flags = {_ALIASES.get(word, word) for word in words}
-    sources = {
-        key: "flag" if key in flags else recipe.sources[key] if key in recipe.values else "default"
-        for key in vars(options)
-    }
-    for key in ("msz_per_channel", "lr_freq"):
-        if key in flags:
-            check_positive(options, key)
-    options, sources = _at_size(options, sources, recipe)
-    check(options, objective)
-    return options, sources
-
-
-def _at_size(options: Options, sources: Sources, recipe: recipes.Recipe) -> tuple[Options, Sources]:
-    """A recipe for images of one size at another: the same number of images, and the same step in orthonormal units."""
-    size, wanted = recipe.values.get("image_size"), options.image_size
-    if size is None or wanted in (None, size) or options.transform == "identity":
-        return options, sources
-    pixels = (wanted / size) ** 2
-    scaled = {key: getattr(options, key) for key in ("msz_per_channel", "lr_freq") if sources[key] != "flag"}
-    scaled = {key: type(value)(value * pixels) for key, value in scaled.items()}
-    told = {key: f"{sources[key]} (scaled from {size} px)" for key in scaled}
-    return dataclasses.replace(options, **scaled), sources | told
-
-
-def parse_buffer(kind: type[Buffers], objective: str, argv: Sequence[str] | None = None) -> Buffers:
-    """The options of a buffer.py: flag, then what the recipes say for every ipc of the dataset, then default."""
-    argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
-    cell = _cell(argv, kind)
-    recipe = cell.recipe_of(objective, recipes.EVERY_IPC)
-    return tyro.cli(kind, args=argv, default=with_recipe(kind, recipe, cell.dataset), **_STYLE)
-
-
-def _cell(argv: Sequence[str], kind: type[DataOptions]) -> _Cell:
-    """What decides the recipe, read before anything else is; its dataset is the kind's unless a flag names one."""
-    return _read_some(argv, _Cell(dataset=kind.dataset))
-
-
-def read_first(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
-    """The options of a kind alone, whatever else the command line says: what decides how the rest is read."""
-    return _read_some(sys.argv[1:] if argv is None else argv, kind())
-
-
-def _read_some(argv: Sequence[str], default: Plain) -> Plain:
-    wanted = [word for word in argv if word not in ("-h", "--help")]
-    quiet = {**_STYLE, "add_help": False, "console_outputs": False}
-    try:
-        with redirect_stderr(io.StringIO()):
-            read, _ = tyro.cli(type(default), args=wanted, default=default, return_unknown_args=True, **quiet)
-    except SystemExit:  # a value is missing or wrong: the second reading meets it too, and says so
-        return default
-    return read
-
-
-def parse_plain(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
-    """The options of a command line that takes no recipe."""
-    return tyro.cli(kind, args=_spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv)), **_STYLE)
-
-
-def parse_command(kinds: dict[str, type], program: str, argv: Sequence[str] | None = None) -> Any:
-    """The options of a command line whose first word is one of `kinds`: an instance of that kind."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    kind = kinds.get(words[0]) if words else None
-    if kind is not None:
-        words = [words[0], *_spell_out_booleans(kind, words[1:])]
-    named: Any = tuple(Annotated[each, tyro.conf.subcommand(name, prefix_name=False)] for name, each in kinds.items())
-    return tyro.cli(Union[named], prog=program, args=words, **_STYLE)  # noqa: UP007 (made from a tuple)
-
-
-def parse_some(kind: type[Plain], argv: Sequence[str] | None = None) -> tuple[Plain, list[str]]:
-    """The options of a command line that takes no recipe, and the words that are none of them, to be passed on."""
-    words = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
-    options, rest = tyro.cli(kind, args=words, return_unknown_args=True, **_STYLE)
-    return options, rest
-
-
-def find_recipe(
-    objective: str, dataset: str, ipc: int, borrowed: str | None = None, transform: str = "dct"
-) -> recipes.Recipe:
-    """The recipe of a cell, an empty one where there is none. Raises InputError for a borrowed name without recipes.
-
-    How images are resized is borrowed only for a dataset whose images are.
-    """
-    if borrowed is not None:
-        recipes.check_dataset(objective, borrowed)
-    found = recipes.find(objective, borrowed or dataset, ipc, pixels=transform == "identity")
-    return found if is_resizable(dataset) else found.without("image_size", "resize", "antialias")
-
-
-def with_recipe(kind: type[Recipes], recipe: recipes.Recipe, dataset: str | None = None) -> Recipes:
-    """Default options with the recipe's values; values for the options of other scripts are left out.
-
-    dataset: the one they are for, which decides other defaults, if it is not the kind's.
-    """
-    known = {field.name for field in dataclasses.fields(kind)}
-    values = {key: value for key, value in recipe.values.items() if key in known}
-    return kind(**values) if dataset is None else kind(dataset=dataset, **values)
-
-
-def check(options: DistillOptions, objective: str) -> None:
-    """Raises InputError for the first option that cannot work, before any data is read."""
-    check_dataset(options.dataset, options.subset)
-    for key in ("ipc", "batch_real", "batch_train", "num_eval", "image_size", "chunk", "workers"):
-        check_least(options, key, 1)
-    for key in (
-        "Iteration",
-        "batch_syn",
-        "eval_it",
-        "networks_at_once",
-        "epoch_eval_train",
-        "checkpoint_every",
-        "mom_freq",
-        "seed",
-    ):
-        check_least(options, key, 0)
-    for key in ("lr_freq", "mom_freq", "lr_net"):
-        check_float32(options, key)
-    if options.name is not None and (options.name in ("", ".", "..") or "/" in options.name):
-        raise InputError(f"--name '{options.name}' is not the name of a folder: --save_path says where it lies")
-    all_pixels = options.transform == "identity" and options.msz_per_channel == 0
-    if options.lr_freq == 0 or (options.msz_per_channel == 0 and not all_pixels):
-        ipcs = recipes.available(objective).get(options.recipe or options.dataset, [])
-        have = f"recipes exist for ipc {', '.join(map(str, ipcs))}" if ipcs else "there is none for this dataset"
-        raise InputError(
-            f"no recipe for {objective} on {options.recipe or options.dataset} at ipc {options.ipc} ({have}): "
-            f"give --msz_per_channel and --lr_freq, or --recipe NAME to borrow another dataset's"
-        )
-    for key in ("msz_per_channel", "lr_freq", "lr_net"):
-        if not (all_pixels and key == "msz_per_channel"):
-            check_positive(options, key)
-    parse_strategy(options.strategy)
-
-
-def check_least(options: object, key: str, bound: int) -> None:
-    """Raises InputError for an option that is there, given, and below its bound."""
-    value = getattr(options, key, None)
-    if value is not None and value < bound:
-        raise InputError(f"--{key} {value} is too small: give at least {bound}")
-
-
-def check_positive(options: object, key: str) -> None:
-    """Raises InputError for an option that is not above zero."""
-    if not getattr(options, key) > 0:
-        raise InputError(f"--{key} {getattr(options, key)} must be positive")
-
-
-def described(options: DistillOptions, sources: Sources, objective: str) -> dict[str, dict[str, Any]]:
-    """Value and source of every option, for config.json.
-
-    One that a flag gave has `instead_of` too: what the recipe says of it, else the default.
-    """
-    cell = _Cell(options.dataset, None, options.ipc, options.recipe, options.transform, options.zca)
-    usual = with_recipe(type(options), cell.recipe_of(objective, options.ipc), options.dataset)
-    return {
-        key: {"value": value, "source": sources[key]}
-        | ({"instead_of": getattr(usual, key)} if sources[key] == "flag" else {})
-        for key, value in dataclasses.asdict(options).items()
-    }
-
-
-def refuse_step_size(options: EvaluationOptions, sources: Sources) -> None:
-    """Raises InputError for --lr_net where nothing would be trained with it."""
-    if options.eval_protocol == "glad" and sources["lr_net"] == "flag":
-        raise InputError("--lr_net has no use with --eval_protocol glad, which has step sizes of its own: leave it out")
-
-
-def check_float32(options: object, key: str) -> None:
-    """Raises InputError for an option that float32 has no finite number for."""
-    if not abs(getattr(options, key)) <= torch.finfo(torch.float32).max:
-        raise InputError(f"--{key} {getattr(options, key)} is not a finite float32: give another")
-
-
-def data_flags(options: DataOptions, unless: DataOptions) -> list[str]:
-    """The flags for what `options` say of the images otherwise than `unless` do."""
-    words: list[str] = []
-    for field in dataclasses.fields(DataOptions):
-        value = getattr(options, field.name)
-        if value != getattr(unless, field.name):
-            words += [f"--{field.name}"] if value is True else [f"--{field.name}", str(value)]
-    return words
-
-
-def _spell_out_booleans(kind: type, argv: list[str]) -> list[str]:
-    """`--dsa`, `--no_dsa` and `--dsa true` become `--dsa True` or `--dsa False`: the usual form and the authors'."""
-    booleans = {field.name for field in dataclasses.fields(kind) if "bool" in str(field.type)}
-    words: list[str] = []
-    rest = iter([*argv, ""])
-    word: Any = next(rest)
-    for following in rest:
-        name, equals, value = word.removeprefix("--").partition("=")
-        name = name.replace("-", "_") if word.startswith("--") else ""
-        if name in booleans and equals:
-            words += [f"--{name}", _capital(value)]
-        elif name in booleans:
-            words.append(f"--{name}")
-            if _capital(following) not in ("True", "False"):
-                words.append("True")
-        elif name.startswith("no_") and name[3:] in booleans and not equals:
-            words += [f"--{name[3:]}", "False"]
-        else:
-            words.append(_capital(word) if words and words[-1].removeprefix("--") in booleans else word)
-        word = following
-    return words
-
-
-def _capital(word: str) -> str:
-    return {"true": "True", "false": "False", "1": "True", "0": "False"}.get(word.lower(), word)
+TrackerName = Literal["none", "wandb", "tensorboard"]

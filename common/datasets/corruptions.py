@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from common.datasets import decode
-from common.datasets.image_data import ImageData, Resize
+from common.datasets.image_data import ImageData
 from common.datasets.image_tree import image_files
 from common.datasets.imagenet_classes import PREFIX, SUBSETS
+from common.datasets.pixels import Resize
 from common.datasets.zca import whiten
 from common.system.errors import InputError, close_names
 

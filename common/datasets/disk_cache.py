@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.datasets.image_data import Resize, stated
 from common.system.errors import InputError
 from common.system.files import write_atomically
 
@@ -36,12 +35,6 @@ Stored = tuple[dict[str, Tensor], dict[str, Any]]
 _HEADER = 4096  # bytes before the data of a file that is written piece by piece; a page, so that rows are aligned
 _LONGEST_HEADER = 1 << 20  # bytes; what claims more is not one of these files
 _ABANDONED = 3600.0  # seconds after which an unfinished file that nobody writes to is removed
-
-
-def cache_file(folder: Path, resize: Resize | None, *part: str) -> Path:
-    """Where the decoded images of `folder`, or of a part of it, belong."""
-    # What the folder holds is not in the name: after a change the old file is replaced, not left behind.
-    return named_file("folder", [str(folder), *stated(resize), *part])
 
 
 def named_file(kind: str, names: Sequence[str | float | None]) -> Path:

@@ -21,7 +21,8 @@ import torch
 from common.datasets import disk_cache
 from common.datasets.decode import Encoded, Source
 from common.datasets.decoded import check_request, decode_once
-from common.datasets.image_data import ImageData, Request, Resize, stated
+from common.datasets.image_data import ImageData, Request
+from common.datasets.pixels import Resize, stated
 from common.system.errors import InputError
 
 PREFIX = "hf:"

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import torch
 
-from common.datasets import disk_cache
 from common.datasets.decoded import check_request, decode_once
-from common.datasets.image_data import ImageData, Request, Resize, Statistics, stated
+from common.datasets.disk_cache import named_file
+from common.datasets.image_data import ImageData, Request, Statistics
+from common.datasets.pixels import Resize, stated
 
 FORMAT = 1  # of the decoded images: raise it when the same files give other pixels
 # torchvision's IMG_EXTENSIONS; to import it for them would take most of a start from the cache.
@@ -81,7 +82,7 @@ def load_tree(
     check_request(request)
     files = [file.path for file in tree.train + tree.test]
     labels = tuple(torch.tensor([file.label for file in files_of]) for files_of in (tree.train, tree.test))
-    cache = disk_cache.cache_file(folder, request.resize, *([part] if part else []))
+    cache = cache_file(folder, request.resize, *([part] if part else []))
     key = fingerprint(folder, request.resize, tree)
     said = part or folder.name
     decoded = decode_once(files, (labels[0], labels[1]), tree.class_names, cache, key, request, said, colour)
@@ -100,3 +101,9 @@ def fingerprint(folder: Path, resize: Resize | None, tree: Tree) -> str:
     for file in tree.train + tree.test:
         digest.update(f"\0{file.path[start:]}\0{file.size}\0{file.mtime_ns}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def cache_file(folder: Path, resize: Resize | None, *part: str) -> Path:
+    """Where the decoded images of `folder`, or of a part of it, belong."""
+    # What the folder holds is not in the name: after a change the old file is replaced, not left behind.
+    return named_file("folder", [str(folder), *stated(resize), *part])

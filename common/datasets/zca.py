@@ -10,15 +10,16 @@ transformed by the same W. As in the trajectory-matching code, nothing is normal
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common.datasets import disk_cache, image_data
-from common.datasets.image_data import ImageData, in_unit_range
+from common.datasets import disk_cache, pixels
+from common.datasets.image_data import ImageData
+from common.datasets.pixels import in_unit_range
+from common.datasets.whitening import Whitening
 from common.system.errors import InputError
 
 EPS = 0.1  # the trajectory-matching code's; added to the eigenvalues, in units of (0..1)^2
@@ -27,46 +28,9 @@ LONG_FIT = 1e11  # N D^2 from which a fit is announced: it takes a few seconds o
 CHUNK = 1024  # images transformed at a time: 12 MB in float32 at 3 x 32 x 32, 50 MB at 3 x 64 x 64
 
 
-@dataclass(frozen=True, eq=False)
-class Whitening:
-    """A fitted ZCA transform. It stays on the CPU; images on another device take its matrices there for one call."""
-
-    mean: Tensor
-    """float32 `[D]`: the mean training image, in units of 0..1."""
-    matrix: Tensor
-    """float32 `[D, D]`: W, symmetric."""
-    inverse: Tensor
-    """float32 `[D, D]`: U (S + eps)^(1/2) U^T."""
-    eps: float
-    """Added to the covariance's eigenvalues before their square root."""
-    fingerprint: str
-    """What it was fitted to, and how: see the function of this name."""
-
-    def stated(self) -> dict[str, Any]:
-        """What files say of it, as JSON values."""
-        return {"eps": self.eps, "fingerprint": self.fingerprint}
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Whiten images `[..., ch, H, W]`: uint8 in 0..255 or floating point in 0..1 gives float32."""
-        return self._transform(in_unit_range(images), self.matrix, self.mean)
-
-    def invert(self, whitened: Tensor) -> Tensor:
-        """The way back: whitened `[..., ch, H, W]` to units of 0..1, not clamped to them."""
-        # x = w W^-1 + mean = (w + mean W) W^-1, which is the form that kornia's transform takes.
-        return self._transform(whitened, self.inverse, -self.mean @ self.matrix)
-
-    @staticmethod
-    def _transform(images: Tensor, matrix: Tensor, mean: Tensor) -> Tensor:
-        from kornia.enhance import linear_transform
-
-        rows = images.reshape(-1, len(mean))
-        rows = linear_transform(rows, matrix.to(images.device), mean[None].to(images.device))
-        return rows.reshape(images.shape)
-
-
 def fingerprint(images: Tensor, eps: float = EPS) -> str:
     """A hash of images `[N, ...]` (values, shape, type), eps and FORMAT: the same in every process."""
-    return image_data.fingerprint(images, FORMAT, eps)
+    return pixels.fingerprint(images, FORMAT, eps)
 
 
 def fit(images: Tensor, eps: float = EPS) -> Whitening:

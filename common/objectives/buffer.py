@@ -7,7 +7,8 @@ from dataclasses import asdict
 import torch
 from tqdm import tqdm
 
-from common.config.options import BufferOptions, check_least
+from common.config.checks import check_least
+from common.config.options import BufferOptions
 from common.networks import build_network
 from common.system import parallel
 from common.system.devices import can_compile, check_precision, precision, resolve_device

@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from common.config.options import ClassMatchingOptions, Sources, check_least
+from common.config.checks import check_least
+from common.config.options import ClassMatchingOptions, Sources
 from common.datasets import ClassSampler, Gathered
 from common.matching import augment
 from common.matching.gradient import freeze_batchnorm, match

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.config.options import ClassMatchingOptions, Sources, refuse_step_size
+from common.config.checks import refuse_step_size
+from common.config.options import ClassMatchingOptions, Sources
 from common.datasets import ClassSampler, Gathered
 from common.matching import augment
 from common.matching.distribution import match

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.config.options import DistillOptions, Sources, check_float32, check_least, check_positive
+from common.config.checks import check_float32, check_least, check_positive
+from common.config.options import DistillOptions, Sources
 from common.matching import augment
 from common.matching.step_size import StepSize
 from common.matching.trajectory import Step, Unroll, build_student, match

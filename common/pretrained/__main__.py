@@ -17,15 +17,18 @@ from typing import Annotated, Any
 import tyro
 
 from common import recipes
-from common.config.options import DistillOptions, EvaluateOptions, parse_command, with_recipe
+from common.config.command_line import parse_command, with_recipe
+from common.config.options import DistillOptions, EvaluateOptions
 from common.datasets import PREFIXES
 from common.pretrained import drive, share
 from common.pretrained.convert import Facts, defaults_of, from_authors, likely_objective
+from common.synset import hub
 from common.synset.authors import is_authors, read_authors
 from common.synset.file import load_synset, save_synset
-from common.system.errors import InputError, run_command
+from common.system.command import run_command
+from common.system.errors import InputError
 from common.system.files import write_json
-from common.training.evaluate import in_percent
+from common.system.text import in_percent
 from common.training.evaluate_command import Opened, evaluate_file
 
 FOLDER = "pretrained"
@@ -79,8 +82,8 @@ class Convert(Facts):
     """keep the images as they are, for sets that were not made with FreD"""
 
     def run(self) -> None:
-        if not self.output.endswith(share.SUFFIX):
-            raise InputError(f"--output {self.output} is to be a {share.SUFFIX} file")
+        if not self.output.endswith(hub.SUFFIX):
+            raise InputError(f"--output {self.output} is to be a {hub.SUFFIX} file")
         authors = read_authors(self.file, self.exp)
         synset, metadata = from_authors(authors, self, self.as_pixels)
         save_synset(synset, Path(self.output), metadata)
@@ -159,7 +162,7 @@ class Pull:
     """file to write (default: its own name, in this folder)"""
 
     def run(self) -> None:
-        path = share.pull(self.address, None if self.output is None else Path(self.output))
+        path = hub.pull(self.address, None if self.output is None else Path(self.output))
         print(f"{path} written: {load_synset(path)[0].describe_budget()}")
 
 
@@ -203,7 +206,7 @@ def check(options: Check, file: str) -> dict[str, Any]:
 
 def _open(options: Check, file: str) -> tuple[Opened, tuple[str, str, int]]:
     """The set with its metadata, and (objective, dataset, ipc): flag, else file, else the file's name."""
-    path = share.fetch(file) if file.startswith(share.PREFIX) else Path(file)
+    path = hub.fetch(file) if file.startswith(hub.PREFIX) else Path(file)
     if not is_authors(path):
         synset, metadata = load_synset(path)
         dataset = _made_from(options.dataset, metadata.get("dataset"))

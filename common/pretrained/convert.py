@@ -8,34 +8,26 @@ kept at 32 px, 1e-6 at 128 px. What neither images nor file can tell is null in 
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
 
 from common import recipes
-from common.config.options import DataOptions, DistillOptions, find_recipe, with_recipe
+from common.config.command_line import find_recipe, with_recipe
+from common.config.options import DataOptions, DistillOptions
 from common.datasets import check_dataset, is_resizable, statistics
 from common.datasets.image_data import Statistics
 from common.datasets.imagenet_classes import PREFIX, SUBSETS, resolve
-from common.datasets.zca import EPS
-from common.networks.pools import principal
-from common.pretrained.share import PREFIX as HUB
-from common.pretrained.share import fetch
-from common.runs.folder import code_version
-from common.synset.authors import AuthorsSet, is_authors, read_authors
-from common.synset.file import load_synset
+from common.recipes import OBJECTIVES
+from common.synset import open as opening
+from common.synset.authors import AuthorsSet
 from common.synset.recover import Recovered, recover
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
-from common.training.evaluate import point_of
 from common.training.train import EvaluationProtocol
 
-# In the order in which a set of unknown origin is most likely to be one of them.
-OBJECTIVES = ("TM", "ImageNet-abcde/TM", "ImageNet-abcde/DM", "ImageNet-abcde/DC", "DM", "DC")
 # What the folders' scripts say otherwise than `DistillOptions`, where their recipes say nothing.
 _ABCDE = {"model": "ConvNetD5", "eval_protocol": "glad"}
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -92,14 +84,17 @@ def from_authors(
                 f"--as_pixels stores the {authors.num_per_class} images per class as they are, which is ipc "
                 f"{authors.num_per_class}: leave out --ipc {facts.ipc}"
             )
-        d = math.prod(authors.im_size)
-        coefficients = authors.images.flatten(2).unflatten(0, (authors.num_classes, authors.num_per_class))
-        positions = torch.arange(d, dtype=torch.int32).expand(authors.num_classes, d)
-        found = Recovered(coefficients, positions, authors.num_per_class, 0.0)
+        synset, residual = opening.as_pixels(authors, device), 0.0
+        recipe = _recipe(facts, authors.num_per_class)
     else:
         found = recover(authors, facts.ipc)
-    recipe = _recipe(facts, found.ipc)
-    stepped = {} if recipe is None or as_pixels else {key: recipe.values.get(key) for key in ("lr_freq", "mom_freq")}
+        recipe, residual = _recipe(facts, found.ipc), found.residual
+        synset = _synset(authors, found, recipe, device)
+    return synset, {**_metadata(authors, facts, recipe), "source": opening.source_of(authors, residual)}
+
+
+def _synset(authors: AuthorsSet, found: Recovered, recipe: recipes.Recipe | None, device: torch.device | str) -> SynSet:
+    stepped = {} if recipe is None else recipe.values
     synset = SynSet(
         SynSetArgs(
             channel=authors.channels,
@@ -110,30 +105,10 @@ def from_authors(
             msz_per_channel=found.coefficients.shape[3],
             lr_freq=stepped.get("lr_freq") or 0.0,
             mom_freq=stepped.get("mom_freq") or 0.0,
-            transform="identity" if as_pixels else "dct",
         )
     )
     synset.load_state_dict({"coefficients": found.coefficients.to(device), "positions": found.positions.to(device)})
-    metadata = _metadata(authors, facts, recipe)
-    metadata["source"] = {
-        "format": f"the authors' {authors.kind}",
-        "files": [file.name for file in authors.files],
-        "residual": found.residual,
-    }
-    return synset, metadata
-
-
-def open_synset(
-    name: str, device: torch.device | str = "cpu", zca: bool | None = None
-) -> tuple[SynSet, dict[str, Any]]:
-    """A synthetic set and its metadata, from our file, an authors' file (as plain pixels) or hf://owner/name[/file].
-
-    zca: whether an authors' file, which does not say, holds whitened images. Raises InputError for what is none.
-    """
-    path = fetch(name) if name.startswith(HUB) else Path(name)
-    if not is_authors(path):
-        return load_synset(path, device)
-    return from_authors(read_authors(path), Facts(zca=bool(zca)), as_pixels=True, device=device)
+    return synset
 
 
 # -- what is known of them ---------------------------------------------------------------------------------------
@@ -162,30 +137,21 @@ def _metadata(authors: AuthorsSet, facts: Facts, recipe: recipes.Recipe | None) 
     like: DistillOptions | None = None
     if recipe is not None:
         like = dataclasses.replace(with_recipe(DistillOptions, recipe), **defaults_of(recipe.objective, recipe))
-    accuracies = authors.accuracies or {}
-    model = facts.model or next(iter(accuracies), None) or (like and like.model)
-    point = None
-    if accuracies:
-        point = point_of(accuracies, principal(accuracies, model or ""))
+    model = facts.model or next(iter(authors.accuracies or {}), None) or (like.model if like else None)
     mean, std = _statistics(authors, facts, recipe)
     resized = facts.dataset is not None and is_resizable(facts.dataset)
     return {
+        **opening.told_by_file(authors, facts.zca, model),
         "dataset": facts.dataset,
         "mean": mean,
         "std": std,
-        "zca": {"eps": EPS, "fingerprint": None} if facts.zca else None,
         "class_names": _class_names(authors, facts),
         "image_size": authors.im_size[0] if resized else None,
         "resize": like and (recipe.values.get("resize", DataOptions.resize) if recipe else None),
         # The authors' version of torchvision does not antialias tensors.
         "antialias": None if facts.dataset is None else not resized,
         "objective": facts.objective if recipe is None else recipe.objective,
-        "model": model,
-        "network": model,
         "evaluation": _evaluation(facts, like, recipe),
-        "accuracy": point,
-        "seed": None,
-        "version": code_version(),
     }
 
 

@@ -16,9 +16,10 @@ from typing import Any
 from common import recipes
 from common.datasets import DATASETS
 from common.datasets.imagenet_classes import PREFIX, SYNONYMS, WHOLE, canonical
-from common.pretrained.convert import OBJECTIVES, Facts
-from common.pretrained.share import SUFFIX
+from common.pretrained.convert import Facts
+from common.recipes import OBJECTIVES
 from common.synset.authors import is_authors
+from common.synset.hub import SUFFIX
 from common.system.errors import InputError
 from common.system.files import read_json, write_json
 

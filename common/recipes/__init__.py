@@ -119,3 +119,7 @@ def _cells(objective: str, dataset: str) -> list[dict[str, Any]]:
 def _table(objective: str) -> dict[str, Any]:
     with (_FOLDER / f"{objective}.toml").open("rb") as file:
         return tomllib.load(file)
+
+
+# In the order in which a set of unknown origin is most likely to be one of them.
+OBJECTIVES = ("TM", "ImageNet-abcde/TM", "ImageNet-abcde/DM", "ImageNet-abcde/DC", "DM", "DC")

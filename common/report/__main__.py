@@ -7,10 +7,10 @@ from pathlib import Path
 
 import tyro
 
-from common.config.options import parse_command
+from common.config.command_line import parse_command
 from common.report.run_page import write_run_report
 from common.report.show import ShowOptions, show
-from common.system.errors import run_command
+from common.system.command import run_command
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 
 from common import recipes
 from common.config.options import NOT_PART_OF_A_RUN
-from common.pretrained.convert import OBJECTIVES
+from common.recipes import OBJECTIVES
 from common.system.errors import InputError
 from common.system.files import read_json
 from common.system.scripts import VOXELS, distill_script

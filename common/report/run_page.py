@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.config.places import dataset_folder
 from common.report import pictures
 from common.report.page import TEMPLATES, png_uri, svg_uri, write_page
 from common.report.record import RunRecord, read_run
 from common.report.show import energy_by_frequency, visible
 from common.report.voxels import render
-from common.runs.folder import dataset_folder
 from common.synset.file import load_synset
 from common.synset.synset import SynSet
 from common.system.text import describe_bytes, describe_seconds

@@ -11,11 +11,11 @@ import tyro
 from torch import Tensor
 
 from common import frequency
+from common.config.places import dataset_folder
 from common.report import pictures
-from common.runs.folder import dataset_folder
 from common.synset.file import load_synset
 from common.synset.synset import SynSet
-from common.training.evaluate import in_percent
+from common.system.text import in_percent
 
 
 @dataclass

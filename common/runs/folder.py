@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
-import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,47 +14,21 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from common.config.options import NOT_PART_OF_A_RUN, DistillOptions, Sources, described
+from common.config.command_line import described
+from common.config.options import NOT_PART_OF_A_RUN, DistillOptions, Sources
+from common.config.places import dataset_folder, run_folder
 from common.runs.track import TRACKER_FOLDERS
 from common.system import parallel
 from common.system.devices import describe_hardware
 from common.system.errors import InputError
 from common.system.files import UNREADABLE, take_lock, torch_bytes, write_atomically, write_json
 from common.system.signals import Stoppable
+from common.system.version import code_version
 
 _CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
 _ZIP_FOLDER = 0x10  # attribute of an entry: torch.load would leave its memory as it is, and say nothing
 # In the order in which a run is removed: what it could be continued from goes first, what says whose it is last.
 _OWN_FILES = (*_CHECKPOINTS, "summary.json", "report.html", "metrics.jsonl", "log.txt", "config.json")
-
-
-def code_version() -> str:
-    """Package version and, in a git checkout, the commit (with `+changes` where files differ from it)."""
-    version = importlib.metadata.version("fred-distillation")
-    root = Path(__file__).parent.parent.parent
-    try:
-        commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
-        return version
-    return f"{version}-{commit}" + ("+changes" if changed else "")
-
-
-def _git(root: Path, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def run_folder(save_path: str | Path, objective: str, dataset: str, ipc: int, name: str) -> Path:
-    """<save_path>/<objective>/<dataset>/ipc<ipc>/<name>."""
-    return Path(save_path) / objective / dataset_folder(dataset) / f"ipc{ipc}" / name
-
-
-def dataset_folder(dataset: str) -> str:
-    """A dataset's name as that of a folder; of folder:PATH and hf:PATH the path's last part is named."""
-    kind, colon, path = dataset.partition(":")
-    if kind == "hf":
-        path = path.partition("?")[0]  # what is chosen of it, what lies in the folder tells apart
-    return f"{kind}-{Path(path).name}" if colon else kind
 
 
 # What a run says when it is stopped.

@@ -29,7 +29,8 @@ from common.synset.file import export_pair, load_synset, save_synset
 from common.system import parallel
 from common.system.devices import peak_memory, precision
 from common.system.errors import InputError
-from common.training.evaluate import evaluate, in_percent, networks_at_once, point_of, trained_here
+from common.system.text import in_percent, point_of
+from common.training.evaluate import evaluate, networks_at_once, trained_here
 from common.training.train import Batches, EvaluationProtocol
 
 Step = Callable[[int], Tensor]

@@ -18,10 +18,9 @@ from shlex import quote
 from types import ModuleType
 from typing import Any, Literal
 
+from common.config.options import TrackerName
 from common.system.errors import InputError
 from common.system.files import write_atomically
-
-TrackerName = Literal["none", "wandb", "tensorboard"]
 
 # What trackers leave in a run folder; removed with the run.
 TRACKER_FOLDERS = ("tensorboard", "wandb")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from common.system import parallel, torchrun
+from common.system import parallel
 from common.system.errors import InputError
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -24,7 +24,7 @@ def resolve_device(name: str) -> torch.device:
 
     Of several processes each gets a GPU of its own for `auto` and `cuda`, which becomes its current one.
     """
-    if torchrun.world() > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
+    if parallel.launch().world > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
         return _own_gpu()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,15 +38,15 @@ def resolve_device(name: str) -> torch.device:
         raise InputError(
             f"device '{name}' is not there: this machine shows {torch.cuda.device_count()} CUDA GPUs; try --device cpu"
         )
-    if torchrun.world() > 1 and device.index is not None and device.type == "cuda":
+    if parallel.launch().world > 1 and device.index is not None and device.type == "cuda":
         raise InputError(
-            f"device '{name}' is one for {torchrun.world()} processes: give --device cuda, or leave it out"
+            f"device '{name}' is one for {parallel.launch().world} processes: give --device cuda, or leave it out"
         )
     return device
 
 
 def _own_gpu() -> torch.device:
-    there, index = torch.cuda.device_count(), torchrun.local_rank()
+    there, index = torch.cuda.device_count(), parallel.launch().local_rank
     if index >= there:
         raise InputError(
             f"torchrun started more processes here than the {there} CUDA GPUs that this machine shows: "

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import signal
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from difflib import get_close_matches
-
-from common.system import torchrun
 
 
 class InputError(ValueError):
@@ -34,35 +31,3 @@ class ProcessLost(Exception):
     def __init__(self, reason: str, kept: str = "see above, and run the same command again") -> None:
         super().__init__(f"another process of this job has ended: {kept} ({reason})")
         self.reason = reason
-
-
-def run_command(main: Callable[[], None]) -> None:
-    """Run a script's `main` and exit with its `exit_code`. Several processes, as torchrun starts, are refused."""
-
-    def alone() -> None:
-        if torchrun.world() > 1:
-            raise InputError("this command is one process: start it with python, without torchrun (and NPROC)")
-        main()
-
-    code = exit_code(alone)
-    sys.stdout.flush()
-    sys.exit(code)
-
-
-def exit_code(main: Callable[[], None]) -> int:
-    """Run `main`: 0, 2 with the sentence of an `InputError`, 130/143 after a signal, 1 for lack of another process."""
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        return stop.exit_code
-    except ProcessLost as lost:
-        print(f"error: {lost}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0

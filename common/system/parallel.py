@@ -7,29 +7,41 @@ CPUs by gloo, so no GPU is waited for.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import signal
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from datetime import timedelta
-from typing import Any, TextIO, TypeVar
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from common.system import errors, torchrun
 from common.system.errors import ProcessLost
 
 T = TypeVar("T")
 
-# An evaluation may take hours on one process only. When a process dies, torchrun ends the others, without a timeout.
-_TIMEOUT = timedelta(days=7)
+
+class Launch(NamedTuple):
+    """What torchrun tells a process by its environment. The numbers of processes count from 0."""
+
+    rank: int = 0
+    local_rank: int = 0
+    """The number on its machine."""
+    world: int = 1
+    """Processes on all machines together."""
+
+
+def launch() -> Launch:
+    """How this process was started, known before `command.run_command` joins the processes: 0 of 1 without torchrun."""
+    # A batch system may set WORLD_SIZE by itself: only with a rank is a process one of several.
+    world = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    if world == 1:
+        return Launch()
+    rank = int(os.environ["RANK"])
+    return Launch(rank, int(os.environ.get("LOCAL_RANK", rank)), world)
 
 
 def rank() -> int:
@@ -111,7 +123,7 @@ def main_first() -> Iterator[None]:
 
     Machines may have disks of their own: after process 0 comes the first process of each machine, then the rest.
     """
-    turn = 0 if is_main() else 1 if torchrun.local_rank() == 0 else 2
+    turn = 0 if is_main() else 1 if launch().local_rank == 0 else 2
     for _ in range(turn):
         largest(0)
     yield
@@ -124,87 +136,14 @@ def _collective(function: Callable[..., object], *positional: Any, **named: Any)
     try:
         function(*positional, **named)
     except RuntimeError as error:
-        raise _lost(error) from error
+        raise lost(error) from error
 
 
-def _lost(error: Exception) -> ProcessLost:
+def lost(error: Exception) -> ProcessLost:
+    """What to raise where a call upon the other processes failed with `error`."""
     # torchrun sends SIGTERM because of the same: this process ends by itself, and says why first.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # "[<file of gloo>:<line>] Connection closed by peer [...]. This is typically ...": the middle alone.
     reason = re.sub(r"^\[[^]]*\] ", "", str(error)).partition(". ")[0].partition("\n")[0]
     return ProcessLost(reason or type(error).__name__)
-
-
-# -- a command as several processes ------------------------------------------------------------------------------
-
-
-def run_command(main: Callable[[], None]) -> None:
-    """`errors.run_command` for a script that torchrun may start as several processes.
-
-    Those but the first print nothing, and their errors name them.
-    """
-    if torchrun.world() == 1:
-        errors.run_command(main)
-        return
-    with _output_of(torchrun.rank()):
-        try:
-            code = errors.exit_code(lambda: _in_group(main))
-        except (
-            Exception
-        ):  # of no kind that a command ends with: shown as Python would, and the others are not left waiting
-            traceback.print_exc()
-            code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if dist.is_initialized():
-        # `main` did not come to its end, and a GPU may be waiting for another process: a usual exit would wait for it.
-        os._exit(code)
-    sys.exit(code)
-
-
-def _in_group(main: Callable[[], None]) -> None:
-    try:
-        # One group with a backend for each kind of device, of which NCCL connects when it is first used.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
-        main()
-    except dist.DistError as error:  # of what others call: SyncBatchNorm, or the start
-        raise _lost(error) from error
-    dist.destroy_process_group()
-
-
-@contextmanager
-def _output_of(rank: int) -> Iterator[None]:
-    if rank == 0:
-        yield
-        return
-    with ExitStack() as stack:
-        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123 (the name is no path)
-        said = _Lines(sys.stderr, f"rank {rank}: ")
-        stack.callback(said.close)
-        stack.enter_context(redirect_stdout(nowhere))
-        stack.enter_context(redirect_stderr(said))
-        yield
-
-
-class _Lines(io.TextIOBase):
-    """A stream that hands on whole lines, each with a prefix: lines of several processes do not mix."""
-
-    def __init__(self, stream: TextIO, prefix: str) -> None:
-        super().__init__()
-        self._stream, self._prefix, self._begun = stream, prefix, ""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        *lines, self._begun = (self._begun + text).split("\n")
-        if lines:
-            self._stream.write("".join(f"{self._prefix}{line}\n" for line in lines))
-            self._stream.flush()
-        return len(text)
-
-    def close(self) -> None:
-        if self._begun:
-            self.write("\n")
-        super().close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -101,23 +100,3 @@ def random_real(data: ImageData, ipc: int, draws: torch.Generator) -> Batches:
     """The simplest rival at the same budget: ipc real images a class, drawn without replacement."""
     indices = draw_per_class(data, ipc, draws).flatten().to(data.labels.device)
     return Batches(data.batch(indices), data.labels[indices])
-
-
-def mean_and_std(accuracies: Sequence[float]) -> dict[str, Any]:
-    """{"mean", "std", "n"}: fractions; the population standard deviation over networks, as the authors report it."""
-    return {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)), "n": len(accuracies)}
-
-
-def point_of(accuracies: dict[str, list[float]], principal: str) -> dict[str, Any]:
-    """One evaluation, of one network or a pool: `mean_and_std` and all accuracies of the principal network.
-
-    accuracies: fractions by network name. Of a pool, "networks" holds the same for each of them.
-    """
-    figures = {name: {**mean_and_std(each), "accuracies": each} for name, each in accuracies.items()}
-    pool = {"networks": figures} if len(figures) > 1 else {}
-    return {"network": principal, **figures[principal], **pool}
-
-
-def in_percent(figures: dict[str, Any]) -> str:
-    """`mean_and_std` as people write it: "44.65 +- 0.47 %"."""
-    return f"{100 * figures['mean']:.2f} +- {100 * figures['std']:.2f} %"

@@ -11,31 +11,27 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from common.config.options import (
-    DataOptions,
-    DistillOptions,
-    EvaluateOptions,
-    check_least,
-    find_recipe,
-    parse_plain,
-    with_recipe,
-)
+from common.config.checks import check_least
+from common.config.command_line import find_recipe, parse_plain, with_recipe
+from common.config.options import DataOptions, DistillOptions, EvaluateOptions
 from common.datasets import ImageData, check_dataset, is_resizable, load_dataset
-from common.datasets.image_data import Resize, ResizeMode
+from common.datasets.pixels import Resize, ResizeMode
 from common.datasets.zca import fingerprint, whiten, whitening_of
 from common.matching.augment import parse_strategy
 from common.networks import Network, build_network
 from common.networks.pools import build_pool, principal
-from common.pretrained.convert import open_synset
-from common.runs.folder import code_version
+from common.synset.open import open_synset
 from common.synset.synset import SynSet
 from common.system import parallel
+from common.system.command import run_command
 from common.system.devices import can_compile, check_precision, describe_hardware, precision, resolve_device
 from common.system.errors import InputError
 from common.system.files import write_csv, write_json
 from common.system.seeds import generator
+from common.system.text import in_percent, point_of
+from common.system.version import code_version
 from common.training import coresets
-from common.training.evaluate import evaluate, in_percent, networks_at_once, point_of, random_real, trained_here
+from common.training.evaluate import evaluate, networks_at_once, random_real, trained_here
 from common.training.train import Batches, EvaluationProtocol, TrainingSet
 
 
@@ -45,7 +41,7 @@ def main(objective: str, **defaults: Any) -> None:
     objective: whose recipes say how a baseline is trained; a file says it itself. defaults: options of the objective's
     distillation that have another default than in `DistillOptions`, and bear upon evaluations.
     """
-    parallel.run_command(lambda: show(parse_plain(EvaluateOptions), objective, defaults))
+    run_command(lambda: show(parse_plain(EvaluateOptions), objective, defaults), several=True)
 
 
 def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> None:

@@ -26,11 +26,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common.config.places import dataset_folder
 from common.datasets import ImageData
-from common.datasets.image_data import fingerprint
-from common.runs.folder import code_version, dataset_folder
+from common.datasets.pixels import fingerprint
 from common.system.errors import InputError
 from common.system.files import read_json, take_lock, write_atomically, write_json
+from common.system.version import code_version
 
 FORMAT = "fred-experts"
 VERSION = 1

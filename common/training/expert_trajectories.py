@@ -20,9 +20,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from common.config.options import BufferOptions, DataOptions, data_flags, parse_buffer
-from common.datasets.image_data import fingerprint
-from common.runs.folder import dataset_folder
+from common.config.command_line import data_flags, parse_buffer
+from common.config.options import BufferOptions, DataOptions
+from common.config.places import dataset_folder
+from common.datasets.pixels import fingerprint
 from common.system.errors import InputError
 from common.system.files import UNREADABLE
 from common.system.scripts import buffer_script

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from common.config.options import check_least, check_positive
+from common.config.checks import check_least, check_positive
 from common.matching.augment import parse_strategy
 from common.matching.trajectory import flatten
 from common.networks import reinitialise

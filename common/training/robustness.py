@@ -18,20 +18,25 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from common.config.options import DSA_STRATEGY, EvaluateOptions, check_least, parse_plain
+from common.config.checks import check_least
+from common.config.command_line import parse_plain
+from common.config.options import DSA_STRATEGY, EvaluateOptions
 from common.datasets import ImageData, check_dataset, default_data_path, is_imagenet, load_dataset
 from common.datasets.corruptions import CORRUPTIONS, LEVELS, Condition, Target, TargetName, open_target
-from common.datasets.image_data import Resize, ResizeMode, with_statistics
+from common.datasets.image_data import with_statistics
 from common.datasets.imagenet_classes import PREFIX, SYNONYMS, WHOLE
+from common.datasets.pixels import Resize, ResizeMode
 from common.networks import build_network
 from common.networks.pools import EvalMode
 from common.report import pictures
-from common.runs.folder import code_version
 from common.synset.authors import is_authors, read_authors
+from common.system.command import run_command
 from common.system.devices import can_compile, check_precision, describe_hardware, precision, resolve_device
-from common.system.errors import InputError, run_command
+from common.system.errors import InputError
 from common.system.files import read_json, write_csv, write_json
-from common.training.evaluate import evaluate, in_percent, mean_and_std
+from common.system.text import in_percent, mean_and_std
+from common.system.version import code_version
+from common.training.evaluate import evaluate
 from common.training.evaluate_command import Subject, find_subject, override
 from common.training.train import Batches, EvaluationProtocol, accuracy
 

@@ -1,0 +1,70 @@
+"""Options that cannot work, refused in one sentence before any data is read."""
+
+from __future__ import annotations
+
+import torch
+
+from common import recipes
+from common.config.options import DistillOptions, EvaluationOptions, Sources
+from common.datasets import check_dataset
+from common.matching.augment import parse_strategy
+from common.system.errors import InputError
+
+
+def check(options: DistillOptions, objective: str) -> None:
+    """Raises InputError for the first option that cannot work, before any data is read."""
+    check_dataset(options.dataset, options.subset)
+    for key in ("ipc", "batch_real", "batch_train", "num_eval", "image_size", "chunk", "workers"):
+        check_least(options, key, 1)
+    for key in (
+        "Iteration",
+        "batch_syn",
+        "eval_it",
+        "networks_at_once",
+        "epoch_eval_train",
+        "checkpoint_every",
+        "mom_freq",
+        "seed",
+    ):
+        check_least(options, key, 0)
+    for key in ("lr_freq", "mom_freq", "lr_net"):
+        check_float32(options, key)
+    if options.name is not None and (options.name in ("", ".", "..") or "/" in options.name):
+        raise InputError(f"--name '{options.name}' is not the name of a folder: --save_path says where it lies")
+    all_pixels = options.transform == "identity" and options.msz_per_channel == 0
+    if options.lr_freq == 0 or (options.msz_per_channel == 0 and not all_pixels):
+        ipcs = recipes.available(objective).get(options.recipe or options.dataset, [])
+        have = f"recipes exist for ipc {', '.join(map(str, ipcs))}" if ipcs else "there is none for this dataset"
+        raise InputError(
+            f"no recipe for {objective} on {options.recipe or options.dataset} at ipc {options.ipc} ({have}): "
+            f"give --msz_per_channel and --lr_freq, or --recipe NAME to borrow another dataset's"
+        )
+    for key in ("msz_per_channel", "lr_freq", "lr_net"):
+        if not (all_pixels and key == "msz_per_channel"):
+            check_positive(options, key)
+    parse_strategy(options.strategy)
+
+
+def check_least(options: object, key: str, bound: int) -> None:
+    """Raises InputError for an option that is there, given, and below its bound."""
+    value = getattr(options, key, None)
+    if value is not None and value < bound:
+        raise InputError(f"--{key} {value} is too small: give at least {bound}")
+
+
+def check_positive(options: object, key: str) -> None:
+    """Raises InputError for an option that is not above zero."""
+    if not getattr(options, key) > 0:
+        raise InputError(f"--{key} {getattr(options, key)} must be positive")
+
+
+def refuse_step_size(options: EvaluationOptions, sources: Sources) -> None:
+    """Raises InputError for --lr_net where nothing would be trained with it."""
+    if options.eval_protocol == "glad" and sources["lr_net"] == "flag":
+        raise InputError("--lr_net has no use with --eval_protocol glad, which has step sizes of its own: leave it out")
+
+
+def check_float32(options: object, key: str) -> None:
+    """Raises InputError for an option that float32 has no finite number for."""
+    if not abs(getattr(options, key)) <= torch.finfo(torch.float32).max:
+        raise InputError(f"--{key} {getattr(options, key)} is not a finite float32: give another")

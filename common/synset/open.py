@@ -1,0 +1,91 @@
+"""Any synthetic set by its name: our file, an authors' file, or hf://owner/name on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.datasets.zca import EPS
+from common.networks.pools import principal
+from common.synset.authors import AuthorsSet, is_authors, read_authors
+from common.synset.file import load_synset
+from common.synset.hub import PREFIX, fetch
+from common.synset.synset import SynSet, SynSetArgs
+from common.system.text import point_of
+from common.system.version import code_version
+
+
+def open_synset(
+    name: str, device: torch.device | str = "cpu", zca: bool | None = None
+) -> tuple[SynSet, dict[str, Any]]:
+    """A synthetic set and its metadata, from our file, an authors' file (as plain pixels) or hf://owner/name[/file].
+
+    zca: whether an authors' file, which does not say, holds whitened images. Raises InputError for what is none.
+    """
+    path = fetch(name) if name.startswith(PREFIX) else Path(name)
+    if not is_authors(path):
+        return load_synset(path, device)
+    authors = read_authors(path)
+    metadata = told_by_file(authors, zca=bool(zca))
+    metadata["source"] = source_of(authors, residual=0.0)
+    return as_pixels(authors, device), metadata
+
+
+def as_pixels(authors: AuthorsSet, device: torch.device | str = "cpu") -> SynSet:
+    """The images exactly as they are stored: transform identity, k = d coefficients and ipc = n images per class."""
+    d = math.prod(authors.im_size)
+    synset = SynSet(
+        SynSetArgs(
+            channel=authors.channels,
+            num_classes=authors.num_classes,
+            im_size=authors.im_size,
+            device=device,
+            ipc=authors.num_per_class,
+            msz_per_channel=d,
+            lr_freq=0.0,
+            mom_freq=0.0,
+            transform="identity",
+        )
+    )
+    coefficients = authors.images.flatten(2).unflatten(0, (authors.num_classes, authors.num_per_class))
+    positions = torch.arange(d, dtype=torch.int32).expand(authors.num_classes, d)
+    synset.load_state_dict({"coefficients": coefficients.to(device), "positions": positions.to(device)})
+    return synset
+
+
+def told_by_file(authors: AuthorsSet, zca: bool = False, model: str | None = None) -> dict[str, Any]:
+    """Metadata as a distillation writes it, with null for what an authors' file does not tell: most of it.
+
+    model: the network that is trained on the set, if not the first whose accuracies the file holds.
+    """
+    accuracies = authors.accuracies or {}
+    model = model or next(iter(accuracies), None)
+    return {
+        "dataset": None,
+        "mean": None,
+        "std": None,
+        "zca": {"eps": EPS, "fingerprint": None} if zca else None,
+        "class_names": None,
+        "image_size": None,
+        "resize": None,
+        "antialias": None,
+        "objective": None,
+        "model": model,
+        "network": model,
+        "evaluation": None,
+        "accuracy": point_of(accuracies, principal(accuracies, model or "")) if accuracies else None,
+        "seed": None,
+        "version": code_version(),
+    }
+
+
+def source_of(authors: AuthorsSet, residual: float) -> dict[str, Any]:
+    """Where a set comes from, for its metadata. residual: see `recover`, 0 for images kept as they are."""
+    return {
+        "format": f"the authors' {authors.kind}",
+        "files": [file.name for file in authors.files],
+        "residual": residual,
+    }
