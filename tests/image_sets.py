@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common.datasets import ImageData, decode
+from common.datasets import ImageData
+from common.images import decode
 
 
 def make_data(counts: tuple[int, ...] = (5, 9, 3), channels: int = 3) -> ImageData:

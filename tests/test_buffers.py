@@ -21,7 +21,7 @@ import common.training.experts
 from common.config.command_line import parse_buffer
 from common.config.options import BufferOptions, DataOptions
 from common.datasets import load_dataset
-from common.datasets.zca import whitened
+from common.images.zca import whitened
 from common.matching.trajectory import flatten
 from common.networks import build_network
 from common.objectives import buffer as buffer_script

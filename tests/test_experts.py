@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.datasets.zca import whitened
+from common.images.zca import whitened
 from common.matching import augment
 from common.matching.trajectory import flatten
 from common.networks import build_network, reinitialise

@@ -12,8 +12,9 @@ import torch
 import torchvision
 from PIL import Image
 
-from common.datasets import ImageData, decode, decoded, disk_cache, image_tree, load_dataset
-from common.datasets.pixels import Resize
+from common.datasets import ImageData, load_dataset
+from common.images import decode, decoded, disk_cache, image_tree
+from common.images.pixels import Resize
 from common.system.errors import InputError
 from tests.image_sets import forbid_decoding
 

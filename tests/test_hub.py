@@ -15,8 +15,9 @@ from PIL import Image
 
 from common.config.options import DataOptions
 from common.config.places import run_folder
-from common.datasets import ImageData, check_dataset, decode, hub, load_dataset
-from common.datasets.pixels import Resize
+from common.datasets import ImageData, check_dataset, hub, load_dataset
+from common.images import decode
+from common.images.pixels import Resize
 from common.system.errors import InputError
 from tests.image_sets import forbid_decoding
 

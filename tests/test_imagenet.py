@@ -20,9 +20,10 @@ from torchvision import transforms
 from common import recipes
 from common.config.command_line import parse, parse_buffer, parse_plain
 from common.config.options import DataOptions, EvaluateOptions
-from common.datasets import DATASETS, ImageData, decode, load_dataset, statistics
+from common.datasets import DATASETS, ImageData, load_dataset, statistics
 from common.datasets.imagenet_classes import NAMES, SUBSETS, SYNONYMS, resolve
 from common.datasets.imagenet_devkit import DEVKIT, META, TRUTH
+from common.images import decode
 from common.recipes import find
 from common.system.errors import InputError
 from common.training import evaluate_command

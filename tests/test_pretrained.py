@@ -17,9 +17,9 @@ from common.datasets.imagenet_classes import SUBSETS
 from common.pretrained import drive, share
 from common.pretrained.__main__ import _made_from
 from common.pretrained.convert import Facts, from_authors, likely_objective
-from common.synset.hub import fetch
 from common.synset.authors import read_authors
 from common.synset.file import export_pair, load_synset, save_synset
+from common.synset.hub import fetch
 from common.synset.open import open_synset
 from common.synset.recover import recover
 from common.system.errors import InputError

@@ -23,8 +23,8 @@ from common.datasets.corruptions import (
     open_target,
 )
 from common.datasets.imagenet_classes import SUBSETS
-from common.datasets.pixels import Resize
-from common.datasets.zca import whitened
+from common.images.pixels import Resize
+from common.images.zca import whitened
 from common.system.errors import InputError
 from common.training import evaluate as evaluation
 from common.training.robustness import mean_corruption_error, summarise

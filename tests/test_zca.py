@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from common.config.options import DataOptions
-from common.datasets import DATASETS, ImageData, load_dataset, zca
-from common.datasets.image_data import Request
+from common.datasets import DATASETS, ImageData, load_dataset
+from common.images import zca
+from common.images.image_data import Request
 from common.synset.file import load_synset, save_synset
 from common.system.errors import InputError
 from tests.conftest import ROOT
@@ -184,7 +185,7 @@ def test_other_training_images_replace_what_was_kept(cache: Path) -> None:
 
 def test_fingerprint_follows_the_images_alone() -> None:
     make = "torch.arange(120, dtype=torch.uint8).view(5, 2, 3, 4)"
-    program = f"import torch; from common.datasets.zca import fingerprint; print(fingerprint({make}))"
+    program = f"import torch; from common.images.zca import fingerprint; print(fingerprint({make}))"
     elsewhere = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     batch = torch.arange(120, dtype=torch.uint8).view(5, 2, 3, 4)
     assert elsewhere.stdout.strip() == zca.fingerprint(batch)

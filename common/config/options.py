@@ -15,10 +15,10 @@ from common.datasets import (
     load_dataset,
     statistics,
 )
-from common.datasets.image_data import Statistics
 from common.datasets.imagenet_classes import canonical, resolve
-from common.datasets.pixels import ResizeMode
 from common.frequency import TransformName
+from common.images.image_data import Statistics
+from common.images.pixels import ResizeMode
 from common.matching.augment import STRATEGIES
 from common.networks.pools import EvalMode, EvalProtocol
 from common.synset.selection import SelectionRule

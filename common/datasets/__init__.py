@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.datasets import digits, folder, hub, imagenet, tiny, vision, voxels
-from common.datasets.image_data import ImageData, Loader, Request, Statistics, with_statistics
 from common.datasets.imagenet_classes import WHOLE, canonical
-from common.datasets.pixels import Resize, ResizeMode
-from common.datasets.sampling import ClassSampler, Gathered, draw_per_class
-from common.datasets.zca import whitened
+from common.images.image_data import ImageData, Loader, Request, Statistics, with_statistics
+from common.images.pixels import Resize, ResizeMode
+from common.images.sampling import ClassSampler, Gathered, draw_per_class
+from common.images.zca import whitened
 from common.system.errors import InputError, close_names
 
 __all__ = [

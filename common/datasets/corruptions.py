@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.datasets import decode
-from common.datasets.image_data import ImageData
-from common.datasets.image_tree import image_files
 from common.datasets.imagenet_classes import PREFIX, SUBSETS
-from common.datasets.pixels import Resize
-from common.datasets.zca import whiten
+from common.images import decode
+from common.images.image_data import ImageData
+from common.images.image_tree import image_files
+from common.images.pixels import Resize
+from common.images.zca import whiten
 from common.system.errors import InputError, close_names
 
 TargetName = Literal["CIFAR10-C", "CIFAR10.1", "ImageNet-C"]

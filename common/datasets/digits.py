@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from common.datasets.image_data import ImageData, Request, Statistics
+from common.images.image_data import ImageData, Request, Statistics
 
 # Of the training images; a test computes them again.
 STATISTICS: Statistics = ((0.3054,), (0.3760,))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.datasets.image_data import ImageData, Request
-from common.datasets.image_tree import EXTENSIONS, ImageFile, Tree, class_folders, image_files, load_tree
+from common.images.image_data import ImageData, Request
+from common.images.image_tree import EXTENSIONS, ImageFile, Tree, class_folders, image_files, load_tree
 from common.system.errors import InputError
 
 PREFIX = "folder:"

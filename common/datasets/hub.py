@@ -18,11 +18,11 @@ from urllib.parse import parse_qsl, urlencode
 
 import torch
 
-from common.datasets import disk_cache
-from common.datasets.decode import Encoded, Source
-from common.datasets.decoded import check_request, decode_once
-from common.datasets.image_data import ImageData, Request
-from common.datasets.pixels import Resize, stated
+from common.images import disk_cache
+from common.images.decode import Encoded, Source
+from common.images.decoded import check_request, decode_once
+from common.images.image_data import ImageData, Request
+from common.images.pixels import Resize, stated
 from common.system.errors import InputError
 
 PREFIX = "hf:"

@@ -12,11 +12,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from common.datasets.image_data import ImageData, Loader, Request, Statistics
-from common.datasets.image_tree import ImageFile, Tree, image_file, image_files, load_tree
 from common.datasets.imagenet_classes import PREFIX, SUBSETS
 from common.datasets.imagenet_devkit import DEVKIT, Unusable, validation_wnids
-from common.datasets.pixels import Resize
+from common.images.image_data import ImageData, Loader, Request, Statistics
+from common.images.image_tree import ImageFile, Tree, image_file, image_files, load_tree
+from common.images.pixels import Resize
 from common.system.errors import InputError
 
 STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from common.datasets.image_data import ImageData, Request, Statistics
+from common.images.image_data import ImageData, Request, Statistics
 from common.system.errors import InputError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from common import recipes
 from common.config.command_line import find_recipe, with_recipe
 from common.config.options import DataOptions, DistillOptions
 from common.datasets import check_dataset, is_resizable, statistics
-from common.datasets.image_data import Statistics
 from common.datasets.imagenet_classes import PREFIX, SUBSETS, resolve
+from common.images.image_data import Statistics
 from common.recipes import OBJECTIVES
 from common.synset import open as opening
 from common.synset.authors import AuthorsSet

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from common.datasets.zca import EPS
+from common.images.zca import EPS
 from common.networks.pools import principal
 from common.synset.authors import AuthorsSet, is_authors, read_authors
 from common.synset.file import load_synset

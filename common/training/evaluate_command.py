@@ -15,8 +15,8 @@ from common.config.checks import check_least
 from common.config.command_line import find_recipe, parse_plain, with_recipe
 from common.config.options import DataOptions, DistillOptions, EvaluateOptions
 from common.datasets import ImageData, check_dataset, is_resizable, load_dataset
-from common.datasets.pixels import Resize, ResizeMode
-from common.datasets.zca import fingerprint, whiten, whitening_of
+from common.images.pixels import Resize, ResizeMode
+from common.images.zca import fingerprint, whiten, whitening_of
 from common.matching.augment import parse_strategy
 from common.networks import Network, build_network
 from common.networks.pools import build_pool, principal

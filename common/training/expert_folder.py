@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from common.config.places import dataset_folder
 from common.datasets import ImageData
-from common.datasets.pixels import fingerprint
+from common.images.pixels import fingerprint
 from common.system.errors import InputError
 from common.system.files import read_json, take_lock, write_atomically, write_json
 from common.system.version import code_version

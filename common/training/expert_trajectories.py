@@ -23,7 +23,7 @@ from torch import Tensor
 from common.config.command_line import data_flags, parse_buffer
 from common.config.options import BufferOptions, DataOptions
 from common.config.places import dataset_folder
-from common.datasets.pixels import fingerprint
+from common.images.pixels import fingerprint
 from common.system.errors import InputError
 from common.system.files import UNREADABLE
 from common.system.scripts import buffer_script

@@ -23,9 +23,9 @@ from common.config.command_line import parse_plain
 from common.config.options import DSA_STRATEGY, EvaluateOptions
 from common.datasets import ImageData, check_dataset, default_data_path, is_imagenet, load_dataset
 from common.datasets.corruptions import CORRUPTIONS, LEVELS, Condition, Target, TargetName, open_target
-from common.datasets.image_data import with_statistics
 from common.datasets.imagenet_classes import PREFIX, SYNONYMS, WHOLE
-from common.datasets.pixels import Resize, ResizeMode
+from common.images.image_data import with_statistics
+from common.images.pixels import Resize, ResizeMode
 from common.networks import build_network
 from common.networks.pools import EvalMode
 from common.report import pictures

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 
-from common.datasets.decoded import check_request, decode_once
-from common.datasets.disk_cache import named_file
-from common.datasets.image_data import ImageData, Request, Statistics
-from common.datasets.pixels import Resize, stated
+from common.images.decoded import check_request, decode_once
+from common.images.disk_cache import named_file
+from common.images.image_data import ImageData, Request, Statistics
+from common.images.pixels import Resize, stated
 
 FORMAT = 1  # of the decoded images: raise it when the same files give other pixels
 # torchvision's IMG_EXTENSIONS; to import it for them would take most of a start from the cache.

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common.datasets import disk_cache, pixels
-from common.datasets.image_data import ImageData
-from common.datasets.pixels import in_unit_range
-from common.datasets.whitening import Whitening
+from common.images import disk_cache, pixels
+from common.images.image_data import ImageData
+from common.images.pixels import in_unit_range
+from common.images.whitening import Whitening
 from common.system.errors import InputError
 
 EPS = 0.1  # the trajectory-matching code's; added to the eigenvalues, in units of (0..1)^2

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common.datasets import disk_cache
-from common.datasets.decode import First, Source, Unreadable, decode, name_of, read_first, read_image
-from common.datasets.disk_cache import Stored
-from common.datasets.image_data import Request, Statistics
+from common.images import disk_cache
+from common.images.decode import First, Source, Unreadable, decode, name_of, read_first, read_image
+from common.images.disk_cache import Stored
+from common.images.image_data import Request, Statistics
 from common.system.errors import InputError
 
 MAPPED_SHARE = 1 / 3  # of the memory: what takes more than this decoded is mapped from its file

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.datasets.image_data import ImageData
+from common.images.image_data import ImageData
 from common.system.errors import InputError
 
 

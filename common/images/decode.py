@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.datasets.pixels import Resize
+from common.images.pixels import Resize
 from common.system.errors import InputError
 
 CHUNK = 128  # images that a thread decodes at a time: 6 MB at 128 px

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from common.datasets.pixels import Resize
+from common.images.pixels import Resize
 from common.system.errors import InputError
 
 if TYPE_CHECKING:
-    from common.datasets.whitening import Whitening
+    from common.images.whitening import Whitening
 
 # Shapes: N images in the split, B in a batch, C classes, ch channels, and H W or D H W the image's sides.
 

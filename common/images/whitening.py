@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from common.datasets.pixels import in_unit_range
+from common.images.pixels import in_unit_range
 
 
 @dataclass(frozen=True, eq=False)
