@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from common.objectives import dm
 from common.synset.file import load_synset
+from DM import distill as dm
 from tests.conftest import ROOT
 
 # Seconds, not minutes; what a test does not care about.

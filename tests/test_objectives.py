@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from common.matching.step_size import LEAST, StepSize
-from common.objectives import dc, tm
 from common.synset.file import load_synset
 from common.system.errors import InputError
 from common.training.train import EvaluationProtocol
+from DC import distill as dc
 from tests.test_cli import assert_refused, call
+from TM import distill as tm
 
 TINY = [
     "--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", "--num_eval", 1, "--epoch_eval_train", 1,

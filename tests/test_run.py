@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 import common.runs.folder
 import common.training.evaluate
 from common.config.options import DistillOptions
-from common.objectives import dm
 from common.report import pictures
 from common.runs.folder import Run
 from common.system.errors import InputError
 from common.system.files import UNREADABLE, write_atomically, write_json
+from DM import distill as dm
 from tests.conftest import ROOT
 from tests.test_cli import TINY, call, run_folder
 

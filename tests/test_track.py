@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from common.objectives import dm
 from common.report import pictures
 from common.runs.track import open_tracker
 from common.system.errors import InputError
+from DM import distill as dm
 from tests.conftest import ROOT
 from tests.test_cli import TINY, call, run_folder
 
