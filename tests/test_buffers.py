@@ -37,9 +37,9 @@ from common.training.expert_folder import (
 )
 from common.training.expert_trajectories import ExpertOrder, find_buffer, open_buffer
 from common.training.experts import ExpertProtocol, train_expert
+from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
 from tests.image_sets import make_data
-from tests.test_cli import assert_refused, call
 
 MODEL = "ConvNetD1W32"
 EPOCHS, EXPERTS = 4, 3

@@ -14,7 +14,7 @@ from common.objectives import dc, tm
 from common.synset.file import load_synset
 from common.system.errors import InputError
 from common.training.train import EvaluationProtocol
-from tests.test_cli import assert_refused, call
+from tests.command_line import assert_refused, call
 
 TINY = [
     "--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", "--num_eval", 1, "--epoch_eval_train", 1,

@@ -23,8 +23,8 @@ from common.report import pictures
 from common.runs.folder import Run
 from common.system.errors import InputError
 from common.system.files import UNREADABLE, write_atomically, write_json
+from tests.command_line import TINY, call, checkpoint, run_folder
 from tests.conftest import ROOT
-from tests.test_cli import TINY, call, run_folder
 
 UPDATES, NETWORKS = 12, 2
 SETTING = [
@@ -122,10 +122,6 @@ def signalled(save_path, module, function, count, number):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, function, counted)
         return call("DM/distill.py", *SETTING, "--save_path", save_path)
-
-
-def checkpoint(folder, name="checkpoint.pt"):
-    return torch.load(folder / name, weights_only=True)["state"]
 
 
 def resume(tmp_path):
