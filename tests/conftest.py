@@ -53,20 +53,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class Recorded:
-    """Images [N, ...] handed out by slices; `asked` has the number of images in each."""
-
-    def __init__(self, images: torch.Tensor) -> None:
-        self.images, self.asked = images, list[int]()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, rows: slice) -> torch.Tensor:
-        self.asked.append(len(self.images[rows]))
-        return self.images[rows]
-
-
 @pytest.fixture
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder of the test's own."""

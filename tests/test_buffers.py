@@ -36,9 +36,9 @@ from common.training.expert_folder import (
 )
 from common.training.expert_trajectories import ExpertOrder, find_buffer, open_buffer
 from common.training.experts import ExpertProtocol, train_expert
+from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
 from tests.image_sets import make_data
-from tests.test_cli import assert_refused, call
 from TM import buffer as buffer_script
 
 MODEL = "ConvNetD1W32"

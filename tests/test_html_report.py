@@ -19,7 +19,7 @@ from common.synset.file import load_synset, save_synset
 from common.synset.synset import SynSet, SynSetArgs
 from DM import distill as dm
 from reproduction.page import STATES, write_results_page
-from tests.test_cli import TINY, assert_refused, call, run_folder
+from tests.command_line import TINY, assert_refused, call, run_folder
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 FLAGS = ["--Iteration", "2", "--eval_it", "1", "--num_eval", "1", "--epoch_eval_train", "0", "--eval_mode", "C"]

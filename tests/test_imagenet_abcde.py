@@ -12,9 +12,9 @@ from common import recipes
 from common.config.command_line import parse
 from common.synset.file import load_synset
 from common.training.expert_folder import read_manifest
+from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
-from tests.test_cli import assert_refused, call
-from tests.test_imagenet import TRAIN, WOOF, make_imagenet
+from tests.imagenet_sets import TRAIN, WOOF, make_imagenet
 from tests.voxel_sets import make_voxels, write_voxels
 from TM import distill as tm
 

@@ -24,8 +24,8 @@ from common.synset.open import open_synset
 from common.synset.recover import recover
 from common.system.errors import InputError
 from tests.authors_files import synthetic, write_pair, write_results
+from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
-from tests.test_cli import assert_refused, call
 
 SIZES = [
     {"channels": 1, "im_size": (28, 28), "k": 49, "num_classes": 10},

@@ -23,8 +23,8 @@ from common.runs.folder import Run
 from common.system.errors import InputError
 from common.system.files import UNREADABLE, write_atomically, write_json
 from DM import distill as dm
+from tests.command_line import TINY, call, checkpoint, run_folder
 from tests.conftest import ROOT
-from tests.test_cli import TINY, call, run_folder
 
 UPDATES, NETWORKS = 12, 2
 SETTING = [
@@ -124,10 +124,6 @@ def signalled(save_path, module, function, count, number):
         return call("DM/distill.py", *SETTING, "--save_path", save_path)
 
 
-def checkpoint(folder, name="checkpoint.pt"):
-    return torch.load(folder / name, weights_only=True)["state"]
-
-
 def resume(tmp_path):
     result = call("DM/distill.py", *SETTING, "--save_path", tmp_path)
     assert result.code == 0, result.err
@@ -149,7 +145,7 @@ def test_the_reference_has_all_its_parts(never_stopped):
 
 def test_sigkill_between_updates(tmp_path, never_stopped):
     """Killed in update 8 (index 7); the last checkpoint is that of iteration 6."""
-    killed(tmp_path, "common.objectives.dm", "match", 8)
+    killed(tmp_path, "common.matching.distribution", "match", 8)
     folder = run_folder(tmp_path)
     assert checkpoint(folder)["iteration"] == 6
     assert not (folder / "summary.json").exists()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import struct
 import subprocess
@@ -14,31 +13,17 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from common.report import pictures
 from common.runs.track import open_tracker
 from common.system.errors import InputError
 from DM import distill as dm
+from tests.command_line import TINY, call, run_folder
 from tests.conftest import ROOT
-from tests.test_cli import TINY, call, run_folder
+from tests.tracked import CONFIG, POINT, START, SUMMARY, random_states
 
-CONFIG = {"lr_freq": 0.1, "dataset": "folder:a|b", "dsa": True, "chunk": None, "hardware": {"cores": 2}}
-POINT = {
-    "iteration": 10,
-    "mean": 0.5,
-    "std": 0.25,
-    "n": 4,
-    "networks": {"ConvNetD1": {"mean": 0.75, "std": 0.0, "n": 2}, "AlexNet": {"mean": 0.25, "std": 0.0, "n": 2}},
-}
-START = {"iteration": 0, "mean": 0.125, "std": 0.0, "n": 1}
-SUMMARY = {"last": POINT, "seconds": 1.5}
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255)}
-
-
-def random_states():
-    return random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()
 
 
 @pytest.fixture
@@ -226,7 +211,7 @@ DRIVER = """
 import json, os, pathlib, signal, sys, time, wandb
 from common.system.errors import InputError
 from common.runs.track import open_tracker
-from tests.test_track import CONFIG, POINT, START, SUMMARY, random_states
+from tests.tracked import CONFIG, POINT, START, SUMMARY, random_states
 
 folder, red, blue = map(pathlib.Path, sys.argv[1:])
 said, children = [], []

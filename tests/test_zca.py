@@ -20,8 +20,9 @@ from common.images import zca
 from common.images.image_data import Request
 from common.synset.file import load_synset, save_synset
 from common.system.errors import InputError
+from tests.command_line import SHORT, assert_refused, call, run_folder
 from tests.conftest import ROOT
-from tests.test_cli import SHORT, assert_refused, call, images, run_folder
+from tests.image_sets import make_folder
 
 REAL = Path(os.environ.get("FRED_DATA", "no data"))
 
@@ -202,7 +203,7 @@ def test_fingerprint_follows_the_images_alone() -> None:
 
 
 def test_a_whitened_folder_does_not_borrow_mean_and_std(tmp_path: Path) -> None:
-    tree = images(tmp_path / "tree")
+    tree = make_folder(tmp_path / "tree")
     train, _ = DataOptions(dataset=f"folder:{tree}", recipe="CIFAR10", zca=True).load()
     assert train.whitening is not None
     assert (train.mean, train.std) == ((0.0,) * 3, (1.0,) * 3)
