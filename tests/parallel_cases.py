@@ -3,6 +3,7 @@
 One job makes many runs, for its start takes longer than any of them.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,11 +15,10 @@ import pytest
 import torch
 
 from common import parallel, report
-from common.datasets import ImageData
 from common.evaluate_file import show
 from common.objectives import buffer, dc, dm, tm
 from common.options import BufferOptions, EvaluateOptions, parse, parse_buffer, parse_plain
-from common.step_size import MOMENTUM, StepSize
+from tests.in_float64 import in_float64
 
 UPDATES = 5
 SMALL = [
@@ -51,39 +51,22 @@ CASES = {
 EXPERTS = ["--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", "--num_experts", 3, "--train_epochs", 3]
 
 
-class PreciseStepSize(StepSize):
-    """In the default type."""
-
-    def __init__(self, initial: float, lr: float, device: torch.device) -> None:
-        super().__init__(initial, lr, device)
-        self.value = torch.tensor(initial)
-        self._optimizer = torch.optim.SGD([self.value], lr=lr, momentum=MOMENTUM)
-
-
 def distil(name: str, save_path: Path, *flags: object) -> None:
     """Make the run of a case, and write beside its objective how many images each process matched."""
     kind, objective, own = CASES[name]
     words = [str(word) for word in [*own, *flags, "--save_path", save_path, "--name", name]]
     matched: list[int] = []
-    with pytest.MonkeyPatch.context() as patch:
+    precisely = in_float64() if kind == torch.float64 else contextlib.nullcontext()
+    with pytest.MonkeyPatch.context() as patch, precisely:
         count_images(patch, matched)
         for drawing in ("draw_images", "draw_masks", "draw_curves"):
             patch.setattr(report, drawing, lambda *_: None)
-        if kind == torch.float64:
-            batch, to_device = ImageData.batch, tm.to_device
-            patch.setattr(ImageData, "batch", lambda self, indices: batch(self, indices).double())
-            patch.setattr(tm, "to_device", lambda weights, device: to_device(weights, device).double())
-            patch.setattr(tm, "StepSize", PreciseStepSize)
-        torch.set_default_dtype(kind)
-        try:
-            if objective == "DM":
-                dm.run(*parse(dm.Options, "DM", words))
-            elif objective == "DC":
-                dc.run(*parse(dc.Options, "DC", words))
-            else:
-                tm.run(*parse(tm.Options, "TM", words))
-        finally:
-            torch.set_default_dtype(torch.float32)
+        if objective == "DM":
+            dm.run(*parse(dm.Options, "DM", words))
+        elif objective == "DC":
+            dc.run(*parse(dc.Options, "DC", words))
+        else:
+            tm.run(*parse(tm.Options, "TM", words))
     counts = parallel.gather(sum(matched))
     if parallel.is_main():
         (save_path / f"{name}.json").write_text(json.dumps(counts))
