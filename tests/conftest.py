@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import common.runs.loop
+import common.runs.output
 from common.report.run_page import write_run_report
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _no_reports() -> Iterator[None]:
     """Runs in this process write no report.html, which takes longer than their updates; see `reports`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.runs.loop, "write_run_report", lambda folder: folder)
+        patch.setattr(common.runs.output, "write_run_report", lambda folder: folder)
         yield
 
 
@@ -35,7 +35,7 @@ def _no_reports() -> Iterator[None]:
 def reports() -> Iterator[None]:
     """Runs write their report.html."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.runs.loop, "write_run_report", write_run_report)
+        patch.setattr(common.runs.output, "write_run_report", write_run_report)
         yield
 
 

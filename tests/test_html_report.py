@@ -260,7 +260,7 @@ def test_a_run_that_starts_over_takes_its_report_away(finished, tmp_path):
     shutil.copytree(finished, path)
     flags = ["--name", "run", "--save_path", tmp_path, "--resume", "never", "--data_path", tmp_path]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.runs.loop.write_run_report", lambda folder: folder)
+        patch.setattr("common.runs.output.write_run_report", lambda folder: folder)
         assert call("DM/distill.py", *TINY, *FLAGS, *flags).code == 0
     assert not (path / "report.html").exists()
 

@@ -51,7 +51,7 @@ def counted(*positional, **named):
 setattr(module, function, counted)
 pictures = importlib.import_module("common.report.pictures")
 pictures.draw_images = pictures.draw_masks = pictures.draw_curves = lambda *_: None
-importlib.import_module("common.runs.loop").write_run_report = lambda *_: None
+importlib.import_module("common.runs.output").write_run_report = lambda *_: None
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
