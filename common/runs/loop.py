@@ -7,7 +7,6 @@ what is saved at a point is what was evaluated there.
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,6 +25,7 @@ from common.matching.step_size import StepSize
 from common.networks import Network
 from common.runs.evaluation import Evaluations
 from common.runs.folder import open_run
+from common.runs.losses import Losses
 from common.runs.output import Output, export, say
 from common.runs.setup import set_up
 from common.runs.sharding import ClassShare, share_statistics
@@ -35,9 +35,7 @@ from common.system.errors import InputError
 from common.system.seeds import Draws, seeded
 from common.training.train import EvaluationProtocol
 
-# Losses stay on the device between two looks at them; looking waits for the device.
-_LOOK_EVERY = 10
-_CHECKPOINT_SHARE = 0.01
+_CHECKPOINT_SHARE = 0.01  # of the time that updates take
 
 
 class Kept(Protocol):
@@ -96,9 +94,7 @@ class Distillation:
         self._others: dict[str, Kept] = {}
         self._iteration = 0
         self._evaluations = Evaluations(setup, self.compiled, self.compiler)
-        self._of_iteration: list[Tensor] = []  # losses of the updates of the iteration under way
-        self._losses: list[Tensor] = []  # of the iterations since the last look
-        self._last_loss: float | None = None
+        self._losses = Losses(self._record_loss, self._diverged)
         self._seconds = 0.0
         self._started = self._saved = time.monotonic()
         self._saving = 0.0
@@ -175,7 +171,7 @@ class Distillation:
         else:
             parallel.sum_(*parts)
         self.synset.optim_step()
-        self._of_iteration.append(loss)
+        self._losses.add(loss)
 
     @cached_property
     def sampler(self) -> ClassSampler:
@@ -188,7 +184,7 @@ class Distillation:
         return ClassSampler(rows.split(self.synset.num_per_class))
 
     def share_statistics(self, network: Network) -> Network:
-        """The network for matching where batch statistics are of all classes; decides `share`. See `sharding`."""
+        """The network to match with where batch statistics are of all classes; decides `share` (see `sharding`)."""
         network, self.share = share_statistics(network, self.train.num_classes, self.device, self.options.model)
         return network
 
@@ -245,38 +241,26 @@ class Distillation:
         )
 
     def _postfix(self) -> dict[str, str]:
-        shown = {} if self._last_loss is None else {"loss": f"{self._last_loss:.4g}"}
+        shown = {} if self._losses.last is None else {"loss": f"{self._losses.last:.4g}"}
         points = self._evaluations.points
         return shown | ({"acc": f"{100 * points[-1]['mean']:.1f}%"} if points else {})
 
     def _count_update(self, bar: tqdm) -> None:
         """What follows the body of the loop: the iteration counts, and is saved where that is due."""
-        if not self._of_iteration:
-            raise RuntimeError("The body of the loop has made no update: it ends with run.update(...).")
-        self._losses.append(torch.stack(self._of_iteration).mean())
-        self._of_iteration.clear()
+        look = self._losses.end_iteration()
         self._iteration += 1
         bar.update()
-        if len(self._losses) == _LOOK_EVERY:
-            self._look_at_losses()
+        if look:
+            self._losses.look(self._iteration)
             bar.set_postfix(self._postfix())
         if self._run.is_stopped():
             self._save()
             self._run.raise_if_stopped()
         self._save_if_due()
 
-    def _look_at_losses(self) -> None:
-        """Fetch the losses of the last updates, record them, and refuse to go on from one that is not finite."""
-        if not self._losses:
-            return
-        first = self._iteration - len(self._losses)
-        for index, loss in enumerate(torch.stack(self._losses).tolist(), start=first):
-            if not math.isfinite(loss):
-                raise self._diverged(f"the loss of iteration {index} is {loss}")
-            self._run.record(iteration=index, loss=loss)
-            self._output.tracker.scalars(index + 1, loss=loss)
-            self._last_loss = loss
-        self._losses.clear()
+    def _record_loss(self, iteration: int, loss: float) -> None:
+        self._run.record(iteration=iteration, loss=loss)
+        self._output.tracker.scalars(iteration + 1, loss=loss)
 
     def _diverged(self, what: str) -> InputError:
         kept = f"the last good checkpoint is kept in {self._run.folder}"
@@ -332,6 +316,11 @@ class Distillation:
         if self._step_size is not None:
             self._step_size.load_state_dict(state["step_size"])
         for name, each in self._others.items():
+            if name not in state.get("others", {}):
+                raise InputError(
+                    f"the checkpoint in {self._run.folder} has no {name}, which the script gives to `keep`: "
+                    "give another --name, or --resume never to start over"
+                )
             each.load_state_dict(state["others"][name])
         self._evaluations.load_state_dict(state)
         self._iteration, self._seconds = state["iteration"], state["seconds"]
@@ -339,7 +328,7 @@ class Distillation:
         self._output = Output(self._setup, self._run, self._iteration)
 
     def _save(self) -> None:
-        self._look_at_losses()
+        self._losses.look(self._iteration)
         if not self.synset.coefficients.isfinite().all():
             raise self._diverged(f"the coefficients after {self._iteration} updates are not finite")
         if self._step_size is not None and not self._step_size.value.isfinite():
