@@ -1,6 +1,6 @@
 """Test networks trained on a synthetic set on drifted images: `python corruption-exp/evaluate.py --synset FILE`.
 
-The algorithm is in common/robustness.py, the test sets in common/datasets/corruptions.py.
+The algorithm is in common/training/robustness.py, the test sets in common/datasets/corruptions.py.
 """
 
 from pathlib import Path
