@@ -15,7 +15,7 @@ from common.datasets.imagenet_devkit import DEVKIT, META, TRUTH
 
 WOOF = SUBSETS["imagewoof"]  # not published in the order of its WordNet ids
 OTHER = "n01440764"  # a class that is not among them
-TRAIN, VAL = 2, 2  # images a class
+TRAIN, VAL = 2, 2  # images per class
 
 
 def save_jpeg(file: Path, label: int, seed: int, size: tuple[int, int] = (20, 14), mode: str = "RGB") -> None:

@@ -26,7 +26,7 @@ from TM import distill as tm
 
 TINY = DataShape(3, (16, 16), 2, 40, 30, 20)
 MODEL = "ConvNetD2"
-CELL = {"model": MODEL, "ipc": 1, "msz_per_channel": 64, "lr_freq": 1.0}  # 4 images a class
+CELL = {"model": MODEL, "ipc": 1, "msz_per_channel": 64, "lr_freq": 1.0}  # 4 images per class
 MIB = 2**20
 
 

@@ -98,7 +98,7 @@ def test_a_finished_run_leaves_a_report_of_what_it_found(finished):
     for name, figures in summary["last"]["networks"].items():
         assert f"{name} {100 * figures['mean']:.2f} ± {100 * figures['std']:.2f}" in read
     for part in (
-        "DM on digits, ipc 1", "finished: 2 updates", "4 synthetic images a class, 16 of 64 DCT coefficients kept",
+        "DM on digits, ipc 1", "finished: 2 updates", "4 synthetic images per class, 16 of 64 DCT coefficients kept",
         "energy rule", "1 network after 2 updates", summary["version"], "peak memory, cpu",
     ):  # fmt: skip
         assert part in read
@@ -111,8 +111,8 @@ def test_what_a_run_was_reduced_to_is_said(finished):
     """The recipe of the digits has 150 updates, three networks of 300 epochs and 128 real images."""
     reduced, changed = read_run(finished).departures()
     assert reduced == [
-        "2 of 150 updates", "1 of 3 networks an evaluation", "0 of 300 epochs of their training",
-        "16 of 128 real images a class and update",
+        "2 of 150 updates", "1 of 3 networks per evaluation", "0 of 300 epochs of their training",
+        "16 of 128 real images per class and update",
     ]  # fmt: skip
     assert sorted(changed) == ["eval_mode C instead of S", "model ConvNetD1W32 instead of ConvNetD3"]
     read = words(page(finished / "report.html"))
@@ -221,7 +221,7 @@ def test_long_runs_are_thinned_and_say_so(folder):
     ("im_size", "k", "transform", "classes", "pictures", "said"),
     [
         ((8, 8, 8), 256, "dct", 2, 2 * 2, "Volumes as lit surfaces"),
-        ((8, 8), 2, "dct", 22, 20 * 16, "The first 20 of 22 classes. The first 16 of 32 images a class."),
+        ((8, 8), 2, "dct", 22, 20 * 16, "The first 20 of 22 classes. The first 16 of 32 images per class."),
         ((8, 4), 32, "identity", 2, 2, "positions are pixels"),
     ],
 )

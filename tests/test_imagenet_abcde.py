@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "cache")
 
 DISTILL = "ImageNet-abcde/distill.py"
 MODEL = "ConvNetD1W16"
-SIDE, K = 16, 128  # hence two images a class, as many as there are
+SIDE, K = 16, 128  # hence two images per class, as many as there are
 SHORT = [
     "--dataset", "imagenet-imagewoof", "--res", SIDE, "--msz_per_channel", K, "--model", MODEL, "--device", "cpu",
     "--Iteration", 2, "--eval_it", 0, "--num_eval", 1, "--epoch_eval_train", 2, "--eval_mode", "S", "--name", "run",

@@ -163,7 +163,7 @@ def synset_of(options, shape, device):
 
 @pytest.mark.parametrize(("objective", "dataset", "ipc"), CELLS)
 def test_cells_are_possible(objective, dataset, ipc):
-    """At least one image a class, no more than there are, at most all coefficients; options that pass the check."""
+    """At least one image per class, no more than there are, at most all coefficients; options that pass the check."""
     options, shape = options_for(objective, dataset, ipc), SHAPES[dataset]
     check(options, objective)
     d = math.prod(shape.im_size)

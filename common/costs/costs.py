@@ -39,7 +39,7 @@ class Cell:
 
     @property
     def per_class(self) -> int:
-        """n, images a class."""
+        """n, images per class."""
         return self.ipc * math.prod(self.shape.im_size) // self.k
 
     @property

@@ -292,7 +292,7 @@ def _read_files(
     skip: bool,
     workers: int | None,
 ) -> ImageData:
-    """Decoded anew at every call: each condition is read once a run, and all together would fill a disk."""
+    """Decoded anew at every call: each condition is read once per run, and all together would fill a disk."""
     first = decode.read_first(files, resize, skip)
     if first.shape[1:] != clean.im_size:
         sides = " x ".join(map(str, clean.im_size))

@@ -41,7 +41,7 @@ def match(
 
     embed: [B, ch, ...] -> features [B, F]. real [C * m, ch, ...] (read a chunk at a time) and synthetic
     [C * n, ch, ...], grouped by class.
-    augmentation: one parameter set a class. chunk: images a forward pass takes at most; None for all at once, which a
+    augmentation: one parameter set per class. chunk: images a forward pass takes at most; None for all at once, which a
     network with batch statistics needs. Each cut gives the same result: whole classes share a pass where they fit,
     and a class larger than a chunk is embedded twice, once for its mean and once for its gradient.
     num_classes may be 0, for a process whose classes others match: the loss is zero then, and the gradient empty.

@@ -48,7 +48,7 @@ class Step(NamedTuple):
     rows: Tensor | None = None
     """int64 [B], the images of the batch, on their device; None for all of them"""
     augmentation: DSAParams | None = None
-    """one parameter set an image of the batch, on their device"""
+    """one parameter set per image of the batch, on their device"""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Hyper-parameters per (objective, dataset, ipc), each with its source: one TOML file an objective.
+"""Hyper-parameters per (objective, dataset, ipc), each with its source: one TOML file per objective.
 
 The objective ImageNet-abcde/DM has the file ImageNet-abcde/DM.toml.
 
-[[CIFAR10.ipc2]]                      several blocks a cell, one for each source
+[[CIFAR10.ipc2]]                      several blocks per cell, one for each source
 source = "published: ..."             where the values of this block come from
 lr_freq = 1e6                         the names are those of the command line
 
