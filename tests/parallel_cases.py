@@ -18,10 +18,10 @@ from common.config.options import BufferOptions, EvaluateOptions
 from common.datasets import ImageData
 from common.matching.step_size import MOMENTUM, StepSize
 from common.objectives import buffer, dc, dm, tm
-from common.report import pictures
 from common.system import parallel
 from common.system.command import run_command
 from common.training.evaluate_command import show
+from tests.left_out import leave_out_pictures
 
 UPDATES = 5
 SMALL = [
@@ -70,8 +70,7 @@ def distil(name: str, save_path: Path, *flags: object) -> None:
     matched: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         count_images(patch, matched)
-        for drawing in ("draw_images", "draw_masks", "draw_curves"):
-            patch.setattr(pictures, drawing, lambda *_: None)
+        leave_out_pictures(patch)
         if kind == torch.float64:
             batch, to_device = ImageData.batch, tm.to_device
             patch.setattr(ImageData, "batch", lambda self, indices: batch(self, indices).double())

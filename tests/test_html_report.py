@@ -20,13 +20,14 @@ from common.synset.file import load_synset, save_synset
 from common.synset.synset import SynSet, SynSetArgs
 from reproduction.page import STATES, write_results_page
 from tests.command_line import TINY, assert_refused, call, run_folder
+from tests.left_out import leave_out_report
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 FLAGS = ["--Iteration", "2", "--eval_it", "1", "--num_eval", "1", "--epoch_eval_train", "0", "--eval_mode", "C"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, reports):
+def finished(tmp_path_factory):
     """A run of two networks a point."""
     path = tmp_path_factory.mktemp("runs")
     result = call("DM/distill.py", *TINY, *FLAGS, "--name", "run", "--save_path", path)
@@ -246,7 +247,7 @@ def test_the_command_line_writes_it_anew(folder):
     assert_refused(call("common/report/__main__.py", "html", folder.parent), "is not the folder of a run")
 
 
-def test_a_report_that_cannot_be_written_does_not_lose_the_run(tmp_path, reports):
+def test_a_report_that_cannot_be_written_does_not_lose_the_run(tmp_path):
     folder = run_folder(tmp_path)
     (folder / "report.html").mkdir(parents=True)  # in its place
     result = call("DM/distill.py", *TINY, *FLAGS, "--name", "run", "--save_path", tmp_path)
@@ -260,7 +261,7 @@ def test_a_run_that_starts_over_takes_its_report_away(finished, tmp_path):
     shutil.copytree(finished, path)
     flags = ["--name", "run", "--save_path", tmp_path, "--resume", "never", "--data_path", tmp_path]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.runs.loop.write_run_report", lambda folder: folder)
+        leave_out_report(patch)
         assert call("DM/distill.py", *TINY, *FLAGS, *flags).code == 0
     assert not (path / "report.html").exists()
 
