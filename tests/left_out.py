@@ -11,7 +11,7 @@ import pytest
 
 from common.report import pictures
 
-_REPORT = "common.runs.loop.write_run_report"
+_REPORT = "common.runs.output.write_run_report"
 _DRAWINGS = ("draw_images", "draw_masks", "draw_curves")
 
 

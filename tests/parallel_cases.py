@@ -17,11 +17,14 @@ from common.config.command_line import parse, parse_buffer, parse_plain
 from common.config.options import BufferOptions, EvaluateOptions
 from common.datasets import ImageData
 from common.matching.step_size import MOMENTUM, StepSize
-from common.objectives import buffer, dc, dm, tm
 from common.system import parallel
 from common.system.command import run_command
 from common.training.evaluate_command import show
+from DC import distill as dc
+from DM import distill as dm
 from tests.left_out import leave_out_pictures
+from TM import buffer
+from TM import distill as tm
 
 UPDATES = 5
 SMALL = [
@@ -79,11 +82,11 @@ def distil(name: str, save_path: Path, *flags: object) -> None:
         torch.set_default_dtype(kind)
         try:
             if objective == "DM":
-                dm.run(*parse(dm.Options, "DM", words))
+                dm.distill(*parse(dm.Options, "DM", words))
             elif objective == "DC":
-                dc.run(*parse(dc.Options, "DC", words))
+                dc.distill(*parse(dc.Options, "DC", words))
             else:
-                tm.run(*parse(tm.Options, "TM", words))
+                tm.distill(*parse(tm.Options, "TM", words))
         finally:
             torch.set_default_dtype(torch.float32)
     counts = parallel.gather(sum(matched))
@@ -116,7 +119,9 @@ def count_images(patch: pytest.MonkeyPatch, matched: list[int]) -> None:
 
 
 def train_experts(path: Path, *flags: object) -> None:
-    buffer.run(parse_buffer(BufferOptions, "TM", [str(word) for word in [*EXPERTS, *flags, "--buffer_path", path]]))
+    buffer.train_experts(
+        parse_buffer(BufferOptions, "TM", [str(word) for word in [*EXPERTS, *flags, "--buffer_path", path]])
+    )
 
 
 def evaluate(file: Path, output: Path) -> None:

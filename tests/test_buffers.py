@@ -24,7 +24,6 @@ from common.datasets import load_dataset
 from common.images.zca import whitened
 from common.matching.trajectory import flatten
 from common.networks import build_network
-from common.objectives import buffer as buffer_script
 from common.system.errors import InputError
 from common.training.expert_folder import (
     buffer_folder,
@@ -40,6 +39,7 @@ from common.training.experts import ExpertProtocol, train_expert
 from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
 from tests.image_sets import make_data
+from TM import buffer as buffer_script
 
 MODEL = "ConvNetD1W32"
 EPOCHS, EXPERTS = 4, 3

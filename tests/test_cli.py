@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from common.objectives import dm
 from common.synset.file import load_synset, save_synset
+from DM import distill as dm
 from tests.command_line import SHORT, assert_refused, call, contents, run_folder
 from tests.conftest import ROOT
 from tests.image_sets import make_folder

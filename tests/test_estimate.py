@@ -16,11 +16,13 @@ from common.datasets import load_dataset
 from common.matching import distribution, gradient, trajectory
 from common.matching.augment import sample
 from common.networks import build_network
-from common.objectives import dc, dm, tm
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
 from common.system.seeds import generator
+from DC import distill as dc
+from DM import distill as dm
 from tests.conftest import ROOT
+from TM import distill as tm
 
 TINY = DataShape(3, (16, 16), 2, 40, 30, 20)
 MODEL = "ConvNetD2"

@@ -13,11 +13,11 @@ from PIL import Image
 
 from common import recipes
 from common.config.command_line import described, parse
-from common.objectives import dm
 from common.report.record import read_run
 from common.report.run_page import write_run_report
 from common.synset.file import load_synset, save_synset
 from common.synset.synset import SynSet, SynSetArgs
+from DM import distill as dm
 from reproduction.page import STATES, write_results_page
 from tests.command_line import TINY, assert_refused, call, run_folder
 from tests.left_out import leave_out_report

@@ -346,7 +346,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, words: list[str], t
 
 @pytest.mark.parametrize("flag", ["--res", "--image_size", "--image-size"])
 def test_the_side_has_the_authors_flag_too(flag: str) -> None:
-    from common.objectives.dm import Options
+    from DM.distill import Options
 
     given = ["--dataset", "imagenet-a", "--msz_per_channel", "8", "--lr_freq", "1"]
     options, sources = parse(Options, "DM", [*given, flag, "256"])
@@ -412,7 +412,7 @@ def test_a_subsets_recipe_is_that_of_all_and_then_its_own(table: None) -> None:
 
 
 def test_the_command_line_finds_a_subsets_recipe(table: None) -> None:
-    from common.objectives.dm import Options
+    from DM.distill import Options
 
     options, sources = parse(Options, "DM", ["--dataset", "ImageNet", "--subset", "meow"])
     assert (options.dataset, options.msz_per_channel, options.lr_freq) == ("imagenet-cats", 100, 3.0)

@@ -10,13 +10,13 @@ import pytest
 
 from common import recipes
 from common.config.command_line import parse
-from common.objectives import tm
 from common.synset.file import load_synset
 from common.training.expert_folder import read_manifest
 from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
 from tests.imagenet_sets import TRAIN, WOOF, make_imagenet
 from tests.voxel_sets import make_voxels, write_voxels
+from TM import distill as tm
 
 pytestmark = pytest.mark.usefixtures("one_thread", "cache")
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from common.matching.step_size import LEAST, StepSize
-from common.objectives import dc, tm
 from common.synset.file import load_synset
 from common.system.errors import InputError
 from common.training.train import EvaluationProtocol
+from DC import distill as dc
 from tests.command_line import assert_refused, call
+from TM import distill as tm
 
 TINY = [
     "--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", "--num_eval", 1, "--epoch_eval_train", 1,
@@ -141,11 +142,11 @@ def test_the_method_decides_on_augmentation_and_epochs(monkeypatch, flags, netwo
     """The authors' rule, for every network that is evaluated: 1000 epochs with any augmentation, 300 without."""
     seen = []
 
-    def prepare(options, sources, objective):
+    def set_up(options, sources):
         seen.append(options)
         raise InputError("no data is read")
 
-    monkeypatch.setattr("common.objectives.dc.prepare", prepare)
+    monkeypatch.setattr("common.runs.loop.set_up", set_up)
     assert_refused(call("DC/distill.py", "--dataset", "CIFAR10", "--ipc", 2, *flags), "no data is read")
     (options,) = seen
     assert options.dsa == ("DSA" in flags)

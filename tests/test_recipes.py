@@ -15,10 +15,12 @@ from common.config.checks import check
 from common.config.options import DSA_STRATEGY, BufferOptions, ClassMatchingOptions
 from common.costs.estimate import SHAPES, estimate
 from common.networks import build_network
-from common.objectives import dc, dm, tm
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
+from DC import distill as dc
+from DM import distill as dm
 from tests.conftest import ROOT
+from TM import distill as tm
 
 if sys.version_info >= (3, 11):
     import tomllib

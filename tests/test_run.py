@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 import common.runs.folder
 import common.training.evaluate
 from common.config.options import DistillOptions
-from common.objectives import dm
 from common.runs.folder import Run
 from common.system.errors import InputError
 from common.system.files import UNREADABLE, write_atomically, write_json
+from DM import distill as dm
 from tests.command_line import TINY, call, checkpoint, run_folder
 from tests.conftest import ROOT
 
@@ -138,7 +138,7 @@ def test_the_reference_has_all_its_parts(never_stopped):
 
 def test_sigkill_between_updates(tmp_path, never_stopped):
     """Killed in update 8 (index 7); the last checkpoint is that of iteration 6."""
-    killed(tmp_path, "common.objectives.dm", "match", 8)
+    killed(tmp_path, "common.matching.distribution", "match", 8)
     folder = run_folder(tmp_path)
     assert checkpoint(folder)["iteration"] == 6
     assert not (folder / "summary.json").exists()

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.objectives import dm
 from common.runs.track import open_tracker
 from common.system.errors import InputError
+from DM import distill as dm
 from tests.command_line import TINY, call, run_folder
 from tests.conftest import ROOT
 from tests.left_out import leave_out_pictures

@@ -19,7 +19,6 @@ from common.costs.meter import Cost, weigh
 from common.costs.shapes import DataShape
 from common.matching import distribution, gradient, trajectory
 from common.networks import Network, build_network, has_batchnorm
-from common.objectives import dc
 from common.synset.synset import SynSet, SynSetArgs
 from common.training import ensemble
 from common.training.train import MOMENTUM
@@ -86,7 +85,7 @@ class _Real:
 
 @lru_cache
 def dm_update(cell: Cell, batch_real: int, chunk: int) -> Cost:
-    """An update of DM, as common/objectives/dm.py makes it. Some classes, which fill a pass, stand for all."""
+    """An update of DM, as DM/distill.py makes it. Some classes, which fill a pass, stand for all."""
     classes = cell.shape.num_classes
     whole = has_batchnorm(cell.network())
     count = classes if whole else min(classes, max(1, chunk // min(cell.matched, batch_real)))
@@ -103,12 +102,12 @@ def dm_update(cell: Cell, batch_real: int, chunk: int) -> Cost:
     return Cost(decoding + round(classes / count * (cost.flops - decoding)), cost.bytes)
 
 
-def dc_iteration(cell: Cell, options: dc.Options, device: torch.device) -> Cost:
-    """An iteration of DC: updates, and epochs of the network on the synthetic set between them."""
-    outer, inner = dc.loops(options)
-    chunk = options.chunk or dc.default_chunk(device, options.compile)
-    update = _dc_update(cell, options.batch_real, chunk, options.dis_metric)
-    batch = min(options.batch_train, cell.count)
+def dc_iteration(
+    cell: Cell, batch_real: int, chunk: int | None, distance: str, outer: int, inner: int, batch_train: int
+) -> Cost:
+    """An iteration of DC: `outer` updates, and `inner` epochs of the network on the synthetic set between them."""
+    update = _dc_update(cell, batch_real, chunk, distance)
+    batch = min(batch_train, cell.count)
     trained = training(cell.model, cell.shape, batch)
     flops = outer * update.flops + (outer - 1) * inner * cell.count * trained.flops
     return Cost(round(flops), max(update.bytes, trained.bytes if outer > 1 else 0))
@@ -122,7 +121,7 @@ def _dc_update(cell: Cell, batch_real: int, chunk: int | None, distance: str) ->
     def update(count: int) -> None:
         network = cell.network()
         if has_batchnorm(network):
-            gradient.freeze_batchnorm(network, blank(cell.shape, count * dc.BATCHNORM_IMAGES))
+            gradient.freeze_batchnorm(network, blank(cell.shape, count * gradient.BATCHNORM_IMAGES))
         synset = cell.synset()
         images = cell.drawn(synset)
         real = _Real(cell.shape, count * batch_real)

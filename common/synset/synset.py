@@ -138,9 +138,14 @@ class SynSet:
         rule = generator(self.seed, "selection")
         self.positions = selection.select(self.selection, self._survey, self.msz_per_channel, self.transform, rule)
 
-    def decode(self) -> Tensor:
-        """All images, float32 [C * n, ch, *im_size], differentiable with respect to `coefficients`."""
-        return self._decode(self.coefficients, self.positions).flatten(0, 1)
+    def decode(self, classes: slice | None = None) -> Tensor:
+        """All images, float32 [C * n, ch, *im_size], differentiable with respect to `coefficients`.
+
+        classes: those of some classes alone, [c * n, ch, *im_size] of c of them.
+        """
+        if classes is None:
+            return self._decode(self.coefficients, self.positions).flatten(0, 1)
+        return self._decode(self.coefficients[classes], self.positions[classes]).flatten(0, 1)
 
     def get(self, indices: Iterable[int] | Tensor | None = None, need_copy: bool = False) -> tuple[Tensor, Tensor]:
         """(images, labels) of some or all synthetic images; with `need_copy` detached copies without a graph."""

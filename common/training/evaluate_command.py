@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from common import recipes
 from common.config.checks import check_least
 from common.config.command_line import find_recipe, parse_plain, with_recipe
 from common.config.options import DataOptions, DistillOptions, EvaluateOptions
@@ -38,8 +39,8 @@ from common.training.train import Batches, EvaluationProtocol, TrainingSet
 def main(objective: str, **defaults: Any) -> None:
     """`python DM/evaluate.py --synset FILE`: print the accuracy, and the one stored in the file beside it.
 
-    objective: whose recipes say how a baseline is trained; a file says it itself. defaults: options of the objective's
-    distillation that have another default than in `DistillOptions`, and bear upon evaluations.
+    objective: whose recipes say how a baseline is trained; a file says it itself. defaults: of options, where the
+    folder has others than `recipes.defaults` says.
     """
     run_command(lambda: show(parse_plain(EvaluateOptions), objective, defaults), several=True)
 
@@ -294,6 +295,7 @@ def _known(options: EvaluateOptions, file: str, synset: SynSet, metadata: dict[s
 
 def _baseline(options: EvaluateOptions, objective: str, defaults: dict[str, Any], device: torch.device) -> Subject:
     """Trained as the objective's recipe for this dataset and ipc trains, so that the two can be compared."""
+    defaults = recipes.defaults(objective) | defaults
     dataset = options.dataset or defaults.get("dataset", DataOptions.dataset)
     ipc = options.ipc or DistillOptions.ipc
     recipe = find_recipe(objective, dataset, ipc, options.recipe)
