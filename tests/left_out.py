@@ -12,7 +12,7 @@ import pytest
 from common.report import pictures
 
 _REPORT = "common.runs.output.write_run_report"
-_DRAWINGS = ("draw_images", "draw_masks", "draw_curves")
+_DRAWINGS = ("draw_images", "draw_voxels", "draw_masks", "draw_curves")
 
 
 def leave_out_report(patch: pytest.MonkeyPatch) -> None:
