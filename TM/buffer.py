@@ -71,7 +71,7 @@ def train_experts(options: BufferOptions) -> None:
                         if free:
                             bar.set_description(f"expert {number}")
                             training = expert_epochs(network, train, protocol, number, forward, work.raise_if_stopped)
-                            trajectory, accuracies = torch.empty(shape), dict[int, float]()
+                            trajectory, accuracies = torch.empty(shape, dtype=torch.float32), dict[int, float]()
                             for epoch, weights in training:  # [P], after 0, 1, ... epochs
                                 trajectory[epoch] = weights
                                 bar.update(min(epoch, 1))
