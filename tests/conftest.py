@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import common.runs.output
-from common.report.run_page import write_run_report
+from tests.left_out import leave_out_pictures, leave_out_report
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,19 +22,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU here"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_reports() -> Iterator[None]:
-    """Runs in this process write no report.html, which takes longer than their updates; see `reports`."""
+@pytest.fixture(scope="module")
+def no_report() -> Iterator[None]:
+    """The module's runs in this process write no report.html."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.runs.output, "write_run_report", lambda folder: folder)
+        leave_out_report(patch)
         yield
 
 
 @pytest.fixture(scope="module")
-def reports() -> Iterator[None]:
-    """Runs write their report.html."""
+def no_pictures() -> Iterator[None]:
+    """The module's runs in this process draw nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.runs.output, "write_run_report", write_run_report)
+        leave_out_pictures(patch)
         yield
 
 

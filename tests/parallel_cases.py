@@ -17,13 +17,13 @@ import torch
 from common.config.command_line import parse, parse_buffer, parse_plain
 from common.config.options import BufferOptions, EvaluateOptions
 from common.matching import distribution, gradient, trajectory
-from common.report import pictures
 from common.system import parallel
 from common.system.command import run_command
 from common.training.evaluate_command import show
 from DC import distill as dc
 from DM import distill as dm
 from tests.in_float64 import in_float64
+from tests.left_out import leave_out_pictures
 from TM import buffer
 from TM import distill as tm
 
@@ -66,8 +66,7 @@ def distil(name: str, save_path: Path, *flags: object) -> None:
     precisely = in_float64() if kind == torch.float64 else contextlib.nullcontext()
     with pytest.MonkeyPatch.context() as patch, precisely:
         count_images(patch, matched)
-        for drawing in ("draw_images", "draw_masks", "draw_curves"):
-            patch.setattr(pictures, drawing, lambda *_: None)
+        leave_out_pictures(patch)
         if objective == "DM":
             dm.distill(*parse(dm.Options, "DM", words))
         elif objective == "DC":

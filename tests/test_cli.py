@@ -21,7 +21,7 @@ from tests.synsets import started
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, reports):
+def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("finished")
     result = call("DM/distill.py", *SHORT, "--epoch_eval_train", 4, "--export", "--save_path", path)
     assert result.code == 0, result.err

@@ -1,10 +1,8 @@
-import numpy as np
 import pytest
 import torch
 
 from common.datasets import load_dataset
 from common.networks import build_network, reinitialise
-from common.system.text import mean_and_std
 from common.training.evaluate import evaluate, random_real
 from common.training.train import Batches, EvaluationProtocol, accuracy, train
 
@@ -78,8 +76,3 @@ def test_random_real_images_have_the_budget():
     for image, label in zip(chosen.images, chosen.labels, strict=True):
         same = (all_images == image).flatten(1).all(dim=1)
         assert (train_data.labels[same] == label).any()
-
-
-def test_mean_and_std_are_numpys():
-    values = [0.5, 0.7, 0.9]
-    assert mean_and_std(values) == {"mean": np.mean(values), "std": np.std(values), "n": 3}

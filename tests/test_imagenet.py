@@ -16,14 +16,12 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import transforms
 
-from common import recipes
 from common.config.command_line import parse, parse_buffer, parse_plain
 from common.config.options import DataOptions, EvaluateOptions
 from common.datasets import DATASETS, ImageData, load_dataset, statistics
 from common.datasets.imagenet_classes import NAMES, SUBSETS, SYNONYMS, resolve
 from common.datasets.imagenet_devkit import DEVKIT, META, TRUTH
 from common.images import decode
-from common.recipes import find
 from common.system.errors import InputError
 from common.training import evaluate_command
 from tests.command_line import assert_refused, call
@@ -368,68 +366,6 @@ def test_variable_names_the_folder_unless_a_flag_does(tmp_path: Path, monkeypatc
     monkeypatch.delenv("IMAGENET")
     with pytest.raises(InputError, match=rf"is not whole in {tmp_path / 'data'}: there is no such folder"):
         parse_plain(DataOptions, options).load()
-
-
-TABLE = {
-    "ImageNet": {
-        "any": [{"source": "all", "msz_per_channel": 100, "lr_freq": 2.0, "resize": "squash", "image_size": 64}],
-        "ipc1": [{"source": "all at 1", "lr_freq": 3.0}],
-    },
-    "imagenet-a": {
-        "any": [{"source": "a", "msz_per_channel": 50}],
-        "ipc2": [{"source": "a at 2", "mom_freq": 0.25}],
-        "ipc1_published": {"accuracy": 60.0, "source": "paper"},
-    },
-    "digits": {"ipc1": [{"source": "digits", "lr_freq": 1.0, "msz_per_channel": 4}]},
-    "pixels": {"any": [{"source": "pixels", "msz_per_channel": 0, "lr_freq": 1.0}]},
-}
-
-
-@pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "_table", lambda objective: TABLE)
-
-
-def test_a_subsets_recipe_is_that_of_all_and_then_its_own(table: None) -> None:
-    recipe = find("DM", "imagenet-a", 1)
-    assert recipe.values == {"msz_per_channel": 50, "lr_freq": 3.0, "resize": "squash", "image_size": 64}
-    assert recipe.sources["msz_per_channel"] == "a"
-    assert recipe.sources["lr_freq"] == "all at 1"
-    assert recipe.published == {"accuracy": 60.0, "source": "paper"}
-    assert find("DM", "imagenet-b", 1).values["msz_per_channel"] == 100
-    assert find("DM", "imagenet-b", 1).published is None
-    assert find("DM", "imagenet-b", 1, pixels=True).values["msz_per_channel"] == 0
-    assert find("DM", "ImageNet-C", 1).values == {}
-    have = recipes.available("DM")
-    assert have["imagenet-a"] == [1, 2]
-    assert have["imagenet-b"] == [1]
-    assert set(have) == {*NAMES, "digits"}
-    recipes.check_dataset("DM", "imagenet-marine")
-    with pytest.raises(
-        InputError, match="DM has no recipe for 'CIFAR10': choose one of imagenet-a, digits, imagenet-b"
-    ):
-        recipes.check_dataset("DM", "CIFAR10")
-
-
-def test_the_command_line_finds_a_subsets_recipe(table: None) -> None:
-    from DM.distill import Options
-
-    options, sources = parse(Options, "DM", ["--dataset", "ImageNet", "--subset", "meow"])
-    assert (options.dataset, options.msz_per_channel, options.lr_freq) == ("imagenet-cats", 100, 3.0)
-    assert (options.resize, options.image_size) == ("squash", 64)
-    assert sources["resize"] == sources["image_size"] == "all"
-    # How images are resized is lent to images that are, and to no others.
-    borrowed, _ = parse(Options, "DM", ["--dataset", "folder:x", "--recipe", "imagenet-meow"])
-    assert (borrowed.recipe, borrowed.resize, borrowed.image_size) == ("imagenet-cats", "squash", 64)
-    borrowed, _ = parse(Options, "DM", ["--dataset", "digits", "--recipe", "imagenet-cats"])
-    assert (borrowed.msz_per_channel, borrowed.resize, borrowed.image_size) == (100, "crop", None)
-
-
-def test_recipes_lie_in_folders_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "some-folder").mkdir()
-    (tmp_path / "some-folder" / "DM.toml").write_text('[[ImageNet.ipc1]]\nsource = "s"\nlr_freq = 5.0\n')
-    monkeypatch.setattr(recipes, "_FOLDER", tmp_path)
-    assert find("some-folder/DM", "imagenet-e", 1).values == {"lr_freq": 5.0}
 
 
 def test_a_synthetic_set_says_how_its_images_were_resized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

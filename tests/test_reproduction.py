@@ -267,7 +267,7 @@ ONE_OF_EACH = {
 }
 
 
-def test_a_cell_of_each_table_runs_from_end_to_end(here, reports, tmp_path):
+def test_a_cell_of_each_table_runs_from_end_to_end(here, tmp_path):
     queries = [f"{table}/{cell}" for table, cell in ONE_OF_EACH.items()]
     result = call(
         "reproduce.py", "run", "--scale", "smoke", "--device", "cpu", "--output", tmp_path, "--cells", *queries

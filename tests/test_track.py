@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.report import pictures
 from common.runs.track import open_tracker
 from common.system.errors import InputError
 from DM import distill as dm
 from tests.command_line import TINY, call, run_folder
 from tests.conftest import ROOT
+from tests.left_out import leave_out_pictures
 from tests.tracked import CONFIG, POINT, START, SUMMARY, random_states
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255)}
@@ -432,8 +432,7 @@ def test_wandb_uploads_only_where_somebody_is_logged_in(tmp_path, monkeypatch, a
 
 @pytest.fixture
 def _small_pictures(monkeypatch):
-    for name in ("draw_images", "draw_masks", "draw_curves"):
-        monkeypatch.setattr(pictures, name, lambda path, *_: Image.new("RGB", (5, 3)).save(path))
+    leave_out_pictures(monkeypatch, instead=lambda path, *_: Image.new("RGB", (5, 3)).save(path))
 
 
 def distil(path, *words):

@@ -1,15 +1,11 @@
-"""Pages say what their runs found, need nothing but themselves, and run nothing that came from a file."""
+"""A run's page says what the run found, needs nothing but itself, and runs nothing that came from a file."""
 
 import html
 import json
-import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
 import torch
-from PIL import Image
 
 from common import recipes
 from common.config.command_line import described, parse
@@ -18,15 +14,15 @@ from common.report.run_page import write_run_report
 from common.synset.file import load_synset, save_synset
 from common.synset.synset import SynSet, SynSetArgs
 from DM import distill as dm
-from reproduction.page import STATES, write_results_page
 from tests.command_line import TINY, assert_refused, call, run_folder
+from tests.html_pages import BROWSER, HOSTILE, assert_shown, page, words
+from tests.left_out import leave_out_report
 
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 FLAGS = ["--Iteration", "2", "--eval_it", "1", "--num_eval", "1", "--epoch_eval_train", "0", "--eval_mode", "C"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, reports):
+def finished(tmp_path_factory):
     """A run of two networks a point."""
     path = tmp_path_factory.mktemp("runs")
     result = call("DM/distill.py", *TINY, *FLAGS, "--name", "run", "--save_path", path)
@@ -40,53 +36,10 @@ def folder(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
-class Tags(HTMLParser):
-    """Every tag of a page with its attributes."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.found = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
-
-
-def page(path):
-    """The page's HTML, having seen that it is whole, needs nothing from elsewhere and runs nothing."""
-    text = path.read_text(encoding="utf-8")
-    assert text.startswith("<!DOCTYPE html>")
-    assert text.rstrip().endswith("</html>")
-    assert "@import" not in text
-    assert "url(" not in text
-    tags = Tags(text).found
-    assert ("html", {"lang": "en-GB"}) in tags
-    assert "title" in [tag for tag, _ in tags]
-    assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object", "embed", "form", "base"}
-    for tag, attributes in tags:
-        assert not [name for name in attributes if name.startswith("on") or name in ("srcset", "srcdoc", "action")]
-        assert attributes.get("src", "data:image/").startswith("data:image/")
-        assert not re.match(r"\w+:|/", attributes.get("href", ""))
-        if tag == "img":
-            assert attributes["alt"]
-        if tag == "th":
-            assert attributes["scope"] in ("row", "col")
-    return text
-
-
-def words(text):
-    """What is read on the page."""
-    visible = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", visible)).split())
-
-
 def change(path, update):
     content = json.loads(path.read_text())
     update(content)
     path.write_text(json.dumps(content))
-
-
-# -- a run -------------------------------------------------------------------------------------------------------
 
 
 def test_a_finished_run_leaves_a_report_of_what_it_found(finished):
@@ -246,7 +199,7 @@ def test_the_command_line_writes_it_anew(folder):
     assert_refused(call("common/report/__main__.py", "html", folder.parent), "is not the folder of a run")
 
 
-def test_a_report_that_cannot_be_written_does_not_lose_the_run(tmp_path, reports):
+def test_a_report_that_cannot_be_written_does_not_lose_the_run(tmp_path):
     folder = run_folder(tmp_path)
     (folder / "report.html").mkdir(parents=True)  # in its place
     result = call("DM/distill.py", *TINY, *FLAGS, "--name", "run", "--save_path", tmp_path)
@@ -260,116 +213,14 @@ def test_a_run_that_starts_over_takes_its_report_away(finished, tmp_path):
     shutil.copytree(finished, path)
     flags = ["--name", "run", "--save_path", tmp_path, "--resume", "never", "--data_path", tmp_path]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.runs.output.write_run_report", lambda folder: folder)
+        leave_out_report(patch)
         assert call("DM/distill.py", *TINY, *FLAGS, *flags).code == 0
     assert not (path / "report.html").exists()
 
 
-# -- many runs ---------------------------------------------------------------------------------------------------
-
-
-def rows(picture):
-    nothing = dict.fromkeys(("ours", "n", "difference", "time", "memory", "hardware", "version", "note", "command"), "")
-    plain = {"scale": "full", "published": "unknown", "picture": None, "report": None, **nothing}
-    full = {
-        "table": "Trajectories", "cell": "CIFAR10, ipc 1", "state": "finished", "ours": "60.12 ± 0.40", "n": 5,
-        "published": "60.6 ± 0.8", "difference": "-0.48", "time": "1 h 20 min", "memory": "1.2 GB", "hardware": "a GPU",
-        "version": "0.1.0-abc", "command": "python TM/distill.py --dataset CIFAR10 --ipc 1", "picture": picture,
-        "report": "TM/CIFAR10/ipc1/run/report.html",
-    }  # fmt: skip
-    others = [
-        {"table": "Trajectories" if state == "running" else "ImageNet", "cell": f"cell of {state}", "state": state}
-        for state in STATES[1:]
-    ]
-    short = {**full, "scale": "short", "note": "scale short: 40 of 15000 updates", "report": "javascript:alert(1)"}
-    hostile = dict.fromkeys(("table", "cell", "note", "command", "hardware"), HOSTILE) | {"state": "failed"}
-    return [plain | row for row in (full, *others, short, hostile)]
-
-
-@pytest.fixture
-def results(tmp_path):
-    Image.new("RGB", (2000, 1000), (200, 30, 30)).save(tmp_path / "images.png")
-    path = tmp_path / "results.html"
-    write_results_page(path, rows(tmp_path / "images.png"), "All <tables>", ["Read & beware.", HOSTILE])
-    return path
-
-
-def test_the_page_of_results_has_every_cell(results):
-    text = page(results)
-    read = words(text)
-    assert read.startswith("All <tables> All <tables> Read & beware.")
-    counts = {"finished": 2, "running": 1, "interrupted": 1, "failed": 2, "not started": 1}
-    for state, count in counts.items():
-        assert f"{count} {state}" in read
-        # its label on the cells, and the one that counts them
-        assert text.count(f'<span class="label {state}">') == count + 1
-    assert [html.unescape(each) for each in re.findall("<h2>(.*?)</h2>", text)] == ["Trajectories", "ImageNet", HOSTILE]
-    for part in ("60.12 ± 0.40", "60.6 ± 0.8", "-0.48", "1 h 20 min", "1.2 GB", "a GPU", "0.1.0-abc", "--ipc 1"):
-        assert part in read
-    assert read.count("scale: short") == 1
-    assert text.count('href="TM/CIFAR10/ipc1/run/report.html"') == 1
-    assert "javascript" not in text
-    assert text.count("<img") == 2
-    assert len(text) < 50_000  # the picture was made small
-
-
 # -- in a browser ------------------------------------------------------------------------------------------------
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-LOOK = """<!DOCTYPE html><script>
-const pages = PAGES, found = [], pixels = (element) => parseFloat(getComputedStyle(element).fontSize);
-function look() {
-  if (found.length == 3 * pages.length) {
-    document.body.innerHTML = "<pre>" + JSON.stringify(found) + "</pre>";
-    return;
-  }
-  const frame = document.createElement("iframe"), width = [400, 1280, 1920][found.length % 3];
-  frame.style.cssText = `width: ${width}px; height: 900px; border: 0`;
-  frame.srcdoc = pages[Math.floor(found.length / 3)];
-  frame.onload = () => setTimeout(() => {
-    const inside = frame.contentDocument, images = [...inside.images];
-    found.push({
-      width: frame.contentWindow.innerWidth,
-      scroll: inside.documentElement.scrollWidth,
-      images: images.length,
-      broken: images.filter((image) => image.naturalWidth == 0).length,
-      smallest: Math.min(...[...inside.querySelectorAll("main *")].map(pixels)),
-      ran: Boolean(frame.contentWindow.ran || window.ran),
-    });
-    frame.remove();
-    look();
-  }, 50);
-  document.body.append(frame);
-}
-window.onload = look;
-</script><body></body>"""
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_a_browser_shows_all_of_it_at_any_width(finished, results, tmp_path):
-    """Nothing scrolls sideways, no picture is missing, no text is tiny, and the probe of a script does not run."""
-    texts = [path.read_text(encoding="utf-8") for path in (finished / "report.html", results)]
-    texts[1] = texts[1].replace("</main>", "</main><script>ran = true</script>")  # past the escaping
-    given = json.dumps(texts).replace("</", "<\\/")
-    (tmp_path / "look.html").write_text(LOOK.replace("PAGES", given), encoding="utf-8")
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync --virtual-time-budget=20000 --dump-dom"
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    shown = subprocess.run(
-        [str(BROWSER), *flags.split(), profile, (tmp_path / "look.html").as_uri()],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    ).stdout
-    match = re.search(r"<pre>(\[.*?\])</pre>", shown)
-    assert match, shown[-2000:]
-    found = json.loads(html.unescape(match[1]))
-    assert [each["width"] for each in found] == [400, 1280, 1920] * 2
-    for each in found:
-        assert each["scroll"] <= each["width"]
-        assert each["broken"] == 0
-        assert each["smallest"] >= 13
-        assert not each["ran"]
-    assert found[0]["images"] == 53
-    assert found[3]["images"] == 2
+def test_a_browser_shows_all_of_it_at_any_width(finished, tmp_path):
+    assert_shown((finished / "report.html").read_text(encoding="utf-8"), tmp_path, images=53)

@@ -1,8 +1,9 @@
-"""Amounts are said in words that people use."""
+"""Amounts are said in words that people use, accuracies by their mean and deviation."""
 
+import numpy as np
 import pytest
 
-from common.system.text import describe_bytes, describe_seconds
+from common.system.text import describe_bytes, describe_seconds, mean_and_std
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,8 @@ def test_durations_in_words(seconds, words):
 )
 def test_amounts_in_words(number, words):
     assert describe_bytes(number) == words
+
+
+def test_mean_and_std_are_numpys():
+    values = [0.5, 0.7, 0.9]
+    assert mean_and_std(values) == {"mean": np.mean(values), "std": np.std(values), "n": 3}

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 import common.runs.folder
 import common.training.evaluate
 from common.config.options import DistillOptions
-from common.report import pictures
 from common.runs.folder import Run
 from common.system.errors import InputError
 from common.system.files import UNREADABLE, write_atomically, write_json
@@ -35,9 +34,11 @@ SETTING = [
 TIMES = ("seconds", "peak_memory_bytes", "file", "picture", "version")
 
 # Runs DM/distill.py in a process of its own and sends itself a signal when `function` of `module` is entered for the
-# `count`-th time. Pictures are left out, for speed.
+# `count`-th time. Pictures and report are left out, for speed.
 DRIVER = """
 import importlib, os, runpy, sys
+import pytest
+from tests.left_out import leave_out_pictures, leave_out_report
 module, function, count, number, *sys.argv = sys.argv[1:]
 module = importlib.import_module(module)
 original, calls = getattr(module, function), []
@@ -49,22 +50,14 @@ def counted(*positional, **named):
     return original(*positional, **named)
 
 setattr(module, function, counted)
-pictures = importlib.import_module("common.report.pictures")
-pictures.draw_images = pictures.draw_masks = pictures.draw_curves = lambda *_: None
-importlib.import_module("common.runs.output").write_run_report = lambda *_: None
+patch = pytest.MonkeyPatch()
+leave_out_pictures(patch)
+leave_out_report(patch)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_images", "draw_masks", "draw_curves"):
-            patch.setattr(pictures, name, lambda *_: None)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "no_report")
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +95,7 @@ def killed(tmp_path, module, function, count):
     """The run in a process of its own, which sends itself SIGKILL when it enters the function."""
     number = int(signal.SIGKILL)
     words = [DRIVER, module, function, count, number, ROOT / "DM/distill.py", *SETTING, "--save_path", tmp_path]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", *map(str, words)], env=environment, capture_output=True, text=True, check=False
     )
