@@ -25,6 +25,7 @@ from common.images.zca import whitened
 from common.matching.trajectory import flatten
 from common.networks import build_network
 from common.system.errors import InputError
+from common.training import experts
 from common.training.expert_folder import (
     buffer_folder,
     claimed,
@@ -39,7 +40,6 @@ from common.training.experts import ExpertProtocol, train_expert
 from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
 from tests.image_sets import make_data
-from TM import buffer as buffer_script
 
 MODEL = "ConvNetD1W32"
 EPOCHS, EXPERTS = 4, 3
@@ -577,13 +577,13 @@ def test_the_command_trains_the_experts(trained):
 
 def test_the_command_again_trains_only_what_is_missing(trained, tmp_path, monkeypatch):
     path = shutil.copytree(trained[0], tmp_path / "copy")
-    original, numbers = buffer_script.train_expert, []
+    original, numbers = experts.expert_epochs, []
 
     def counted(network, data, protocol, number, *rest):
         numbers.append(number)
         return original(network, data, protocol, number, *rest)
 
-    monkeypatch.setattr(buffer_script, "train_expert", counted)
+    monkeypatch.setattr(experts, "expert_epochs", counted)
     assert "2 of 2 experts are in" in train(path).out
     assert numbers == []
     expert_file(path / "digits" / MODEL, 0).unlink()
@@ -602,7 +602,7 @@ def test_two_processes_share_the_experts(trained, tmp_path, monkeypatch):
     """First another one trains expert 0 all the time; then it saves expert 1 before this one comes to it."""
     path = shutil.copytree(trained[0], tmp_path / "copy")
     folder = path / "digits" / MODEL
-    original, numbers = buffer_script.train_expert, []
+    original, numbers = experts.expert_epochs, []
     expert_file(folder, 0).unlink()
 
     def counted(network, data, protocol, number, *rest):
@@ -613,10 +613,10 @@ def test_two_processes_share_the_experts(trained, tmp_path, monkeypatch):
     with (folder / ".expert_0000.lock").open("w") as lock, (folder / ".lock").open("w") as shared:
         fcntl.flock(lock, fcntl.LOCK_EX)
         fcntl.flock(shared, fcntl.LOCK_SH)
-        monkeypatch.setattr(buffer_script, "train_expert", lambda *_: pytest.fail("is another's"))
+        monkeypatch.setattr(experts, "expert_epochs", lambda *_: pytest.fail("is another's"))
         assert "expert 0: left to another process" in train(path, "--test_every", 1).out
     expert_file(folder, 1).unlink()
-    monkeypatch.setattr(buffer_script, "train_expert", counted)
+    monkeypatch.setattr(experts, "expert_epochs", counted)
     result = train(path, "--test_every", 1)
     assert "expert 1: left to another process" in result.out
     assert numbers == [0]
@@ -720,7 +720,7 @@ def test_waiting_for_an_expert_that_another_process_trains(trained, tmp_path, mo
     """The others are trained first, and the command ends when all are there."""
     path = tmp_path / "buffers"
     shutil.copytree(trained[0], path)
-    folder, original, numbers = path / "digits" / MODEL, buffer_script.train_expert, []
+    folder, original, numbers = path / "digits" / MODEL, experts.expert_epochs, []
     for number in (0, 1):
         expert_file(folder, number).unlink()
     lock = (folder / ".expert_0000.lock").open("w")
@@ -736,7 +736,7 @@ def test_waiting_for_an_expert_that_another_process_trains(trained, tmp_path, mo
         shutil.copy(expert_file(trained[0] / "digits" / MODEL, 0), expert_file(folder, 0))
         lock.close()
 
-    monkeypatch.setattr(buffer_script, "train_expert", counted)
+    monkeypatch.setattr(experts, "expert_epochs", counted)
     monkeypatch.setattr("common.training.expert_folder.time.sleep", finish_the_other)
     result = train(path, "--test_every", 1, "--wait")
     shared.close()
