@@ -18,7 +18,7 @@ from common.system.errors import InputError, Stopped
 from common.system.files import read_json, take_lock, write_json
 from common.system.scripts import Script
 from common.system.version import code_version
-from reproduction.cells import Step, check_target, folder_of, steps
+from reproduction.cells import Command, check_target, folder_of, steps
 from reproduction.plan import Plan, images_of
 from reproduction.tables import Cell
 
@@ -97,7 +97,7 @@ class CellJob:
         self._note_interruption("by the cluster, to be continued")
         return DelayedSubmission(CellJob(self.cell, replace(self.plan, resume="auto")))
 
-    def _begin(self, todo: Sequence[Step]) -> None:
+    def _begin(self, todo: Sequence[Command]) -> None:
         """Say that the cell is running. A record of the same work goes on: its time and interruptions are added to."""
         folder = str(folder_of(self.cell, self.plan).relative_to(self.plan.root))
         before = read_record(self.cell, self.plan)
@@ -118,7 +118,7 @@ class CellJob:
             print(f"{self.cell.name}: on {images}", flush=True)
         check_target(self.cell, self.plan)
 
-    def _run(self, step: Step) -> None:
+    def _run(self, step: Command) -> None:
         with _alone(step.product):
             if step.keep and step.product is not None and step.product.exists():
                 return

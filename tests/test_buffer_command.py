@@ -11,18 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import common.training.experts
 from common.config.command_line import parse_buffer
 from common.config.options import BufferOptions
 from common.datasets import load_dataset
 from common.networks import build_network
+from common.training import experts
 from common.training.expert_folder import describe, expert_file
 from common.training.expert_trajectories import open_buffer
 from common.training.experts import ExpertProtocol, train_expert
+from common.training.train import accuracy
 from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
 from tests.expert_buffers import MODEL, truncate
-from TM import buffer as buffer_script
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -60,20 +60,20 @@ def test_the_command_trains_the_experts(trained):
     assert len(buffer) == 2
     expected = train_expert(network, data, protocol, 1)
     assert torch.equal(load_file(path / "digits" / MODEL / "expert_0001.safetensors")["trajectory"], expected)
-    tested = 100 * common.training.evaluate.accuracy(network, test)
+    tested = 100 * accuracy(network, test)
     assert f"after 1 epochs, {tested:.2f} % after 2 epochs" in result.out.splitlines()[-1]
     assert result.out.splitlines()[-1].startswith("expert 1: ")
 
 
 def test_the_command_again_trains_only_what_is_missing(trained, tmp_path, monkeypatch):
     path = shutil.copytree(trained[0], tmp_path / "copy")
-    original, numbers = buffer_script.train_expert, []
+    original, numbers = experts.expert_epochs, []
 
     def counted(network, data, protocol, number, *rest):
         numbers.append(number)
         return original(network, data, protocol, number, *rest)
 
-    monkeypatch.setattr(buffer_script, "train_expert", counted)
+    monkeypatch.setattr(experts, "expert_epochs", counted)
     assert "2 of 2 experts are in" in train(path).out
     assert numbers == []
     expert_file(path / "digits" / MODEL, 0).unlink()
@@ -92,7 +92,7 @@ def test_two_processes_share_the_experts(trained, tmp_path, monkeypatch):
     """First another one trains expert 0 all the time; then it saves expert 1 before this one comes to it."""
     path = shutil.copytree(trained[0], tmp_path / "copy")
     folder = path / "digits" / MODEL
-    original, numbers = buffer_script.train_expert, []
+    original, numbers = experts.expert_epochs, []
     expert_file(folder, 0).unlink()
 
     def counted(network, data, protocol, number, *rest):
@@ -103,10 +103,10 @@ def test_two_processes_share_the_experts(trained, tmp_path, monkeypatch):
     with (folder / ".expert_0000.lock").open("w") as lock, (folder / ".lock").open("w") as shared:
         fcntl.flock(lock, fcntl.LOCK_EX)
         fcntl.flock(shared, fcntl.LOCK_SH)
-        monkeypatch.setattr(buffer_script, "train_expert", lambda *_: pytest.fail("is another's"))
+        monkeypatch.setattr(experts, "expert_epochs", lambda *_: pytest.fail("is another's"))
         assert "expert 0: left to another process" in train(path, "--test_every", 1).out
     expert_file(folder, 1).unlink()
-    monkeypatch.setattr(buffer_script, "train_expert", counted)
+    monkeypatch.setattr(experts, "expert_epochs", counted)
     result = train(path, "--test_every", 1)
     assert "expert 1: left to another process" in result.out
     assert numbers == [0]
@@ -116,7 +116,7 @@ def test_two_processes_share_the_experts(trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_leave_whole_experts(trained, tmp_path, monkeypatch, number):
     """In the second epoch of the second expert."""
-    original, calls = common.training.experts.train_epoch, []
+    original, calls = experts.train_epoch, []
 
     def counted(*positional):
         calls.append(None)
@@ -125,7 +125,7 @@ def test_signals_leave_whole_experts(trained, tmp_path, monkeypatch, number):
         return original(*positional)
 
     with monkeypatch.context() as patch:
-        patch.setattr(common.training.experts, "train_epoch", counted)
+        patch.setattr(experts, "train_epoch", counted)
         result = train(tmp_path, "--test_every", 1)
     assert result.code == 128 + number
     assert f"stopped by {number.name}: finished experts are kept, the same command trains the others" in result.err
@@ -210,7 +210,7 @@ def test_waiting_for_an_expert_that_another_process_trains(trained, tmp_path, mo
     """The others are trained first, and the command ends when all are there."""
     path = tmp_path / "buffers"
     shutil.copytree(trained[0], path)
-    folder, original, numbers = path / "digits" / MODEL, buffer_script.train_expert, []
+    folder, original, numbers = path / "digits" / MODEL, experts.expert_epochs, []
     for number in (0, 1):
         expert_file(folder, number).unlink()
     lock = (folder / ".expert_0000.lock").open("w")
@@ -226,7 +226,7 @@ def test_waiting_for_an_expert_that_another_process_trains(trained, tmp_path, mo
         shutil.copy(expert_file(trained[0] / "digits" / MODEL, 0), expert_file(folder, 0))
         lock.close()
 
-    monkeypatch.setattr(buffer_script, "train_expert", counted)
+    monkeypatch.setattr(experts, "expert_epochs", counted)
     monkeypatch.setattr("common.training.expert_folder.time.sleep", finish_the_other)
     result = train(path, "--test_every", 1, "--wait")
     shared.close()

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from common.matching import distribution
 from common.synset.file import load_synset, save_synset
-from DM import distill as dm
 from tests.command_line import SHORT, assert_refused, call, contents, run_folder
 from tests.conftest import ROOT
 from tests.image_sets import make_folder
@@ -123,13 +123,13 @@ def test_variants_run_and_their_files_can_be_evaluated(tmp_path, flags):
 
 def test_batch_statistics_are_those_of_all_classes(tmp_path, monkeypatch):
     """A network with BatchNorm is not fed in pieces: each would be normalised by itself."""
-    original, chunks = dm.match, []
+    original, chunks = distribution.match, []
 
     def recorded(embed, real, images, classes, drawn, chunk):
         chunks.append(chunk)
         return original(embed, real, images, classes, drawn, chunk)
 
-    monkeypatch.setattr(dm, "match", recorded)
+    monkeypatch.setattr(distribution, "match", recorded)
     for model in ("ConvNetD1W32", "ConvNetD1W32BN"):
         words = [*SHORT, "--model", model, "--Iteration", 1, "--save_path", tmp_path / model]
         assert call("DM/distill.py", *words).code == 0

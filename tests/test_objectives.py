@@ -9,9 +9,11 @@ import signal
 import pytest
 import torch
 
+from common.matching import gradient, trajectory
 from common.matching.step_size import LEAST, StepSize
 from common.synset.file import load_synset
 from common.system.errors import InputError
+from common.training.expert_trajectories import ExpertOrder
 from common.training.train import EvaluationProtocol
 from DC import distill as dc
 from tests.command_line import assert_refused, call
@@ -102,13 +104,13 @@ def test_variants_run(tmp_path, commands, objective, flags):
 
 def test_dc_makes_the_loops_updates_with_the_network_trained_between(tmp_path, commands, monkeypatch):
     words, _ = commands["DC"]
-    original, seen = dc.match, []
+    original, seen = gradient.match, []
 
     def recorded(network, *positional, **named):
         seen.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
         return original(network, *positional, **named)
 
-    monkeypatch.setattr(dc, "match", recorded)
+    monkeypatch.setattr(gradient, "match", recorded)
     flags = ["--outer_loop", 3, "--inner_loop", 1, "--Iteration", 2]
     assert call(*words, *flags, "--save_path", tmp_path).code == 0
     assert len(seen) == 6
@@ -215,17 +217,17 @@ def test_the_learned_step_size_is_kept_and_evaluated_with(tmp_path, commands):
 def test_an_update_averages_over_its_experts(tmp_path, commands, monkeypatch):
     """The first of them is followed as an update of one expert follows it; the others come after it in the order."""
     words, _ = commands["TM"]
-    original, calls, positions = tm.match, [], []
+    original, calls, positions = trajectory.match, [], []
 
     def recorded(student, start, target, images, labels, step_size, steps, **named):
         result = original(student, start, target, images, labels, step_size, steps, **named)
         calls.append((start, steps, *(part.clone() for part in result)))
         return result
 
-    position_of = tm.ExpertOrder.expert
-    monkeypatch.setattr(tm, "match", recorded)
+    position_of = ExpertOrder.expert
+    monkeypatch.setattr(trajectory, "match", recorded)
     monkeypatch.setattr(
-        tm.ExpertOrder, "expert", lambda self, position: (positions.append(position), position_of(self, position))[1]
+        ExpertOrder, "expert", lambda self, position: (positions.append(position), position_of(self, position))[1]
     )
     for count in (1, 3):
         flags = ["--experts_per_iteration", count, "--Iteration", 2, "--save_path", tmp_path / str(count)]
@@ -249,7 +251,7 @@ def test_an_update_averages_over_its_experts(tmp_path, commands, monkeypatch):
 
 def stop_after(words, path, updates):
     """Start TM, and stop it in update number `updates`."""
-    original, calls = tm.match, []
+    original, calls = trajectory.match, []
 
     def stopping(*positional, **named):
         calls.append(None)
@@ -258,7 +260,7 @@ def stop_after(words, path, updates):
         return original(*positional, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tm, "match", stopping)
+        patch.setattr(trajectory, "match", stopping)
         assert call(*words, "--save_path", path).code == 128 + signal.SIGTERM
 
 
@@ -294,13 +296,13 @@ def test_a_run_is_not_continued_with_other_experts(tmp_path, commands):
 
 def test_a_step_size_that_diverges_is_named(tmp_path, commands, monkeypatch):
     words, _ = commands["TM"]
-    original = tm.match
+    original = trajectory.match
 
     def diverging(*positional, **named):
         loss, gradient, _ = original(*positional, **named)
         return loss, gradient, torch.tensor(-float("inf"))
 
-    monkeypatch.setattr(tm, "match", diverging)
+    monkeypatch.setattr(trajectory, "match", diverging)
     result = call(*words, "--Iteration", 1, "--lr_lr", 1e30, "--save_path", tmp_path)
     assert_refused(result, "the step size after 1 updates is not finite", "--lr_lr (1e+30) or --lr_teacher")
 

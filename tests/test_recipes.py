@@ -9,10 +9,10 @@ import typing
 
 import pytest
 
-import common.config.options as options_module
 from common import recipes
+from common.config import options as options_module
 from common.config.checks import check
-from common.config.command_line import parse
+from common.config.command_line import parse, with_recipe
 from common.config.options import DSA_STRATEGY, BufferOptions, ClassMatchingOptions
 from common.costs.estimate import SHAPES, estimate
 from common.datasets.imagenet_classes import NAMES
@@ -30,7 +30,7 @@ else:
     import tomli as tomllib
 
 FOLDER = ROOT / "common" / "recipes"
-FILES = sorted(FOLDER.rglob("*.toml"))
+FILES = sorted(file for file in FOLDER.rglob("*.toml") if file.name != "defaults.toml")
 TABLES = {
     str(file.relative_to(FOLDER).with_suffix("")): tomllib.loads(file.read_text(encoding="utf-8")) for file in FILES
 }
@@ -82,6 +82,7 @@ BLOCKS = [
     pytest.param(objective, dataset, cell, id=f"{objective} {dataset} {cell}")
     for objective, table in TABLES.items()
     for dataset, cells in table.items()
+    if dataset != "defaults"
     for cell in cells
 ]
 CELLS = [
@@ -124,6 +125,16 @@ def test_there_are_recipes():
     assert all(recipes.available(objective).keys() <= SHAPES.keys() for objective in TABLES)
 
 
+@pytest.mark.parametrize("objective", TABLES)
+def test_the_defaults_of_a_folder_are_those_of_its_script(objective):
+    kind, kinds = options_of(objective)
+    found = recipes.defaults(objective)
+    assert bool(found) == (objective not in ("DM", "TM"))
+    for name, value in found.items():
+        assert fits(value, kinds[name])
+        assert getattr(kind, name) == value
+
+
 @pytest.mark.parametrize(("objective", "dataset", "cell"), BLOCKS)
 def test_blocks_say_where_they_come_from_and_name_options(objective, dataset, cell):
     blocks = TABLES[objective][dataset][cell]
@@ -152,7 +163,7 @@ def test_blocks_say_where_they_come_from_and_name_options(objective, dataset, ce
 def options_for(objective, dataset, ipc):
     recipe = recipes.find(objective, dataset, ipc)
     kind, _ = options_of(objective)
-    return dataclasses.replace(options_module.with_recipe(kind, recipe), dataset=dataset, ipc=ipc)
+    return dataclasses.replace(with_recipe(kind, recipe), dataset=dataset, ipc=ipc)
 
 
 def synset_of(options, shape, device):
@@ -199,7 +210,7 @@ def test_cells_fit_a_gpu(objective, dataset, ipc):
     options, shape = options_for(objective, dataset, ipc), SHAPES[dataset]
     buffer = None
     if objective.endswith("TM"):
-        buffer = options_module.with_recipe(BufferOptions, recipes.find(objective, dataset, recipes.EVERY_IPC))
+        buffer = with_recipe(BufferOptions, recipes.find(objective, dataset, recipes.EVERY_IPC))
     told = estimate(objective, options, shape, buffer, device="cuda")
     assert told.memory_bytes < GPU_BYTES
     assert told.distill_flops > 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common import recipes
-from common.config.command_line import described, parse
+from common.config.command_line import options_with_sources, parse
 from common.report.record import read_run
 from common.report.run_page import write_run_report
 from common.synset.file import load_synset, save_synset
@@ -109,7 +109,7 @@ def test_the_command_repeats_the_run(finished):
     python, script, *flags = command.split()
     assert (python, script) == ("python", "DM/distill.py")
     options = json.loads((finished / "config.json").read_text())["options"]
-    again = described(*parse(dm.Options, "DM", flags), "DM")
+    again = options_with_sources(*parse(dm.Options, "DM", flags), "DM")
     assert json.loads(json.dumps(again)) == options
 
 

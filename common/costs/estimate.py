@@ -73,7 +73,7 @@ def estimate(
     if _OWN_OPTION.get(kind) not in own or (kind == "DM" and _OWN_OPTION["DC"] in own):
         raise ValueError(f"{type(options).__module__} has no options for the objective {objective}")
     where = resolve_device(options.device) if device is None else torch.device(device)
-    cell = costs.Cell(
+    cell = costs.Workload(
         options.model,
         shape,
         options.ipc,
@@ -108,7 +108,7 @@ def seconds(estimate: Estimate, tflops: float) -> float:
     return estimate.flops / (tflops * 1e12)
 
 
-def _evaluation(cell: costs.Cell, options: DistillOptions, device: torch.device) -> Cost:
+def _evaluation(cell: costs.Workload, options: DistillOptions, device: torch.device) -> Cost:
     """All evaluations of a run: before the first update, every eval_it, and after the last one."""
     every, last = options.eval_it, options.Iteration
     points = len({0, last, *(range(0, last, every) if every else ())})

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from common.config.command_line import described
+from common.config.command_line import options_with_sources
 from common.config.options import DistillOptions, Sources
 from common.config.places import dataset_folder, run_folder
 from common.runs.identity import automatic_name, differences, identity
@@ -63,7 +63,7 @@ class Run(Stoppable):
             raise
         self.config = {
             "objective": objective,
-            "options": described(options, sources, objective),
+            "options": options_with_sources(options, sources, objective),
             "identity": identity(options),
             "version": code_version(),
             "hardware": describe_hardware(device),

@@ -86,7 +86,7 @@ class Output:
             "dataset": options.dataset,
             "mean": list(data.mean),
             "std": list(data.std),
-            "zca": None if data.whitening is None else data.whitening.stated(),
+            "zca": None if data.whitening is None else data.whitening.as_metadata(),
             "class_names": list(data.class_names),
             "image_size": options.image_size,
             "resize": options.resize,

@@ -17,7 +17,7 @@ from common.config.command_line import find_recipe, parse_plain, with_recipe
 from common.config.options import DataOptions, DistillOptions, EvaluateOptions
 from common.datasets import ImageData, check_dataset, is_resizable, load_dataset
 from common.images.pixels import Resize, ResizeMode
-from common.images.zca import fingerprint, whiten, whitening_of
+from common.images.zca import whiten, whitening_fingerprint, whitening_of
 from common.matching.augment import parse_strategy
 from common.networks import Network, build_network
 from common.networks.pools import build_pool, principal
@@ -208,7 +208,7 @@ def _stored_set(options: EvaluateOptions, file: str, device: torch.device, opene
     if test.num_classes != synset.num_classes or names not in (None, list(test.class_names)):
         raise InputError(f"{file} was made for other classes than those of {test.name}: give its own --dataset")
     if zca is not None:
-        if zca["fingerprint"] not in (None, fingerprint(train.images, zca["eps"])):
+        if zca["fingerprint"] not in (None, whitening_fingerprint(train.images, zca["eps"])):
             raise InputError(
                 f"{file} was whitened by other training images than those of {train.name}: "
                 "give the --dataset it was made from"

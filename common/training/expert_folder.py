@@ -67,7 +67,7 @@ def describe(data: ImageData, model: str, network: nn.Module) -> dict[str, Any]:
         },
         "mean": list(data.mean),
         "std": list(data.std),
-        "zca": None if zca is None else zca.stated(),
+        "zca": None if zca is None else zca.as_metadata(),
         "model": model,
         "parameters": {name: list(parameter.shape) for name, parameter in network.named_parameters()},
         "parameter_count": sum(parameter.numel() for parameter in network.parameters()),
