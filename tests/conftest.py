@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def no_report() -> Iterator[None]:
-    """The module's runs in this process write no report.html."""
+    """The module's runs in this process write no report.html: of many short runs it would take a third of the time."""
     with pytest.MonkeyPatch.context() as patch:
         leave_out_report(patch)
         yield

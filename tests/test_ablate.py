@@ -12,6 +12,8 @@ from common.synset.file import load_synset
 from tests.command_line import assert_refused, call
 
 really_run = subprocess.run
+pytestmark = pytest.mark.usefixtures("no_report")
+
 QUICK = ["--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0, "--batch_real", 8, "--model", "ConvNetD1W32"]
 
 

@@ -10,13 +10,13 @@ import torch
 from safetensors import safe_open
 
 from common.config.command_line import parse
-from common.report import pictures
 from common.runs.loop import Distillation
 from common.system.errors import InputError, ProcessLost
 from common.system.files import take_lock
 from DM.distill import Options
 from tests.command_line import call
 from tests.conftest import ROOT
+from tests.left_out import leave_out_pictures, leave_out_report
 
 KILLS = 5
 SETTING = [
@@ -35,13 +35,14 @@ EXPERTS = ["--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", 
 # a fork of this process, which has paid for the imports by the run that is never killed, 0.
 DRIVER = """
 import os, runpy, signal, sys
-import tqdm
-from common.report import pictures
+import pytest, tqdm
 from common.runs.loop import Distillation
-from common.runs.output import Output
+from tests.left_out import leave_out_pictures, leave_out_report
 
 kills, script, *flags = sys.argv[1:]
-pictures.draw_images = pictures.draw_masks = pictures.draw_curves = Output.write_report = lambda *_: None
+patch = pytest.MonkeyPatch()
+leave_out_pictures(patch)
+leave_out_report(patch)
 tqdm.tqdm.monitor_interval = 0  # no thread of its own, which a fork would lose
 update, calls = Distillation.update, []
 
@@ -107,8 +108,8 @@ def outcome(folder):
 
 @pytest.fixture
 def options(tmp_path, monkeypatch):
-    for name in ("draw_images", "draw_masks", "draw_curves"):
-        monkeypatch.setattr(pictures, name, lambda *_: None)
+    leave_out_pictures(monkeypatch)
+    leave_out_report(monkeypatch)
     words = [*SETTING, "--Iteration", 6, "--save_path", tmp_path, "--name", "run", "--checkpoint_every", 1]
     return parse(Options, "DM", [str(word) for word in words])
 

@@ -19,6 +19,8 @@ from DC import distill as dc
 from tests.command_line import assert_refused, call
 from TM import distill as tm
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 TINY = [
     "--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", "--num_eval", 1, "--epoch_eval_train", 1,
     "--eval_it", 0, "--name", "run",

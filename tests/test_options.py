@@ -24,6 +24,8 @@ from common.system.errors import InputError
 from tests.command_line import SHORT, assert_refused, call, run_folder
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 
 def read(*words):
     return parse(ClassMatchingOptions, "DM", [str(word) for word in words])

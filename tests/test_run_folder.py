@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 import common.runs.folder
 import common.training.evaluate
 from common.config.options import DistillOptions
+from common.matching import distribution
 from common.runs.folder import Run
 from common.system.errors import InputError
 from common.system.files import UNREADABLE, write_atomically, write_json
-from DM import distill as dm
 from tests.command_line import TINY, call, checkpoint, run_folder
 from tests.conftest import ROOT
 
@@ -171,8 +171,8 @@ def test_sigkill_within_an_evaluation_keeps_the_finished_network(tmp_path, never
 @pytest.mark.parametrize(
     ("number", "module", "function", "count", "iteration", "unfinished"),
     [
-        (signal.SIGTERM, dm, "match", 6, 6, 0),  # in update 6: it is finished and kept
-        (signal.SIGINT, dm, "match", 2, 2, 0),
+        (signal.SIGTERM, distribution, "match", 6, 6, 0),  # in update 6: it is finished and kept
+        (signal.SIGINT, distribution, "match", 2, 2, 0),
         (signal.SIGTERM, common.training.evaluate, "train", NETWORKS + 2, 4, 1),
     ],
 )
@@ -254,7 +254,7 @@ def stopped(tmp_path_factory):
     """A run folder with two checkpoints, stopped by SIGTERM after 7 updates; copied, never changed."""
     path = tmp_path_factory.mktemp("stopped")
     torch.set_num_threads(1)
-    assert signalled(path, dm, "match", 7, signal.SIGTERM).code == 143
+    assert signalled(path, distribution, "match", 7, signal.SIGTERM).code == 143
     return path
 
 
@@ -389,14 +389,14 @@ def worse(loss, gradient, kind):
 
 @pytest.mark.parametrize(("kind", "lr_freq"), [("loss", 1), ("gradient", 1), ("step", 1e30)])
 def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, kind, lr_freq):
-    original, calls = dm.match, []
+    original, calls = distribution.match, []
 
     def diverging(*positional):
         calls.append(None)
         loss, gradient = original(*positional)
         return worse(loss, gradient, kind) if len(calls) >= 3 else (loss, gradient)
 
-    monkeypatch.setattr(dm, "match", diverging)
+    monkeypatch.setattr(distribution, "match", diverging)
     words = [*TINY, "--Iteration", 9, "--num_eval", 1, "--epoch_eval_train", 0, "--checkpoint_every", 1]
     for _ in range(2):
         result = call("DM/distill.py", *words, "--lr_freq", lr_freq, "--name", "run", "--save_path", tmp_path)

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.matching import distribution
 from common.runs.track import open_tracker
 from common.system.errors import InputError
-from DM import distill as dm
 from tests.command_line import TINY, call, run_folder
 from tests.conftest import ROOT
 from tests.left_out import leave_out_pictures
 from tests.tracked import CONFIG, POINT, START, SUMMARY, random_states
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255)}
 
@@ -447,7 +449,7 @@ def test_a_tracked_run_is_the_one_that_it_would_be_untracked(tmp_path):
     assert distil(tmp_path / "none").code == 0
     untracked = run_folder(tmp_path / "none")
     for first in ("none", "tensorboard"):
-        original, updates = dm.match, []
+        original, updates = distribution.match, []
 
         def stopping(*positional, original=original, updates=updates):
             updates.append(None)
@@ -456,7 +458,7 @@ def test_a_tracked_run_is_the_one_that_it_would_be_untracked(tmp_path):
             return original(*positional)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dm, "match", stopping)
+            patch.setattr(distribution, "match", stopping)
             assert distil(tmp_path / first / "stopped", "--track", first).code == 128 + signal.SIGTERM
         result = distil(tmp_path / first / "stopped", "--track", "tensorboard")
         assert result.code == 0, result.err

@@ -1,86 +1,45 @@
-"""Buffers hold whole experts or none, say what they are of, and are read two snapshots at a time."""
+"""Experts are read two snapshots at a time, ours and the authors', and a run keeps to those that it began with."""
 
 import dataclasses
-import fcntl
 import json
-import os
 import pickle
 import shlex
 import shutil
-import signal
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-import common.training.experts
 from common.config.command_line import parse_buffer
 from common.config.options import BufferOptions, DataOptions
-from common.datasets import load_dataset
-from common.images.zca import whitened
 from common.matching.trajectory import flatten
 from common.networks import build_network
 from common.system.errors import InputError
-from common.training import experts
-from common.training.expert_folder import (
-    buffer_folder,
-    claimed,
-    describe,
-    expert_file,
-    filling,
-    missing_experts,
-    save_expert,
-)
+from common.training.expert_folder import buffer_folder, describe, expert_file, filling, missing_experts, save_expert
 from common.training.expert_trajectories import ExpertOrder, find_buffer, open_buffer
-from common.training.experts import ExpertProtocol, train_expert
-from tests.command_line import assert_refused, call
-from tests.conftest import ROOT
+from tests.expert_buffers import (
+    EPOCHS,
+    EXPERTS,
+    MADE_BY,
+    MODEL,
+    fill,
+    made_for,
+    random_rows,
+    refused,
+    replay,
+    small_network,
+    truncate,
+)
 from tests.image_sets import make_data
 
-MODEL = "ConvNetD1W32"
-EPOCHS, EXPERTS = 4, 3
-MADE_BY = {"train_epochs": EPOCHS, "keep_epochs": EPOCHS, "lr_teacher": 0.01, "mom": 0.0}
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def small_network(model=MODEL):
-    return build_network(model, 3, 3, (4, 6))
-
-
-def made_for(**changed):
-    return {**describe(make_data(), MODEL, small_network()), **changed}
-
-
-def random_rows(count=EXPERTS, epochs=EPOCHS):
-    rng = torch.Generator().manual_seed(0)
-    return torch.randn(count, epochs + 1, made_for()["parameter_count"], generator=rng)
-
-
-def fill(folder, rows=None, described=None):
-    with filling(folder, described or made_for(), MADE_BY):
-        for number, trajectory in enumerate(random_rows() if rows is None else rows):
-            save_expert(folder, number, trajectory, {EPOCHS: 0.5})
-    return folder
 
 
 @pytest.fixture
 def folder(tmp_path):
     return fill(buffer_folder(tmp_path / "buffers", "made up", MODEL, zca=False))
-
-
-def refused(action, *parts):
-    """An InputError of one line that says these things."""
-    with pytest.raises(InputError) as error:
-        action()
-    assert "\n" not in str(error.value)
-    for part in parts:
-        assert part in str(error.value)
 
 
 # -- reading our files -------------------------------------------------------------------------------------------
@@ -219,16 +178,8 @@ def test_other_images_under_the_same_name_with_the_same_statistics(folder):
     refused(lambda: fill(folder, described=describe(again, MODEL, network)), "(other training images)")
 
 
-def test_descriptions_tell_whitened_images_apart(cache):
-    raw = make_data()
-    white, _ = whitened(raw, raw, progress=False)
-    plain, changed = (describe(data, MODEL, small_network()) for data in (raw, white))
-    assert {key for key in plain if plain[key] != changed[key]} == {"zca", "mean", "std", "training_images"}
-    assert json.loads(json.dumps(changed)) == changed
-
-
 DAMAGE = {
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "truncated": truncate,
     "cut in the header": lambda path: path.write_bytes(path.read_bytes()[:20]),
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("not an expert"),
@@ -247,7 +198,7 @@ def test_damaged_files(folder, damage):
     refused(lambda: open_buffer(folder, made_for()), str(file), "is damaged", "run buffer.py as before")
     shape = (EPOCHS + 1, made_for()["parameter_count"])
     assert missing_experts(folder, EXPERTS + 1, shape) == [1, EXPERTS]
-    if damage is DAMAGE["truncated"]:  # while it is in use
+    if damage is truncate:  # while it is in use
         refused(lambda: buffer.pair(1, 0, 1), str(file), "is damaged")
     file.unlink()
     refused(lambda: buffer.pair(1, 0, 1), str(file), "is damaged")
@@ -282,85 +233,6 @@ def test_manifests_that_cannot_be_used(folder, text, told):
         (folder / "manifest.json").write_text(text)
     refused(lambda: open_buffer(folder, made_for()), told)
     refused(lambda: fill(folder), told)
-
-
-# -- filling -----------------------------------------------------------------------------------------------------
-
-
-def test_manifest_says_what_the_experts_are_of(folder):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert {key: manifest[key] for key in made_for()} == made_for()
-    assert {key: manifest[key] for key in MADE_BY} == MADE_BY
-    assert list(manifest["parameters"].items()) == [
-        (name, list(parameter.shape)) for name, parameter in small_network().named_parameters()
-    ]
-    assert {"format", "format_version", "version"} < set(manifest)
-
-
-@pytest.mark.parametrize(
-    ("made_by", "told"),
-    [
-        ({"lr_teacher": 0.02}, "(--lr_teacher 0.01 there, 0.02 now)"),
-        ({"train_epochs": 9, "mom": 0.5}, "(--train_epochs 4 there, 9 now, --mom 0.0 there, 0.5 now)"),
-        ({"compile": True}, "(--compile None there, True now)"),
-    ],
-    ids=str,
-)
-def test_a_folder_of_other_settings_is_left_alone(folder, made_by, told):
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    def enter():
-        with filling(folder, made_for(), MADE_BY | made_by):
-            pytest.fail("was let in")
-
-    refused(enter, "holds experts with other settings", told, "another --buffer_path")
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-def test_several_processes_fill_a_folder(folder):
-    """One that comes later finds the manifest, and leaves the files alone that another one is just writing."""
-    stamp = (folder / "manifest.json").stat().st_mtime_ns
-    with filling(folder, made_for(), MADE_BY):
-        (folder / ".expert_0007.safetensors.1.tmp").touch()
-        with filling(folder, made_for(), MADE_BY):
-            assert list(folder.glob(".*.tmp"))
-    with filling(folder, made_for(), MADE_BY):
-        assert not list(folder.glob(".*.tmp"))  # nobody else is there: it was left by one that was killed
-    assert (folder / "manifest.json").stat().st_mtime_ns == stamp
-
-
-def test_an_expert_is_claimed_by_one_process_until_it_is_there(folder):
-    shape = (EPOCHS + 1, made_for()["parameter_count"])
-    with claimed(folder, EXPERTS, shape) as mine, claimed(folder, EXPERTS, shape) as theirs:
-        assert (mine, theirs) == (True, False)
-        with claimed(folder, EXPERTS + 1, shape) as another:
-            assert another
-    with claimed(folder, EXPERTS, shape) as now:
-        assert now
-    with claimed(folder, 0, shape) as saved:
-        assert not saved
-    with claimed(folder, 0, (EPOCHS + 2, shape[1])) as of_another_length:
-        assert of_another_length
-    assert not list(folder.glob(".expert_*"))
-
-
-def test_who_waits_gets_the_expert_when_its_process_has_ended(folder):
-    shape = (EPOCHS + 1, made_for()["parameter_count"])
-    lock, asked = (folder / f".expert_{EXPERTS:04d}.lock").open("w"), []
-
-    def end_the_other():
-        asked.append(None)
-        lock.close()
-
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    with claimed(folder, EXPERTS, shape, end_the_other) as mine:
-        assert mine
-    assert asked == [None]
-
-
-def test_a_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("a file, where a folder is needed")
-    refused(lambda: fill(tmp_path / "file" / "model"), "cannot write to", "--buffer_path")
 
 
 # -- which experts a run follows -------------------------------------------------------------------------------------
@@ -411,19 +283,6 @@ def test_a_run_is_not_continued_with_another_buffer(folder, tmp_path):
 
 
 # -- the authors' files ------------------------------------------------------------------------------------------
-
-
-def replay(folder, rows, number=0, network=None):
-    """A file as the authors' buffer.py writes it: experts, snapshots, tensors in the order of parameters()."""
-    shapes = [parameter.shape for parameter in (network or small_network()).parameters()]
-    sizes = [shape.numel() for shape in shapes]
-    content = [
-        [[part.reshape(shape) for part, shape in zip(row.split(sizes), shapes, strict=True)] for row in trajectory]
-        for trajectory in rows
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(content, folder / f"replay_buffer_{number}.pt")
-    return folder
 
 
 @pytest.fixture
@@ -532,214 +391,3 @@ def test_the_authors_folders_say_whether_images_are_whitened(authors, tmp_path):
 def test_both_formats_in_one_folder(folder):
     replay(folder, random_rows())
     refused(lambda: open_buffer(folder, made_for()), "expert_0000.safetensors and replay_buffer_0.pt, two formats")
-
-
-# -- the command -------------------------------------------------------------------------------------------------
-
-COMMAND = [
-    "--dataset", "digits", "--model", MODEL, "--num_experts", 2, "--train_epochs", 2, "--lr_teacher", 0.01,
-    "--device", "cpu",
-]  # fmt: skip
-
-
-def train(path, *flags):
-    return call("TM/buffer.py", *COMMAND, "--buffer_path", path, *flags)
-
-
-def written(path):
-    folder = path / "digits" / MODEL
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != ".lock"}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A buffer that nothing happened to, and what its making printed."""
-    torch.set_num_threads(1)
-    path = tmp_path_factory.mktemp("trained")
-    result = train(path, "--test_every", 1)
-    assert result.code == 0, result.err
-    return path, result
-
-
-def test_the_command_trains_the_experts(trained):
-    path, result = trained
-    data, test = load_dataset("digits")
-    network = build_network(MODEL, 1, 10, (8, 8))
-    protocol = ExpertProtocol(2, 2, 256, 0.01, 0.0, 0.0, False, "color_crop_cutout_flip_scale_rotate", 0)
-    buffer = open_buffer(path / "digits" / MODEL, describe(data, MODEL, network), 2)
-    assert len(buffer) == 2
-    expected = train_expert(network, data, protocol, 1)
-    assert torch.equal(load_file(path / "digits" / MODEL / "expert_0001.safetensors")["trajectory"], expected)
-    tested = 100 * common.training.evaluate.accuracy(network, test)
-    assert f"after 1 epochs, {tested:.2f} % after 2 epochs" in result.out.splitlines()[-1]
-    assert result.out.splitlines()[-1].startswith("expert 1: ")
-
-
-def test_the_command_again_trains_only_what_is_missing(trained, tmp_path, monkeypatch):
-    path = shutil.copytree(trained[0], tmp_path / "copy")
-    original, numbers = experts.expert_epochs, []
-
-    def counted(network, data, protocol, number, *rest):
-        numbers.append(number)
-        return original(network, data, protocol, number, *rest)
-
-    monkeypatch.setattr(experts, "expert_epochs", counted)
-    assert "2 of 2 experts are in" in train(path).out
-    assert numbers == []
-    expert_file(path / "digits" / MODEL, 0).unlink()
-    assert "1 of 2 experts are in" in train(path, "--test_every", 1).out
-    assert numbers == [0]
-    assert written(path) == written(trained[0])
-    DAMAGE["truncated"](expert_file(path / "digits" / MODEL, 1))
-    assert "is damaged: training this expert anew" in train(path, "--test_every", 1).err
-    assert written(path) == written(trained[0])
-    assert train(path, "--num_experts", 3).code == 0
-    assert numbers == [0, 1, 2]
-    assert {name: content for name, content in written(path).items() if "0002" not in name} == written(trained[0])
-
-
-def test_two_processes_share_the_experts(trained, tmp_path, monkeypatch):
-    """First another one trains expert 0 all the time; then it saves expert 1 before this one comes to it."""
-    path = shutil.copytree(trained[0], tmp_path / "copy")
-    folder = path / "digits" / MODEL
-    original, numbers = experts.expert_epochs, []
-    expert_file(folder, 0).unlink()
-
-    def counted(network, data, protocol, number, *rest):
-        numbers.append(number)
-        shutil.copy(expert_file(trained[0] / "digits" / MODEL, 1), expert_file(folder, 1))
-        return original(network, data, protocol, number, *rest)
-
-    with (folder / ".expert_0000.lock").open("w") as lock, (folder / ".lock").open("w") as shared:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        fcntl.flock(shared, fcntl.LOCK_SH)
-        monkeypatch.setattr(experts, "expert_epochs", lambda *_: pytest.fail("is another's"))
-        assert "expert 0: left to another process" in train(path, "--test_every", 1).out
-    expert_file(folder, 1).unlink()
-    monkeypatch.setattr(experts, "expert_epochs", counted)
-    result = train(path, "--test_every", 1)
-    assert "expert 1: left to another process" in result.out
-    assert numbers == [0]
-    assert written(path) == written(trained[0])
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_leave_whole_experts(trained, tmp_path, monkeypatch, number):
-    """In the second epoch of the second expert."""
-    original, calls = common.training.experts.train_epoch, []
-
-    def counted(*positional):
-        calls.append(None)
-        if len(calls) == 4:
-            os.kill(os.getpid(), number)
-        return original(*positional)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(common.training.experts, "train_epoch", counted)
-        result = train(tmp_path, "--test_every", 1)
-    assert result.code == 128 + number
-    assert f"stopped by {number.name}: finished experts are kept, the same command trains the others" in result.err
-    assert set(written(tmp_path)) == {"manifest.json", "expert_0000.safetensors"}
-    assert train(tmp_path, "--test_every", 1).code == 0
-    assert written(tmp_path) == written(trained[0])
-
-
-KILLER = """
-import os, runpy, signal, sys
-written, original = [], os.fsync
-
-def killing(file):
-    written.append(file)
-    if len(written) == 5:  # two files and their folder's entries are done: the second expert's file has no name yet
-        os.kill(os.getpid(), signal.SIGKILL)
-    original(file)
-
-os.fsync = killing
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def test_sigkill_while_a_file_is_written(trained, tmp_path):
-    words = [
-        sys.executable,
-        "-c",
-        KILLER,
-        ROOT / "TM/buffer.py",
-        *COMMAND,
-        "--buffer_path",
-        tmp_path,
-        "--test_every",
-        1,
-    ]
-    result = subprocess.run(
-        list(map(str, words)), env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == -signal.SIGKILL, result.stderr
-    folder = tmp_path / "digits" / MODEL
-    assert {file.name for file in folder.glob("*.safetensors")} == {"expert_0000.safetensors"}
-    assert len(list(folder.glob(".*.tmp"))) == 1
-    assert train(tmp_path, "--test_every", 1).code == 0
-    assert written(tmp_path) == written(trained[0])
-
-
-@pytest.mark.parametrize(
-    ("flags", "parts"),
-    [
-        (["--num_experts", 0], ["--num_experts 0 is too small"]),
-        (["--test_every", -1], ["--test_every -1 is too small"]),
-        (["--keep_epochs", 3], ["--keep_epochs 3 is more than the --train_epochs 2"]),
-        (["--lr_teacher", "nan"], ["--lr_teacher nan is not finite"]),
-        (["--dsa_strategy", "turn"], ["not a DSA strategy"]),
-        (["--model", "ConvNte"], ["There is no network 'ConvNte'"]),
-        (["--dataset", "digit"], ["there is no dataset 'digit'"]),
-        (["--device", "abacus"], ["device 'abacus'"]),
-        (["--lr_teacher", 0.02, "--no_dsa"], ["0.01 there, 0.02 now", "--dsa_strategy", "there, none now"]),
-        (["--buffer_path", ROOT / "LICENSE"], ["cannot write to", "choose another --buffer_path"]),
-    ],
-    ids=str,
-)
-def test_the_command_refuses_in_a_sentence(trained, flags, parts):
-    before = written(trained[0])
-    assert_refused(train(trained[0], *flags), *parts)
-    assert written(trained[0]) == before
-
-
-def test_the_published_experts_are_the_default_and_recipes_change_them():
-    published = parse_buffer(BufferOptions, "TM", ["--dataset", "CIFAR10"])
-    assert (published.model, published.num_experts, published.train_epochs) == ("ConvNetD3", 100, 50)
-    assert (published.lr_teacher, published.batch_train, published.mom, published.l2) == (0.01, 256, 0.0, 0.0)
-    assert published.dsa
-    assert not published.decay
-    assert parse_buffer(BufferOptions, "TM", ["--dataset", "Tiny"]).model == "ConvNetD4"
-    assert parse_buffer(BufferOptions, "TM", []).num_experts < 100
-    assert parse_buffer(BufferOptions, "TM", ["--num_experts", "7"]).num_experts == 7
-
-
-def test_waiting_for_an_expert_that_another_process_trains(trained, tmp_path, monkeypatch):
-    """The others are trained first, and the command ends when all are there."""
-    path = tmp_path / "buffers"
-    shutil.copytree(trained[0], path)
-    folder, original, numbers = path / "digits" / MODEL, experts.expert_epochs, []
-    for number in (0, 1):
-        expert_file(folder, number).unlink()
-    lock = (folder / ".expert_0000.lock").open("w")
-    shared = (folder / ".lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    fcntl.flock(shared, fcntl.LOCK_SH)
-
-    def counted(network, data, protocol, number, *rest):
-        numbers.append(number)
-        return original(network, data, protocol, number, *rest)
-
-    def finish_the_other(seconds):
-        shutil.copy(expert_file(trained[0] / "digits" / MODEL, 0), expert_file(folder, 0))
-        lock.close()
-
-    monkeypatch.setattr(experts, "expert_epochs", counted)
-    monkeypatch.setattr("common.training.expert_folder.time.sleep", finish_the_other)
-    result = train(path, "--test_every", 1, "--wait")
-    shared.close()
-    assert result.code == 0, result.err
-    assert numbers == [1]
-    assert written(path) == written(trained[0])
