@@ -15,9 +15,7 @@ from common.synset.file import load_synset
 from common.system.errors import InputError
 from common.training.expert_trajectories import ExpertOrder
 from common.training.train import EvaluationProtocol
-from DC import distill as dc
 from tests.command_line import assert_refused, call
-from TM import distill as tm
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -43,8 +41,8 @@ def commands(buffers):
     """Script and flags of a run of a few seconds, and what computes its loss."""
     flags = ["--buffer_path", buffers, "--syn_steps", 2, "--max_start_epoch", 2, "--expert_epochs", 2]
     return {
-        "DC": (["DC/distill.py", *TINY, "--batch_real", 16, "--Iteration", 4], dc),
-        "TM": (["TM/distill.py", *TINY, *flags, "--Iteration", 4], tm),
+        "DC": (["DC/distill.py", *TINY, "--batch_real", 16, "--Iteration", 4], gradient),
+        "TM": (["TM/distill.py", *TINY, *flags, "--Iteration", 4], trajectory),
     }
 
 
