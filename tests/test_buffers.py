@@ -17,16 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import common.training.experts
+import common.experts.train
 from common.config.command_line import parse_buffer
 from common.config.options import BufferOptions, DataOptions
 from common.datasets import load_dataset
-from common.images.zca import whitened
-from common.matching.trajectory import flatten
-from common.networks import build_network
-from common.objectives import buffer as buffer_script
-from common.system.errors import InputError
-from common.training.expert_folder import (
+from common.experts.folder import (
     buffer_folder,
     claimed,
     describe,
@@ -35,8 +30,13 @@ from common.training.expert_folder import (
     missing_experts,
     save_expert,
 )
-from common.training.expert_trajectories import ExpertOrder, find_buffer, open_buffer
-from common.training.experts import ExpertProtocol, train_expert
+from common.experts.train import ExpertProtocol, train_expert
+from common.experts.trajectories import ExpertOrder, find_buffer, open_buffer
+from common.images.zca import whitened
+from common.matching.trajectory import flatten
+from common.networks import build_network
+from common.objectives import buffer as buffer_script
+from common.system.errors import InputError
 from tests.conftest import ROOT
 from tests.image_sets import make_data
 from tests.test_cli import assert_refused, call
@@ -626,7 +626,7 @@ def test_two_processes_share_the_experts(trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_leave_whole_experts(trained, tmp_path, monkeypatch, number):
     """In the second epoch of the second expert."""
-    original, calls = common.training.experts.train_epoch, []
+    original, calls = common.experts.train.train_epoch, []
 
     def counted(*positional):
         calls.append(None)
@@ -635,7 +635,7 @@ def test_signals_leave_whole_experts(trained, tmp_path, monkeypatch, number):
         return original(*positional)
 
     with monkeypatch.context() as patch:
-        patch.setattr(common.training.experts, "train_epoch", counted)
+        patch.setattr(common.experts.train, "train_epoch", counted)
         result = train(tmp_path, "--test_every", 1)
     assert result.code == 128 + number
     assert f"stopped by {number.name}: finished experts are kept, the same command trains the others" in result.err
@@ -737,7 +737,7 @@ def test_waiting_for_an_expert_that_another_process_trains(trained, tmp_path, mo
         lock.close()
 
     monkeypatch.setattr(buffer_script, "train_expert", counted)
-    monkeypatch.setattr("common.training.expert_folder.time.sleep", finish_the_other)
+    monkeypatch.setattr("common.experts.folder.time.sleep", finish_the_other)
     result = train(path, "--test_every", 1, "--wait")
     shared.close()
     assert result.code == 0, result.err

@@ -10,9 +10,9 @@ import pytest
 
 from common import recipes
 from common.config.command_line import parse
+from common.experts.folder import read_manifest
 from common.objectives import tm
 from common.synset.file import load_synset
-from common.training.expert_folder import read_manifest
 from tests.conftest import ROOT
 from tests.test_cli import assert_refused, call
 from tests.test_imagenet import TRAIN, WOOF, make_imagenet

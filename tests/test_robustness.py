@@ -14,7 +14,11 @@ import torch
 from PIL import Image
 
 from common.datasets import ImageData
-from common.datasets.corruptions import (
+from common.datasets.imagenet_classes import SUBSETS
+from common.images.pixels import Resize
+from common.images.zca import whitened
+from common.robustness.command import mean_corruption_error, summarise
+from common.robustness.targets import (
     CIFAR10_CLASSES,
     CORRUPTIONS,
     LEVELS,
@@ -22,12 +26,8 @@ from common.datasets.corruptions import (
     TargetName,
     open_target,
 )
-from common.datasets.imagenet_classes import SUBSETS
-from common.images.pixels import Resize
-from common.images.zca import whitened
 from common.system.errors import InputError
 from common.training import evaluate as evaluation
-from common.training.robustness import mean_corruption_error, summarise
 from tests.conftest import ROOT
 from tests.test_cli import assert_refused, call
 from tests.test_imagenet import make_imagenet
@@ -299,7 +299,7 @@ def test_networks_are_trained_once_and_tested_on_everything(source, tmp_path, mo
 
 
 def test_half_statistics_are_of_the_drifted_images_alone(source, tmp_path, monkeypatch):
-    from common.training import robustness as module
+    from common.robustness import command as module
 
     seen: dict[str, list[torch.Tensor]] = {}
     accuracy = module.accuracy

@@ -9,12 +9,12 @@ from tqdm import tqdm
 
 from common.config.checks import check_least
 from common.config.options import BufferOptions
+from common.experts.folder import buffer_folder, claimed, describe, filling, missing_experts, save_expert
+from common.experts.train import ExpertProtocol, train_expert
 from common.networks import build_network
 from common.system import parallel
 from common.system.devices import can_compile, check_precision, precision, resolve_device
 from common.system.signals import Stoppable
-from common.training.expert_folder import buffer_folder, claimed, describe, filling, missing_experts, save_expert
-from common.training.experts import ExpertProtocol, train_expert
 from common.training.train import accuracy
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from common.config.checks import check_float32, check_least, check_positive
 from common.config.options import DistillOptions, Sources
+from common.experts.folder import describe
+from common.experts.trajectories import ExpertOrder, find_buffer, open_buffer
 from common.matching import augment
 from common.matching.step_size import StepSize
 from common.matching.trajectory import Step, Unroll, build_student, match
@@ -20,8 +22,6 @@ from common.system import parallel
 from common.system.devices import precision
 from common.system.errors import InputError
 from common.system.seeds import generator
-from common.training.expert_folder import describe
-from common.training.expert_trajectories import ExpertOrder, find_buffer, open_buffer
 
 _GPU_PIXELS = 1024 * 32 * 32
 

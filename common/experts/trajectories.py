@@ -23,12 +23,7 @@ from torch import Tensor
 from common.config.command_line import data_flags, parse_buffer
 from common.config.options import BufferOptions, DataOptions
 from common.config.places import dataset_folder
-from common.images.pixels import fingerprint
-from common.system.errors import InputError
-from common.system.files import UNREADABLE
-from common.system.scripts import buffer_script
-from common.system.seeds import generator
-from common.training.expert_folder import (
+from common.experts.folder import (
     UNREADABLE_TENSORS,
     buffer_folder,
     damaged,
@@ -38,6 +33,11 @@ from common.training.expert_folder import (
     read_manifest,
     trajectory_shape,
 )
+from common.images.pixels import fingerprint
+from common.system.errors import InputError
+from common.system.files import UNREADABLE
+from common.system.scripts import buffer_script
+from common.system.seeds import generator
 
 _REPLAY = re.compile(r"replay_buffer_(\d+)\.pt")
 # What a manifest says of the code, not of the experts.

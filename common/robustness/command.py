@@ -22,13 +22,13 @@ from common.config.checks import check_least
 from common.config.command_line import parse_plain
 from common.config.options import DSA_STRATEGY, EvaluateOptions
 from common.datasets import ImageData, check_dataset, default_data_path, is_imagenet, load_dataset
-from common.datasets.corruptions import CORRUPTIONS, LEVELS, Condition, Target, TargetName, open_target
 from common.datasets.imagenet_classes import PREFIX, SYNONYMS, WHOLE
 from common.images.image_data import with_statistics
 from common.images.pixels import Resize, ResizeMode
 from common.networks import build_network
 from common.networks.pools import EvalMode
 from common.report import pictures
+from common.robustness.targets import CORRUPTIONS, LEVELS, Condition, Target, TargetName, open_target
 from common.synset.authors import is_authors, read_authors
 from common.system.command import run_command
 from common.system.devices import can_compile, check_precision, describe_hardware, precision, resolve_device
