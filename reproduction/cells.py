@@ -18,7 +18,7 @@ from common.config.options import BufferOptions
 from common.config.places import run_folder
 from common.datasets import default_data_path
 from common.experts.folder import buffer_folder, expert_files
-from common.experts.trajectories import find_buffer
+from common.experts.open import find_buffer
 from common.robustness.targets import target_folder
 from common.system.scripts import as_typed
 from reproduction.plan import Images, Plan, images_of

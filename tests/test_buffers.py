@@ -21,6 +21,7 @@ import common.experts.train
 from common.config.command_line import parse_buffer
 from common.config.options import BufferOptions, DataOptions
 from common.datasets import load_dataset
+from common.experts.buffer import ExpertOrder
 from common.experts.folder import (
     buffer_folder,
     claimed,
@@ -30,8 +31,8 @@ from common.experts.folder import (
     missing_experts,
     save_expert,
 )
+from common.experts.open import find_buffer, open_buffer
 from common.experts.train import ExpertProtocol, train_expert
-from common.experts.trajectories import ExpertOrder, find_buffer, open_buffer
 from common.images.zca import whitened
 from common.matching.trajectory import flatten
 from common.networks import build_network

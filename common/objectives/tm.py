@@ -10,8 +10,9 @@ from torch import Tensor
 
 from common.config.checks import check_float32, check_least, check_positive
 from common.config.options import DistillOptions, Sources
+from common.experts.buffer import ExpertOrder
 from common.experts.folder import describe
-from common.experts.trajectories import ExpertOrder, find_buffer, open_buffer
+from common.experts.open import find_buffer, open_buffer
 from common.matching import augment
 from common.matching.step_size import StepSize
 from common.matching.trajectory import Step, Unroll, build_student, match
