@@ -10,7 +10,7 @@ from typing import Any
 from common.config.command_line import find_recipe
 from common.config.options import BufferOptions
 from common.report.record import RunRecord, read_run
-from common.robustness.command import AUTHORS_PROTOCOL
+from common.robustness.authors_set import AUTHORS_PROTOCOL
 from common.system.files import read_json
 from common.system.version import code_version
 from reproduction.cells import folder_of, source_folder

@@ -47,7 +47,7 @@ def test_flags_that_it_names_exist():
     from common.config.options import BufferOptions, ClassMatchingOptions, EvaluateOptions
     from common.objectives import tm
     from common.pretrained.__main__ import COMMANDS
-    from common.robustness.command import RobustnessOptions
+    from common.robustness.options import RobustnessOptions
 
     tables = runpy.run_path(str(ROOT / "reproduce.py"))["COMMANDS"]
     kinds = (

@@ -20,7 +20,7 @@ from common.config.command_line import parse, parse_buffer, parse_plain
 from common.config.options import BufferOptions
 from common.costs.estimate import RATES
 from common.datasets.presence import is_there
-from common.robustness.command import RobustnessOptions
+from common.robustness.options import RobustnessOptions
 from common.system.errors import InputError, Stopped
 from common.system.files import read_json, write_json
 from common.system.scripts import Script

@@ -17,15 +17,9 @@ from common.datasets import ImageData
 from common.datasets.imagenet_classes import SUBSETS
 from common.images.pixels import Resize
 from common.images.zca import whitened
-from common.robustness.command import mean_corruption_error, summarise
-from common.robustness.targets import (
-    CIFAR10_CLASSES,
-    CORRUPTIONS,
-    LEVELS,
-    Condition,
-    TargetName,
-    open_target,
-)
+from common.robustness.conditions import CIFAR10_CLASSES, CORRUPTIONS, LEVELS, Condition, TargetName
+from common.robustness.figures import mean_corruption_error, summarise
+from common.robustness.targets import open_target
 from common.system.errors import InputError
 from common.training import evaluate as evaluation
 from tests.conftest import ROOT
