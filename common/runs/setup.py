@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from common import frequency
 from common.config.options import DistillOptions, Sources
 from common.datasets import ClassSampler, ImageData
-from common.networks import Network, build_network, has_batchnorm
+from common.networks import Network, build_network, has_batchnorm, has_dropout
 from common.networks.pools import build_pool, principal
 from common.synset.synset import SynSet, SynSetArgs
 from common.system import parallel
@@ -80,7 +80,7 @@ class Setting:
 
     def check_no_dropout(self) -> None:
         """Raises InputError for a network whose passes differ from one to the next, where several are one in theory."""
-        if any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.matched.modules()):
+        if has_dropout(self.matched):
             raise InputError(
                 f"{self.options.model} has dropout, which each pass over the same images would draw anew: "
                 "give another --model to match, this one can be among those that --eval_mode tests"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from common.datasets import ImageData, draw_per_class
-from common.networks import reinitialise
+from common.networks import has_dropout, reinitialise
 from common.system import parallel
 from common.system.seeds import derive, generator, seeded
 from common.training import ensemble
@@ -44,7 +44,7 @@ def evaluate(
     def trained(some: Sequence[int]) -> Iterator[float]:
         if not some:
             return
-        if together > 1 and not _has_dropout(network):
+        if together > 1 and not has_dropout(network):
             yield from ensemble.accuracies(
                 network,
                 [derive(seed, "evaluation network", point, number) for number in some],
@@ -78,13 +78,9 @@ def trained_here(network: nn.Module, count: int, together: int) -> int:
 
 def _rounds(network: nn.Module, count: int, together: int) -> Iterator[range]:
     """What of 0 .. count - 1 is trained before the processes tell each other: `together` in each of them."""
-    size = parallel.world() * (1 if _has_dropout(network) else together)
+    size = parallel.world() * (1 if has_dropout(network) else together)
     for start in range(0, count, size):
         yield range(start, min(start + size, count))
-
-
-def _has_dropout(network: nn.Module) -> bool:
-    return any(isinstance(module, nn.Dropout) for module in network.modules())
 
 
 def networks_at_once(wanted: int, device: torch.device) -> int:
