@@ -12,7 +12,7 @@ from common.datasets import ImageData, draw_per_class
 from common.networks import has_dropout, reinitialise
 from common.system import parallel
 from common.system.seeds import derive, generator, seeded
-from common.training import ensemble
+from common.training.ensemble import Ensemble
 from common.training.train import Batches, EvaluationProtocol, TrainingSet, accuracy, train
 
 _ALL = 1 << 20
@@ -45,14 +45,12 @@ def evaluate(
         if not some:
             return
         if together > 1 and not has_dropout(network):
-            yield from ensemble.accuracies(
-                network,
+            yield from Ensemble(network, compiler).accuracies(
                 [derive(seed, "evaluation network", point, number) for number in some],
                 [training_sets(number) for number in some],
                 test_data,
                 protocol,
                 [generator(seed, "evaluation draws", point, number) for number in some],
-                compiler,
                 check_stop,
                 on_epoch,
             )
