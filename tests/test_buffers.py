@@ -571,7 +571,7 @@ def test_the_command_trains_the_experts(trained):
     assert len(buffer) == 2
     expected = train_expert(network, data, protocol, 1)
     assert torch.equal(load_file(path / "digits" / MODEL / "expert_0001.safetensors")["trajectory"], expected)
-    tested = 100 * common.training.evaluate.accuracy(network, test)
+    tested = 100 * common.training.train.accuracy(network, test)
     assert f"after 1 epochs, {tested:.2f} % after 2 epochs" in result.out.splitlines()[-1]
     assert result.out.splitlines()[-1].startswith("expert 1: ")
 

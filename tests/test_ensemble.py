@@ -10,7 +10,7 @@ from common.matching.augment import STRATEGIES
 from common.networks import build_network, reinitialise
 from common.system.seeds import derive, generator
 from common.training import ensemble
-from common.training.evaluate import evaluate, networks_at_once
+from common.training.pool import EvaluationNetwork, networks_at_once, train_and_test
 from common.training.train import Batches, EvaluationProtocol, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,8 +60,8 @@ def test_accuracies_of_an_evaluation_are_the_same():
     epochs = []
 
     def run(numbers, together):
-        given = (network, lambda number: images, test_data, protocol, numbers, 0)
-        return list(evaluate(*given, together=together, on_epoch=lambda: epochs.append(1)))
+        given = (EvaluationNetwork(network), lambda number: images, test_data, protocol, numbers, 0)
+        return list(train_and_test(*given, together=together, on_epoch=lambda: epochs.append(1)))
 
     alone = run(range(3), 1)
     assert len(epochs) == 3 * 7
@@ -77,7 +77,8 @@ def test_networks_with_dropout_are_trained_alone(monkeypatch):
     images = Batches(train_data.batch(torch.arange(10)), train_data.labels[:10])
     network = build_network("ViT", 1, 10, (8, 8))
     protocol = EvaluationProtocol(0, 0.05, 64, "")
-    assert len(list(evaluate(network, lambda number: images, test_data, protocol, [0], 0, together=2))) == 1
+    given = (EvaluationNetwork(network), lambda number: images, test_data, protocol, [0], 0)
+    assert len(list(train_and_test(*given, together=2))) == 1
 
 
 def test_training_sets_of_different_lengths_are_refused():

@@ -13,7 +13,7 @@ from common.system import parallel
 from common.system.errors import ProcessLost, Stopped
 from common.system.parallel import launch
 from common.system.signals import Stoppable
-from common.training.evaluate import trained_here
+from common.training.pool import trained_here
 from tests.test_cli import assert_refused, call
 
 

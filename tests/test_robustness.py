@@ -21,7 +21,7 @@ from common.robustness.conditions import CIFAR10_CLASSES, CORRUPTIONS, LEVELS, C
 from common.robustness.figures import mean_corruption_error, summarise
 from common.robustness.targets import open_target
 from common.system.errors import InputError
-from common.training import evaluate as evaluation
+from common.training import pool
 from tests.conftest import ROOT
 from tests.test_cli import assert_refused, call
 from tests.test_imagenet import make_imagenet
@@ -256,8 +256,8 @@ def results(folder: Path) -> dict:
 
 
 def test_networks_are_trained_once_and_tested_on_everything(source, tmp_path, monkeypatch):
-    trained, train = [], evaluation.train
-    monkeypatch.setattr(evaluation, "train", lambda *words, **named: (trained.append(1), train(*words, **named))[1])
+    trained, train = [], pool.train
+    monkeypatch.setattr(pool, "train", lambda *words, **named: (trained.append(1), train(*words, **named))[1])
     first = robustness(source, "--output", tmp_path / "first")
     assert first.code == 0, first.err
     assert len(trained) == 2
@@ -444,7 +444,7 @@ def spoil(what: str, folder: Path) -> None:
 def test_an_archive_that_is_not_whole_is_refused_before_the_training(source, tmp_path, monkeypatch, what, part):
     shutil.copytree(source[0] / "CIFAR10-C", tmp_path / "CIFAR10-C")
     spoil(what, tmp_path / "CIFAR10-C")
-    monkeypatch.setattr(evaluation, "train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(pool, "train", lambda *_: pytest.fail("trained"))
     result = robustness(source, "--target_path", tmp_path)
     assert_refused(result, "CIFAR10-C is not whole in", part, "https://zenodo.org/records/2535967")
 

@@ -23,7 +23,7 @@ from common.networks import has_dropout
 from common.networks.pools import pool_names, principal
 from common.objectives import dc, dm, tm
 from common.system.devices import resolve_device
-from common.training.evaluate import networks_at_once
+from common.training.pool import networks_at_once
 from common.training.train import TEST_BATCH, EvaluationProtocol
 
 __all__ = ["RATES", "SHAPES", "DataShape", "Estimate", "estimate", "seconds"]

@@ -24,12 +24,12 @@ from common.pretrained import drive, share
 from common.pretrained.convert import Facts, defaults_of, from_authors, likely_objective
 from common.synset import hub
 from common.synset.authors import is_authors, read_authors
-from common.synset.file import load_synset, save_synset
+from common.synset.file import StoredSet, load_synset, save_synset
 from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import write_json
 from common.system.text import in_percent
-from common.training.evaluate_command import Opened, evaluate_file
+from common.training.evaluate_command import evaluate_file
 
 FOLDER = "pretrained"
 # Trajectory matching learns a step size that its files do not hold; the authors' corruption script trains with this.
@@ -176,23 +176,24 @@ def check(options: Check, file: str) -> dict[str, Any]:
 
     Raises InputError where the dataset cannot be told, and for whatever an evaluation refuses.
     """
-    opened, cell = _open(options, file)
+    stored, cell = _open(options, file)
+    synset, metadata = stored
     objective, dataset, ipc = cell
     recipe = recipes.find(objective, dataset, ipc)
     notes = []
-    if not options.as_pixels and opened[0].ipc != ipc:
-        notes.append(f"what it holds is a budget of {opened[0].ipc} images per class, not {ipc}")
-    known = opened[1]["evaluation"] or {}
+    if not options.as_pixels and synset.ipc != ipc:
+        notes.append(f"what it holds is a budget of {synset.ipc} images per class, not {ipc}")
+    evaluation = metadata["evaluation"] or {}
     asked = dataclasses.replace(options, synset=file, dataset=options.dataset or dataset, ipc=None)
-    learned = "lr" not in known and "step_size" not in opened[1]
-    if learned and options.lr_net is None and (options.eval_protocol or known.get("kind", "dc")) == "dc":
+    learned = "lr" not in evaluation and "step_size" not in metadata
+    if learned and options.lr_net is None and (options.eval_protocol or evaluation.get("kind", "dc")) == "dc":
         asked.lr_net = LR_NET
         notes.append(
             f"step size {LR_NET:g}, that of the authors' corruption script: the learned one is not in the file"
         )
-    result = evaluate_file(asked, objective, {}, opened)
+    result = evaluate_file(asked, objective, {}, stored)
     notes += _shortened(options, result, objective, recipe)
-    published = recipes.published(objective, dataset, ipc, opened[0].im_size[0])
+    published = recipes.published(objective, dataset, ipc, synset.im_size[0])
     line = f"{objective} {dataset} ipc {ipc}: ours {in_percent(result)} ({result['n']} x {result['network']})"
     if published is None:
         line += "; nothing is published for this cell"
@@ -204,7 +205,7 @@ def check(options: Check, file: str) -> dict[str, Any]:
     return {**result, "file": file, "objective": objective, "ipc": ipc, "published": published, "notes": notes}
 
 
-def _open(options: Check, file: str) -> tuple[Opened, tuple[str, str, int]]:
+def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
     """The set with its metadata, and (objective, dataset, ipc): flag, else file, else the file's name."""
     path = hub.fetch(file) if file.startswith(hub.PREFIX) else Path(file)
     if not is_authors(path):

@@ -14,7 +14,7 @@ from common.images.pixels import Resize, ResizeMode
 from common.robustness.options import RobustnessOptions
 from common.synset.authors import is_authors, read_authors
 from common.system.errors import InputError
-from common.training.evaluate_command import Subject, override
+from common.training.evaluation_setup import EvaluationSetup, override
 from common.training.train import Batches, EvaluationProtocol
 
 # What the authors' script trains with, whichever set.
@@ -27,7 +27,7 @@ def is_authors_set(options: RobustnessOptions) -> bool:
     return options.baseline is None and (options.synset is None or is_authors(options.synset))
 
 
-def authors_set(options: RobustnessOptions, folder: Path, device: torch.device) -> Subject:
+def authors_set(options: RobustnessOptions, folder: Path, device: torch.device) -> EvaluationSetup:
     """A set in the authors' format, with what their script says of it: the file itself says nothing."""
     check_least(options, "num_eval", 1)
     check_least(options, "ipc", 1)
@@ -57,7 +57,7 @@ def authors_set(options: RobustnessOptions, folder: Path, device: torch.device) 
     network = options.model or (AUTHORS_IMAGENET_NETWORK if imagenet else AUTHORS_NETWORK)
     protocol = override(AUTHORS_PROTOCOL, options)
     resize = Resize(test.im_size[0], mode, antialias)
-    return Subject(lambda number: batches, test.to(device), dataset, network, protocol, resize)
+    return EvaluationSetup(lambda number: batches, test.to(device), dataset, network, protocol, resize)
 
 
 def _check_fit(test: ImageData, images: torch.Tensor, classes: int) -> None:

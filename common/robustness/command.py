@@ -32,8 +32,8 @@ from common.system.errors import InputError
 from common.system.files import write_csv, write_json
 from common.system.text import in_percent
 from common.system.version import code_version
-from common.training.evaluate import evaluate
-from common.training.evaluate_command import Subject, find_subject
+from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
+from common.training.pool import EvaluationNetwork, evaluate_pool
 from common.training.train import accuracy
 
 OBJECTIVE = "TM"  # whose sets the authors test; its recipes say how a baseline is trained
@@ -72,41 +72,31 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
     levels = _levels(options.level)
     device = resolve_device(options.device)
     check_precision(options.precision, device)
-    subject = (
-        authors_set(options, folder, device)
-        if is_authors_set(options)
-        else find_subject(options, OBJECTIVE, {}, device)
-    )
-    clean = subject.test
-    target = _target(options, subject, levels)
-    baseline = (
-        None
-        if options.relative_to is None
-        else baseline_errors(Path(options.relative_to), target, options.target_stats)
-    )
+    if is_authors_set(options):
+        setup = authors_set(options, folder, device)
+    else:
+        setup = prepare_evaluation(options, OBJECTIVE, {}, device)
+    clean = setup.test
+    target = _target(options, setup, levels)
+    baseline = None
+    if options.relative_to is not None:
+        baseline = baseline_errors(Path(options.relative_to), target, options.target_stats)
 
-    network = build_network(subject.network, clean.channels, clean.num_classes, clean.im_size).to(device)
-    protocol = subject.protocol.for_network(subject.dataset, subject.network)
-    forward = torch.compile(network) if options.compile and can_compile(tqdm.write) else network
-    clean_accuracies: list[float] = []
+    network = build_network(setup.network, clean.channels, clean.num_classes, clean.im_size).to(device)
+    evaluated = EvaluationNetwork(network, options.compile and can_compile(tqdm.write))
     trained: list[dict[str, torch.Tensor]] = []
-    total = options.num_eval * protocol.epochs_of_training
-    with (
-        tqdm(total=total, desc=subject.network, unit="epoch", dynamic_ncols=True) as bar,
-        precision(options.precision, device),
-    ):
-        for each in evaluate(
-            network,
-            subject.training_sets,
-            clean,
-            protocol,
-            range(options.num_eval),
-            options.seed,
-            forward=forward,
-            on_epoch=bar.update,
-        ):
-            clean_accuracies.append(each)
-            trained.append({key: value.clone() for key, value in network.state_dict().items()})
+    clean_accuracies = evaluate_pool(
+        {setup.network: evaluated},
+        setup.training_sets,
+        clean,
+        setup.protocol,
+        options.num_eval,
+        options.seed,
+        dataset=setup.dataset,
+        together=1,  # each network is kept, and tested under every condition
+        precision=options.precision,
+        on_accuracy=lambda *_: trained.append({key: value.clone() for key, value in network.state_dict().items()}),
+    )[setup.network]
 
     accuracies: dict[Condition, list[float]] = {}
     with (
@@ -114,23 +104,23 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
         precision(options.precision, device),
     ):
         for condition, part in conditions:
-            drifted = part.read().to(device)
+            shifted = part.read().to(device)
             if options.target_stats == "half":
-                drifted = with_statistics(drifted, [HALF] * drifted.channels, [HALF] * drifted.channels)
+                shifted = with_statistics(shifted, [HALF] * shifted.channels, [HALF] * shifted.channels)
             accuracies[condition] = []
             for state in trained:
                 network.load_state_dict(state)
-                accuracies[condition].append(accuracy(network, drifted, forward))
+                accuracies[condition].append(accuracy(network, shifted, evaluated.forward))
 
     return {
         "target": target.name,
         "target_stats": options.target_stats,
-        "network": subject.network,
+        "network": setup.network,
         **summarise(clean_accuracies, accuracies, baseline),
         "images": {str(condition): part.size for condition, part in target.parts.items()},
         "options": dataclasses.asdict(options),
-        "evaluation": protocol.as_metadata(),
-        "stored": subject.stored,
+        "evaluation": setup.protocol.for_network(setup.dataset, setup.network).as_metadata(),
+        "stored": setup.stored,
         "version": code_version(),
         "hardware": describe_hardware(device),
     }
@@ -144,8 +134,8 @@ def _levels(text: str) -> tuple[int, ...]:
     return (int(text),)
 
 
-def _target(options: RobustnessOptions, subject: Subject, levels: Sequence[int]) -> Target:
-    clean = subject.test
+def _target(options: RobustnessOptions, setup: EvaluationSetup, levels: Sequence[int]) -> Target:
+    clean = setup.test
     name: TargetName = options.target_dataset or ("ImageNet-C" if is_imagenet(clean.name) else "CIFAR10-C")
     kinds: Sequence[str]
     if name == "CIFAR10.1":
@@ -165,7 +155,7 @@ def _target(options: RobustnessOptions, subject: Subject, levels: Sequence[int])
         clean,
         list(dict.fromkeys(kinds)),
         levels,
-        resize=subject.resize,
+        resize=setup.resize,
         skip_corrupt=options.skip_corrupt,
         workers=options.workers,
     )
