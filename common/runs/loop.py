@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.matching.step_size import StepSize
-from common.networks import Network
 from common.report import pictures
 from common.report.record import read_metrics
 from common.report.run_page import write_run_report
@@ -27,10 +26,10 @@ from common.runs.setup import Setting
 from common.runs.track import Tracker, open_tracker
 from common.synset.file import export_pair, load_synset, save_synset
 from common.system import parallel
-from common.system.devices import peak_memory, precision
+from common.system.devices import peak_memory
 from common.system.errors import InputError
 from common.system.text import in_percent, point_of
-from common.training.evaluate import evaluate, networks_at_once, trained_here
+from common.training.pool import EvaluationNetwork, evaluate_pool
 from common.training.train import Batches, EvaluationProtocol
 
 Step = Callable[[int], Tensor]
@@ -107,7 +106,7 @@ class _Loop:
     def __init__(self, setting: Setting, run: Run, step_size: StepSize | None, source: Source | None) -> None:
         self.run, self.step_size, self.source = run, step_size, source
         self.setting, self.options, self.synset = setting, setting.options, setting.synset
-        self.forwards = {name: setting.compiled(network) for name, network in setting.evaluated.items()}
+        self.networks = {name: EvaluationNetwork(each, setting.compile) for name, each in setting.evaluated.items()}
         self.iteration = 0
         self.evaluations: list[dict[str, Any]] = []
         self.unfinished: dict[str, list[float]] = {}  # accuracies of the evaluation under way, by network
@@ -260,39 +259,25 @@ class _Loop:
         self.save()
         begun, options = time.monotonic(), self.options
         images, labels = self.synset.get(need_copy=True)
-        batches, evaluated = Batches(images, labels), self._tested_now()
-        protocol = self.protocol
-        protocols = {name: protocol.for_network(options.dataset, name) for name in evaluated}
-        numbers = {name: range(len(self.unfinished.get(name, [])), options.num_eval) for name in evaluated}
-        together = networks_at_once(options.networks_at_once, self.setting.device)
-        here = {name: trained_here(network, len(numbers[name]), together) for name, network in evaluated.items()}
-        epochs = tqdm(
-            total=sum(here[name] * each.epochs_of_training for name, each in protocols.items()),
-            desc="  evaluation",
-            unit="epoch",
+        batches = Batches(images, labels)
+        accuracies = evaluate_pool(
+            self._tested_now(),
+            lambda number: batches,
+            self.setting.test,
+            self.protocol,
+            options.num_eval,
+            options.seed,
+            dataset=options.dataset,
+            point=self.iteration,
+            together=options.networks_at_once,
+            precision=options.precision,
+            finished=self.unfinished,
+            check_stop=self.run.raise_if_stopped,
+            on_accuracy=self._keep_accuracy,
+            title="  evaluation",
             leave=False,
-            dynamic_ncols=True,
-            disable=not parallel.is_main(),
         )
-        with epochs, precision(options.precision, self.setting.device):
-            for name, network in evaluated.items():
-                for accuracy in evaluate(
-                    network,
-                    lambda number: batches,
-                    self.setting.test,
-                    protocols[name],
-                    numbers[name],
-                    options.seed,
-                    point=self.iteration,
-                    forward=self.forwards[name],
-                    check_stop=self.run.raise_if_stopped,
-                    on_epoch=epochs.update,
-                    together=together,
-                    compiler=self.setting.compiler,
-                ):
-                    self.unfinished.setdefault(name, []).append(accuracy)
-                    self.save()
-        point = {"iteration": self.iteration, **point_of(self.unfinished, self.setting.principal)}
+        point = {"iteration": self.iteration, **point_of(accuracies, self.setting.principal)}
         if self.step_size is not None:
             point["step_size"] = self.step_size.value.item()
         self.unfinished = {}
@@ -302,11 +287,15 @@ class _Loop:
         if self.iteration < self.options.Iteration:  # after the last one `finish` writes it, with the summary
             self._write_report()
 
-    def _tested_now(self) -> dict[str, Network]:
+    def _keep_accuracy(self, name: str, accuracy: float) -> None:
+        self.unfinished.setdefault(name, []).append(accuracy)
+        self.save()
+
+    def _tested_now(self) -> dict[str, EvaluationNetwork]:
         """All networks, or only the one that stands for them while the others wait."""
         if not self.options.wait_eval or self.iteration == self.options.Iteration:
-            return self.setting.evaluated
-        return {self.setting.principal: self.setting.evaluated[self.setting.principal]}
+            return self.networks
+        return {self.setting.principal: self.networks[self.setting.principal]}
 
     def _keep(self, point: dict[str, Any], images: Tensor) -> None:
         data = self.setting.train
