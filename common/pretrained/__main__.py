@@ -21,7 +21,7 @@ from common.config.command_line import parse_command, with_recipe
 from common.config.options import DistillOptions, EvaluateOptions
 from common.datasets import PREFIXES
 from common.pretrained import drive, share
-from common.pretrained.convert import Facts, defaults_of, from_authors, likely_objective
+from common.pretrained.convert import Provenance, defaults_of, from_authors, likely_objective
 from common.synset import hub
 from common.synset.authors import is_authors, read_authors
 from common.synset.file import StoredSet, load_synset, save_synset
@@ -46,7 +46,10 @@ class List:
     """where the sets were downloaded to"""
 
     def run(self) -> None:
-        here = {(facts.dataset, facts.ipc) for facts in map(drive.facts_of, _images_files(Path(self.folder)))}
+        here = {
+            (provenance.dataset, provenance.ipc)
+            for provenance in map(drive.provenance_of, _images_files(Path(self.folder)))
+        }
         print(f"{'objective':18} {'dataset':22} {'ipc':>3}  published  here")
         for objective, dataset, ipc, published in drive.published_cells():
             there = "yes" if objective == "TM" and (dataset, ipc) in here else "-"
@@ -69,7 +72,7 @@ class Download:
 
 
 @dataclass
-class Convert(Facts):
+class Convert(Provenance):
     """Write an authors' file in our format. What it does not say stays unknown unless a flag says it."""
 
     file: File = field(kw_only=True)
@@ -216,8 +219,8 @@ def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
             raise InputError(f"{file} does not say what it was made from: give --dataset")
         ipc = options.ipc or synset.ipc
         return (synset, {"evaluation": None, **metadata}), (objective or likely_objective(dataset, ipc), dataset, ipc)
-    named = drive.facts_of(path)
-    facts = Facts(
+    named = drive.provenance_of(path)
+    provenance = Provenance(
         dataset=_made_from(options.dataset, named.dataset),
         subset=options.subset,
         objective=options.objective or named.objective,
@@ -225,12 +228,12 @@ def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
         ipc=options.ipc or named.ipc,
         zca=bool(options.zca),
     )
-    if facts.dataset is None:
+    if provenance.dataset is None:
         raise InputError(f"{file} does not say what it was made from, nor do the folders above it: give --dataset")
     # The ipc of a name says which cell is meant; what the file holds speaks for itself.
-    synset, metadata = from_authors(read_authors(path), dataclasses.replace(facts, ipc=None), options.as_pixels)
-    ipc = facts.ipc or synset.ipc
-    return (synset, metadata), (metadata["objective"], facts.dataset, ipc)
+    synset, metadata = from_authors(read_authors(path), dataclasses.replace(provenance, ipc=None), options.as_pixels)
+    ipc = provenance.ipc or synset.ipc
+    return (synset, metadata), (metadata["objective"], provenance.dataset, ipc)
 
 
 def _made_from(asked: str | None, stated: str | None) -> str | None:
