@@ -28,7 +28,7 @@ from common.synset.file import StoredSet, load_synset, save_synset
 from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import write_json
-from common.system.text import in_percent
+from common.system.text import in_percent, published_with_std
 from common.training.evaluate_command import evaluate_file
 
 FOLDER = "pretrained"
@@ -201,9 +201,8 @@ def check(options: Check, file: str) -> dict[str, Any]:
     if published is None:
         line += "; nothing is published for this cell"
     else:
-        std = f" +- {published['std']}" if "std" in published else ""
         difference = 100 * result["mean"] - published["accuracy"]
-        line += f", published {published['accuracy']}{std} %, difference {difference:+.2f} points"
+        line += f", published {published_with_std(published, '+-')} %, difference {difference:+.2f} points"
     print(line + "".join(f"\n  {note}" for note in notes), flush=True)
     return {**result, "file": file, "objective": objective, "ipc": ipc, "published": published, "notes": notes}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from common.report.voxels import render
 from common.system.files import write_atomically
+from common.system.text import networks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,7 +136,7 @@ def _plot_losses(axis: Axes, losses: Sequence[tuple[int, float]]) -> None:
 
 
 def _plot_accuracies(axis: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
-    pools = [point.get("networks", {point.get("network", ""): point}) for point in evaluations]
+    pools = [networks_of(point) for point in evaluations]
     names = list(dict.fromkeys(name for pool in pools for name in pool))
     for name in names:
         tested = [

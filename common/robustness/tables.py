@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from common.system.text import in_percent
+from common.system.text import in_percent, percent
 
 
 def as_table(result: dict[str, Any]) -> tuple[np.ndarray, list[str], list[str]]:
@@ -33,7 +33,7 @@ def as_text(result: dict[str, Any]) -> str:
     width = max(map(len, names))
     lines = [" " * width + "".join(f"{column:>10}" for column in columns)]
     lines += [
-        f"{name:<{width}}" + "".join(f"{100 * figure:10.2f}" for figure in row)
+        f"{name:<{width}}" + "".join(f"{percent(figure):>10}" for figure in row)
         for name, row in zip(names, figures, strict=True)
     ]
     stats = "" if result["target_stats"] == "train" else ", normalised by mean 0.5 and std 0.5"
@@ -43,7 +43,7 @@ def as_text(result: dict[str, Any]) -> str:
         f"mean   {in_percent(result['mean'])} ({result['target']}{stats})",
     ]
     if result["relative_drop"] is not None:
-        lines.append(f"drop   {100 * result['relative_drop']:.2f} % of the clean accuracy")
+        lines.append(f"drop   {percent(result['relative_drop'])} % of the clean accuracy")
     if "mce" in result:
         lines.append(f"mCE    {in_percent(result['mce'])} of the errors in {result['options']['relative_to']}")
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from common.system.command import run_command
 from common.system.devices import can_compile, describe_hardware, resolve_device
 from common.system.errors import InputError
 from common.system.files import write_csv, write_json
-from common.system.text import in_percent, point_of
+from common.system.text import in_percent, networks_of, point_of
 from common.system.version import code_version
 from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
 from common.training.pool import EvaluationNetwork, evaluate_pool, networks_at_once
@@ -38,7 +38,7 @@ def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> 
     """Evaluate and print; with --output also write the result as JSON, and a CSV row for every network."""
     result = evaluate_file(options, objective, defaults)
     stored = result["stored"]
-    for name, figures in result.get("networks", {result["network"]: result}).items():
+    for name, figures in networks_of(result).items():
         print(f"{in_percent(figures)} ({figures['n']} x {name})")
     if stored:
         print(
@@ -53,7 +53,7 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for every network of an evaluation: its name, number and seed, accuracy in %, seconds of training."""
     return [
         {"network": name, "number": number, "seed": result["options"]["seed"], "accuracy": 100 * each, "seconds": took}
-        for name, figures in result.get("networks", {result["network"]: result}).items()
+        for name, figures in networks_of(result).items()
         for number, (each, took) in enumerate(zip(figures["accuracies"], result["seconds"][name], strict=True))
     ]
 
