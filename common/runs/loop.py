@@ -28,7 +28,7 @@ from common.synset.file import export_pair, load_synset, save_synset
 from common.system import parallel
 from common.system.devices import peak_memory
 from common.system.errors import InputError
-from common.system.text import in_percent, point_of
+from common.system.text import best_by_network, best_of, in_percent, point_of
 from common.training.pool import EvaluationNetwork, evaluate_pool
 from common.training.train import Batches, EvaluationProtocol
 
@@ -323,17 +323,7 @@ class _Loop:
     @property
     def best(self) -> dict[str, Any]:
         """The evaluation with the highest mean, the first of equals."""
-        return max(self.evaluations, key=lambda point: point["mean"])
-
-    def _best_by_network(self) -> dict[str, dict[str, Any]]:
-        """Of each network the evaluation with its highest mean, the first of equals, and the iteration of it."""
-        best: dict[str, dict[str, Any]] = {}
-        for point in self.evaluations:
-            for name, figures in point.get("networks", {point["network"]: point}).items():
-                if name not in best or figures["mean"] > best[name]["mean"]:
-                    best[name] = {key: figures[key] for key in ("mean", "std", "n", "accuracies")}
-                    best[name]["iteration"] = point["iteration"]
-        return best
+        return best_of(self.evaluations)
 
     def _metadata(self, point: dict[str, Any]) -> dict[str, Any]:
         data, options = self.setting.train, self.options
@@ -385,7 +375,11 @@ class _Loop:
             "start": self.evaluations[0],
             "last": self.evaluations[-1],
             "best_on_test": self.best,
-            **({} if len(self.setting.evaluated) == 1 else {"best_on_test_by_network": self._best_by_network()}),
+            **(
+                {}
+                if len(self.setting.evaluated) == 1
+                else {"best_on_test_by_network": best_by_network(self.evaluations)}
+            ),
             "evaluation": self.protocol.as_metadata(),
             "budget": self.synset.budget(),
             "file": str(self.run.folder / "synset.safetensors"),
