@@ -28,7 +28,7 @@ from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import read_json, write_csv
 from common.system.scripts import run_script
-from common.system.text import in_percent
+from common.system.text import in_percent, percent
 
 
 @dataclass
@@ -172,8 +172,7 @@ def show(options: Options, rows: list[dict[str, Any]]) -> None:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    after = in_percent(row).removesuffix(" %")
-    return f"{after} ({100 * row['start_mean']:.2f})"
+    return f"{in_percent(row).removesuffix(' %')} ({percent(row['start_mean'])})"
 
 
 def draw(path: Path, options: Options, rows: list[dict[str, Any]], folders: list[Path]) -> bool:

@@ -18,13 +18,13 @@ from tqdm import tqdm
 from common.config.checks import check_least
 from common.config.command_line import parse_buffer
 from common.config.options import BufferOptions
+from common.experts.folder import buffer_folder, claimed, describe, filling, missing_experts, save_expert
+from common.experts.train import ExpertProtocol, expert_epochs
 from common.networks import build_network
 from common.system import parallel
 from common.system.command import run_command
 from common.system.devices import can_compile, check_precision, precision, resolve_device
 from common.system.signals import Stoppable
-from common.training.expert_folder import buffer_folder, claimed, describe, filling, missing_experts, save_expert
-from common.training.experts import ExpertProtocol, expert_epochs
 from common.training.train import accuracy
 
 

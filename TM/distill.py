@@ -22,6 +22,9 @@ from torch import Tensor
 from common.config.checks import check_float32, check_least, check_positive
 from common.config.command_line import parse
 from common.config.options import DistillOptions, Sources
+from common.experts.buffer import ExpertOrder
+from common.experts.folder import describe
+from common.experts.open import find_buffer, open_buffer
 from common.matching import augment, trajectory
 from common.matching.step_size import StepSize
 from common.matching.trajectory import Step, Unroll
@@ -32,8 +35,6 @@ from common.system import parallel
 from common.system.command import run_command
 from common.system.devices import to_device
 from common.system.errors import InputError
-from common.training.expert_folder import describe
-from common.training.expert_trajectories import ExpertOrder, find_buffer, open_buffer
 
 
 @dataclass

@@ -1,11 +1,11 @@
-"""Test networks trained on a synthetic set on drifted images: `python corruption-exp/evaluate.py --synset FILE`.
+"""Test networks trained on a synthetic set on shifted images: `python corruption-exp/evaluate.py --synset FILE`.
 
-The algorithm is in common/training/robustness.py, the test sets in common/datasets/corruptions.py.
+The algorithm and the test sets are in common/robustness/.
 """
 
 from pathlib import Path
 
-from common.training.robustness import main
+from common.robustness.command import main
 
 if __name__ == "__main__":
     main(Path(__file__).parent)

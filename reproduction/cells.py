@@ -17,10 +17,10 @@ from common.config.command_line import find_recipe
 from common.config.options import BufferOptions
 from common.config.places import run_folder
 from common.datasets import default_data_path
-from common.datasets.corruptions import target_folder
+from common.experts.folder import buffer_folder, expert_files
+from common.experts.open import find_buffer
+from common.robustness.targets import target_folder
 from common.system.scripts import as_typed
-from common.training.expert_folder import buffer_folder, expert_files
-from common.training.expert_trajectories import find_buffer
 from reproduction.plan import Images, Plan, images_of
 from reproduction.programs import program
 from reproduction.scales import Flags, reduction

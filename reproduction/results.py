@@ -10,9 +10,9 @@ from typing import Any
 from common.config.command_line import find_recipe
 from common.config.options import BufferOptions
 from common.report.record import RunRecord, read_run
+from common.robustness.authors_set import AUTHORS_PROTOCOL
 from common.system.files import read_json
 from common.system.version import code_version
-from common.training.robustness import AUTHORS_PROTOCOL
 from reproduction.cells import folder_of, source_folder
 from reproduction.jobs import State, read_record
 from reproduction.plan import Plan, images_of

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.datasets.corruptions import CIFAR10_CLASSES, CORRUPTIONS, LEVELS, TargetName
 from common.datasets.imagenet_classes import PREFIX, SUBSETS
 from common.datasets.voxels import FILE as VOXELS_FILE
 from common.datasets.voxels import NAME as VOXELS
+from common.robustness.conditions import CIFAR10_CLASSES, CORRUPTIONS, LEVELS, TargetName
 from common.system.files import write_atomically
 
 SIDE = 32  # pixels

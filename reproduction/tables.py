@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from common import recipes
-from common.datasets.corruptions import TargetName
 from common.datasets.imagenet_classes import PREFIX, canonical
 from common.datasets.voxels import NAME as VOXELS
+from common.robustness.conditions import TargetName
 from common.system.errors import InputError, close_names
 
 Figure = Literal["best_on_test", "last"]

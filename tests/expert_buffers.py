@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from common.experts.folder import describe, filling, save_expert
 from common.networks import build_network
 from common.system.errors import InputError
-from common.training.expert_folder import describe, filling, save_expert
 from tests.image_sets import make_data
 
 MODEL = "ConvNetD1W32"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from common import SynSet
 from common.datasets import ImageData
+from common.experts.buffer import Buffer
 from common.matching.step_size import StepSize
-from common.training.expert_trajectories import Buffer
 
 
 @contextmanager

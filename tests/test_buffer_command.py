@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from common.config.command_line import parse_buffer
 from common.config.options import BufferOptions
 from common.datasets import load_dataset
+from common.experts import train as experts
+from common.experts.folder import describe, expert_file
+from common.experts.open import open_buffer
+from common.experts.train import ExpertProtocol, train_expert
 from common.networks import build_network
-from common.training import experts
-from common.training.expert_folder import describe, expert_file
-from common.training.expert_trajectories import open_buffer
-from common.training.experts import ExpertProtocol, train_expert
 from common.training.train import accuracy
 from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
@@ -227,7 +227,7 @@ def test_waiting_for_an_expert_that_another_process_trains(trained, tmp_path, mo
         lock.close()
 
     monkeypatch.setattr(experts, "expert_epochs", counted)
-    monkeypatch.setattr("common.training.expert_folder.time.sleep", finish_the_other)
+    monkeypatch.setattr("common.experts.folder.time.sleep", finish_the_other)
     result = train(path, "--test_every", 1, "--wait")
     shared.close()
     assert result.code == 0, result.err

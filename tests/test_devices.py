@@ -10,7 +10,7 @@ from common.matching.distribution import match
 from common.networks import build_network, reinitialise
 from common.system import devices
 from common.system.errors import InputError
-from common.training.evaluate import evaluate
+from common.training.pool import EvaluationNetwork, train_and_test
 from common.training.train import Batches, EvaluationProtocol
 from tests.conftest import ROOT
 
@@ -23,7 +23,14 @@ def accuracies(precision, device):
     network = build_network("ConvNetD2W32", 1, 10, (8, 8)).to(device)
     with devices.precision(precision, torch.device(device)):
         return list(
-            evaluate(network, lambda number: images, test_data, EvaluationProtocol(8, 0.05, 64, ALL), [0, 1], seed=0)
+            train_and_test(
+                EvaluationNetwork(network),
+                lambda number: images,
+                test_data,
+                EvaluationProtocol(8, 0.05, 64, ALL),
+                [0, 1],
+                0,
+            )
         )
 
 

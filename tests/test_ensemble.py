@@ -10,7 +10,7 @@ from common.matching.augment import STRATEGIES
 from common.networks import build_network, reinitialise
 from common.system.seeds import derive, generator
 from common.training import ensemble
-from common.training.evaluate import evaluate, networks_at_once
+from common.training.pool import EvaluationNetwork, networks_at_once, train_and_test
 from common.training.train import Batches, EvaluationProtocol, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,8 +60,8 @@ def test_accuracies_of_an_evaluation_are_the_same():
     epochs = []
 
     def run(numbers, together):
-        given = (network, lambda number: images, test_data, protocol, numbers, 0)
-        return list(evaluate(*given, together=together, on_epoch=lambda: epochs.append(1)))
+        given = (EvaluationNetwork(network), lambda number: images, test_data, protocol, numbers, 0)
+        return list(train_and_test(*given, together=together, on_epoch=lambda: epochs.append(1)))
 
     alone = run(range(3), 1)
     assert len(epochs) == 3 * 7
@@ -72,12 +72,13 @@ def test_accuracies_of_an_evaluation_are_the_same():
 
 
 def test_networks_with_dropout_are_trained_alone(monkeypatch):
-    monkeypatch.setattr(ensemble, "accuracies", lambda *_: pytest.fail("their draws would differ"))
+    monkeypatch.setattr(ensemble.Ensemble, "accuracies", lambda *_: pytest.fail("their draws would differ"))
     train_data, test_data = load_dataset("digits")
     images = Batches(train_data.batch(torch.arange(10)), train_data.labels[:10])
     network = build_network("ViT", 1, 10, (8, 8))
     protocol = EvaluationProtocol(0, 0.05, 64, "")
-    assert len(list(evaluate(network, lambda number: images, test_data, protocol, [0], 0, together=2))) == 1
+    given = (EvaluationNetwork(network), lambda number: images, test_data, protocol, [0], 0)
+    assert len(list(train_and_test(*given, together=2))) == 1
 
 
 def test_training_sets_of_different_lengths_are_refused():
@@ -105,9 +106,26 @@ def test_a_stop_ends_the_training():
 
     network = build_network("ConvNetD1W16", 3, 4, (16, 16)).double()
     with pytest.raises(Stop):
-        ensemble.accuracies(
-            network, [0], [training_set(0)], load_dataset("digits")[1], PROTOCOLS["dc"], [generator(0, "a")], None, stop
+        ensemble.Ensemble(network).accuracies(
+            [0], [training_set(0)], load_dataset("digits")[1], PROTOCOLS["dc"], [generator(0, "a")], stop
         )
+
+
+def test_what_is_compiled_serves_every_evaluation():
+    """One function for training and one for testing, whatever is asked for later."""
+    compiled = []
+
+    def compile(function):
+        compiled.append(function)
+        return function
+
+    train_data, test_data = load_dataset("digits")
+    images = Batches(train_data.batch(torch.arange(20)), train_data.labels[:20])
+    together = ensemble.Ensemble(build_network("ConvNetD1W16", 1, 10, (8, 8)), compile)
+    given = ([0, 1], [images, images], test_data, EvaluationProtocol(1, 0.05, 16, ""))
+    first, second = (together.accuracies(*given, [generator(0, "a"), generator(0, "b")]) for _ in range(2))
+    assert first == second
+    assert len(compiled) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

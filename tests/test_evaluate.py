@@ -1,9 +1,15 @@
+import numpy as np
 import pytest
 import torch
 
+from common.config.options import DSA_STRATEGY
 from common.datasets import load_dataset
 from common.networks import build_network, reinitialise
-from common.training.evaluate import evaluate, random_real
+from common.synset.synset import SynSet, SynSetArgs
+from common.system.errors import InputError
+from common.training.coresets import random_real
+from common.training.evaluate import evaluate
+from common.training.pool import EvaluationNetwork, evaluate_pool, train_and_test
 from common.training.train import Batches, EvaluationProtocol, accuracy, train
 
 
@@ -47,7 +53,8 @@ def test_training_learns_and_is_a_function_of_its_numbers():
     protocol = EvaluationProtocol(8, 0.05, 64, "color_crop_cutout_flip_scale_rotate")
 
     def run(numbers, point=0):
-        return list(evaluate(network, lambda number: images, test_data, protocol, numbers, seed=0, point=point))
+        given = (EvaluationNetwork(network), lambda number: images, test_data, protocol, numbers)
+        return list(train_and_test(*given, seed=0, point=point))
 
     state = torch.get_rng_state()
     both = run([0, 1])
@@ -76,3 +83,91 @@ def test_random_real_images_have_the_budget():
     for image, label in zip(chosen.images, chosen.labels, strict=True):
         same = (all_images == image).flatten(1).all(dim=1)
         assert (train_data.labels[same] == label).any()
+
+
+QUICK = {"model": "ConvNetD1W16", "networks": 2, "epochs": 3, "lr": 0.05, "progress": False}
+
+
+def synthetic_digits():
+    train_data, test_data = load_dataset("digits")
+    sizes = {"channel": train_data.channels, "num_classes": train_data.num_classes, "im_size": train_data.im_size}
+    synset = SynSet(SynSetArgs(**sizes, ipc=1, msz_per_channel=16, lr_freq=1.0, mom_freq=0.5, device="cpu"))
+    synset.init(train_data, train_data.labels, train_data.class_indices)
+    return synset, train_data, test_data
+
+
+def test_evaluate_in_one_call():
+    synset, _, test_data = synthetic_digits()
+    before, state = synset.coefficients.detach().clone(), torch.get_rng_state()
+    found = evaluate(synset, test_data, **QUICK)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(synset.coefficients, before)
+    assert list(found) == ["network", "mean", "std", "n", "accuracies"]
+    assert (found["network"], found["n"]) == ("ConvNetD1W16", 2)
+    assert found["accuracies"][0] != found["accuracies"][1]
+    assert found["mean"] == np.mean(found["accuracies"]) > 0.15
+    # The same images and labels as tensors, and the same numbers as of any other evaluation.
+    images, labels = synset.get(need_copy=True)
+    assert evaluate((images, labels), test_data, **QUICK) == found
+    network = EvaluationNetwork(build_network("ConvNetD1W16", 1, 10, (8, 8)))
+    protocol = EvaluationProtocol(3, 0.05, 256, DSA_STRATEGY)
+    given = (network, lambda number: Batches(images, labels), test_data, protocol, range(2), 0)
+    assert list(train_and_test(*given)) == found["accuracies"]
+    assert evaluate(synset, test_data, **QUICK, seed=1)["accuracies"] != found["accuracies"]
+
+
+def test_evaluate_takes_real_images():
+    _, train_data, test_data = synthetic_digits()
+    assert evaluate(train_data, test_data, **QUICK | {"networks": 1})["mean"] > 0.6
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"networks": 0}, "networks is 0: give at least 1"),
+        ({"epochs": -1}, "epochs is -1"),
+        ({"batch": 0}, "batch is 0"),
+        ({"lr": 0.0}, "lr is 0.0: give a positive"),
+        ({"dsa_strategy": "turn"}, "not a DSA strategy"),
+        ({"model": "ConvNte"}, "There is no network"),
+    ],
+    ids=str,
+)
+def test_evaluate_refuses_values_that_cannot_work(changed, message):
+    synset, _, test_data = synthetic_digits()
+    with pytest.raises(InputError, match=message):
+        evaluate(synset, test_data, **QUICK | changed)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(4, 1, 8, 9), torch.zeros(4, dtype=torch.long), r"are \(1, 8, 9\), those of digits \(1, 8, 8\)"),
+        (torch.zeros(4, 1, 8, 8), torch.zeros(3, dtype=torch.long), r"4 images need as many int64 labels"),
+        (torch.zeros(4, 1, 8, 8), torch.zeros(4), "int64 labels, not torch.float32"),
+        (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long), "uint8: normalise them"),
+        (torch.zeros(4, 1, 8, 8), torch.full((4,), 10), "labels from 0 to 9"),
+        (torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.long), "labels from 0 to 9"),
+    ],
+)
+def test_evaluate_refuses_sets_that_do_not_fit(images, labels, message):
+    _, test_data = load_dataset("digits")
+    with pytest.raises(InputError, match=message):
+        evaluate((images, labels), test_data, **QUICK)
+
+
+def test_a_pool_goes_on_after_what_is_finished():
+    synset, _, test_data = synthetic_digits()
+    batches = Batches(*synset.get(need_copy=True))
+    names = ("ConvNetD1W16", "MLP")
+    pool = {name: EvaluationNetwork(build_network(name, 1, 10, (8, 8))) for name in names}
+    given = (pool, lambda number: batches, test_data, EvaluationProtocol(1, 0.05, 64, ""), 2, 0)
+    named = {"dataset": "digits", "progress": False}
+    whole = evaluate_pool(*given, **named)
+    assert [len(whole[name]) for name in names] == [2, 2]
+    told = []
+    finished = {"ConvNetD1W16": whole["ConvNetD1W16"], "MLP": whole["MLP"][:1]}
+    again = evaluate_pool(*given, **named, finished=finished, on_accuracy=lambda *pair: told.append(pair))
+    assert again == whole
+    assert told == [("MLP", whole["MLP"][1])]
+    assert len(finished["MLP"]) == 1

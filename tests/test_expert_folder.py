@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from common.experts.folder import buffer_folder, claimed, describe, filling
 from common.images.zca import whitened
-from common.training.expert_folder import buffer_folder, claimed, describe, filling
 from tests.expert_buffers import EPOCHS, EXPERTS, MADE_BY, MODEL, fill, made_for, refused, small_network
 from tests.image_sets import make_data
 

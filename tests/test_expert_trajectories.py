@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 
 from common.config.command_line import parse_buffer
 from common.config.options import BufferOptions, DataOptions
+from common.experts.buffer import ExpertOrder
+from common.experts.folder import buffer_folder, describe, expert_file, filling, missing_experts, save_expert
+from common.experts.open import find_buffer, open_buffer
 from common.matching.trajectory import flatten
 from common.networks import build_network
 from common.system.errors import InputError
-from common.training.expert_folder import buffer_folder, describe, expert_file, filling, missing_experts, save_expert
-from common.training.expert_trajectories import ExpertOrder, find_buffer, open_buffer
 from tests.expert_buffers import (
     EPOCHS,
     EXPERTS,

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from common.experts.train import ExpertProtocol, expert_epochs, train_expert
 from common.images.zca import whitened
 from common.matching import augment
 from common.matching.trajectory import flatten
@@ -15,7 +16,6 @@ from common.networks import build_network, reinitialise
 from common.system.errors import InputError, Stopped
 from common.system.seeds import derive, generator
 from common.system.signals import Stoppable
-from common.training.experts import ExpertProtocol, expert_epochs, train_expert
 from tests.image_sets import make_data
 
 DSA = "color_crop_cutout_flip_scale_rotate"

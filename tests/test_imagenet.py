@@ -23,7 +23,8 @@ from common.datasets.imagenet_classes import NAMES, SUBSETS, SYNONYMS, resolve
 from common.datasets.imagenet_devkit import DEVKIT, META, TRUTH
 from common.images import decode
 from common.system.errors import InputError
-from common.training import evaluate_command
+from common.training import evaluation_setup
+from common.training.evaluate_command import evaluate_file
 from tests.command_line import assert_refused, call
 from tests.image_sets import forbid_decoding
 from tests.imagenet_sets import OTHER, TRAIN, VAL, WOOF, make_imagenet, pack_devkit, save_jpeg, write_devkit
@@ -383,25 +384,25 @@ def test_a_synthetic_set_says_how_its_images_were_resized(tmp_path: Path, monkey
         asked.update(options)
         return load_dataset(*names, **{**options, "progress": False})
 
-    monkeypatch.setattr(evaluate_command, "load_dataset", remember)
+    monkeypatch.setattr(evaluation_setup, "load_dataset", remember)
     evaluate = ["--synset", str(file), "--num_eval", "1", "--device", "cpu"]
-    shown = evaluate_command.evaluate_file(parse_plain(EvaluateOptions, evaluate), "DM", {})
+    shown = evaluate_file(parse_plain(EvaluateOptions, evaluate), "DM", {})
     assert {key: asked[key] for key in ("image_size", "resize", "antialias", "skip_corrupt")} == {
         "image_size": 16, "resize": "squash", "antialias": False, "skip_corrupt": False,
     }  # fmt: skip
     assert shown["stored"]["accuracies"] is not None
     flagged = parse_plain(EvaluateOptions, [*evaluate, "--resize", "crop", "--antialias", "--skip_corrupt"])
-    evaluate_command.evaluate_file(flagged, "DM", {})
+    evaluate_file(flagged, "DM", {})
     assert (asked["resize"], asked["antialias"], asked["skip_corrupt"]) == ("crop", True, True)
     # Files that say nothing were made before there was a choice.
-    original = evaluate_command.open_synset
+    original = evaluation_setup.open_synset
 
     def older(*names: object, **options: object) -> tuple:
         synset, metadata = original(*names, **options)
         return synset, {key: value for key, value in metadata.items() if key not in ("resize", "antialias")}
 
-    monkeypatch.setattr(evaluate_command, "open_synset", older)
-    evaluate_command.evaluate_file(parse_plain(EvaluateOptions, evaluate), "DM", {})
+    monkeypatch.setattr(evaluation_setup, "open_synset", older)
+    evaluate_file(parse_plain(EvaluateOptions, evaluate), "DM", {})
     assert (asked["resize"], asked["antialias"]) == ("crop", True)
     assert_refused(call("DM/evaluate.py", *evaluate, "--subset", "a"), "--subset a is for --dataset ImageNet")
     assert json.loads((file.parent / "config.json").read_text())["options"]["image_size"]["source"] == "flag"
@@ -421,7 +422,7 @@ def test_a_baseline_resizes_as_the_recipe_does(tmp_path: Path, table: None, monk
         (["--resize", "crop", "--no_antialias", "--res", "32"], ("crop", False, 32)),
     ):
         with pytest.raises(InputError, match="seen"):
-            evaluate_command.evaluate_file(parse_plain(EvaluateOptions, [*words, *more]), "DM", {})
+            evaluate_file(parse_plain(EvaluateOptions, [*words, *more]), "DM", {})
         assert (asked["resize"], asked["antialias"], asked["image_size"]) == expected
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from common import recipes
 from common.config.command_line import parse
+from common.experts.folder import read_manifest
 from common.synset.file import load_synset
-from common.training.expert_folder import read_manifest
 from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
 from tests.imagenet_sets import TRAIN, WOOF, make_imagenet

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.networks import FAMILIES, build_network, has_batchnorm, reinitialise
+from common.networks import FAMILIES, build_network, has_batchnorm, has_dropout, reinitialise
 from common.system.errors import InputError
 from tests.network_weights import count, same, weights
 
@@ -173,6 +173,21 @@ def test_batchnorm_is_recognised() -> None:
     assert has_batchnorm(build_network("ConvNetBN", 3, 10, (8, 8)))
     assert has_batchnorm(nn.Sequential(nn.SyncBatchNorm(3)))
     assert not has_batchnorm(build_network("ConvNetIN", 3, 10, (8, 8)))
+
+
+def test_dropout_is_recognised() -> None:
+    assert has_dropout(build_network("ViT", 3, 10, (32, 32)))
+    assert has_dropout(nn.Sequential(nn.Linear(1, 1), nn.Dropout2d(0.5)))
+    assert not has_dropout(build_network("ConvNetD3", 3, 10, (32, 32)))
+
+
+def test_dropout_of_nothing_draws_nothing() -> None:
+    """So it counts as none: such a network is trained alike alone and together with others."""
+    layer = nn.Dropout(0.0).train()
+    assert not has_dropout(layer)
+    before, images = torch.get_rng_state(), torch.ones(2, 3)
+    assert torch.equal(layer(images), images)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import signal
 import pytest
 import torch
 
+from common.experts.buffer import ExpertOrder
 from common.matching import gradient, trajectory
 from common.matching.step_size import LEAST, StepSize
 from common.synset.file import load_synset
 from common.system.errors import InputError
-from common.training.expert_trajectories import ExpertOrder
 from common.training.train import EvaluationProtocol
 from tests.command_line import assert_refused, call
 

@@ -14,7 +14,7 @@ from common.system import command, parallel
 from common.system.errors import ProcessLost, Stopped
 from common.system.parallel import launch
 from common.system.signals import Stoppable
-from common.training.evaluate import trained_here
+from common.training.pool import trained_here
 from tests.command_line import assert_refused, call
 from tests.synsets import started
 

@@ -16,7 +16,7 @@ from common.datasets import load_dataset, statistics
 from common.datasets.imagenet_classes import SUBSETS
 from common.pretrained import drive, share
 from common.pretrained.__main__ import _made_from
-from common.pretrained.convert import Facts, from_authors, likely_objective
+from common.pretrained.convert import Provenance, from_authors, likely_objective
 from common.synset.authors import read_authors
 from common.synset.file import export_pair, load_synset, save_synset
 from common.synset.hub import fetch
@@ -41,8 +41,8 @@ def names(values):
     return f"{values['channels']}x{'x'.join(map(str, values['im_size']))}-k{values['k']}"
 
 
-def converted(path, **facts):
-    return from_authors(read_authors(path), Facts(**facts))
+def converted(path, **provenance):
+    return from_authors(read_authors(path), Provenance(**provenance))
 
 
 # -- from images to coefficients ---------------------------------------------------------------------------------
@@ -226,14 +226,14 @@ def test_the_likely_objective(dataset, ipc, objective):
     assert likely_objective(dataset, ipc) == objective
 
 
-def test_facts_that_do_not_fit(tmp_path):
+def test_provenance_that_does_not_fit(tmp_path):
     path, _ = export_pair(synthetic(), tmp_path)
     with pytest.raises(InputError, match=r"1 channel.*, those of CIFAR10 3"):
         converted(path, dataset="CIFAR10")
     with pytest.raises(InputError, match="no objective 'MTT'"):
-        Facts(objective="MTT")
+        Provenance(objective="MTT")
     with pytest.raises(InputError, match="no dataset 'CIFAR1O'"):
-        Facts(dataset="CIFAR1O")
+        Provenance(dataset="CIFAR1O")
 
 
 def test_accuracies_of_the_file_are_kept(tmp_path):
@@ -384,11 +384,11 @@ def test_names_say_what_a_set_is():
         "x/images_best.pt": (None, None, None, None),
     }
     for name, expected in cases.items():
-        facts = drive.facts_of(Path(name))
-        assert (facts.dataset, facts.ipc, facts.objective, facts.model) == expected, name
+        provenance = drive.provenance_of(Path(name))
+        assert (provenance.dataset, provenance.ipc, provenance.objective, provenance.model) == expected, name
     for name in drive.expected_files():
-        facts = drive.facts_of(Path(name))
-        assert (facts.dataset, facts.ipc) in {cell[1:3] for cell in drive.published_cells()}
+        provenance = drive.provenance_of(Path(name))
+        assert (provenance.dataset, provenance.ipc) in {cell[1:3] for cell in drive.published_cells()}
 
 
 def test_the_list(drive_folder):
@@ -507,7 +507,7 @@ def hub(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def ours(tmp_path, digits):
     _, metadata = from_authors(
-        read_authors(write_pair(tmp_path, *digits.get(need_copy=True))), Facts("digits", lr_net=0.01, epochs=0)
+        read_authors(write_pair(tmp_path, *digits.get(need_copy=True))), Provenance("digits", lr_net=0.01, epochs=0)
     )
     metadata["accuracy"] = {"mean": 0.5, "std": 0.01, "n": 5}
     return save_synset(digits, tmp_path / "synset.safetensors", metadata)

@@ -20,10 +20,10 @@ from common.config.command_line import parse, parse_buffer, parse_plain
 from common.config.options import BufferOptions
 from common.costs.estimate import RATES
 from common.datasets.presence import is_there
+from common.robustness.options import RobustnessOptions
 from common.system.errors import InputError, Stopped
 from common.system.files import read_json, write_json
 from common.system.scripts import Script
-from common.training.robustness import RobustnessOptions
 from reproduction import jobs, listing, results, sweep, tabulate
 from reproduction.cells import experts, folder_of, steps
 from reproduction.jobs import CellJob, read_record, record_file

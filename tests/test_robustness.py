@@ -14,19 +14,13 @@ import torch
 from PIL import Image
 
 from common.datasets import ImageData
-from common.datasets.corruptions import (
-    CIFAR10_CLASSES,
-    CORRUPTIONS,
-    LEVELS,
-    Condition,
-    TargetName,
-    open_target,
-)
 from common.images.pixels import Resize
 from common.images.zca import whitened
+from common.robustness.conditions import CIFAR10_CLASSES, CORRUPTIONS, LEVELS, Condition, TargetName
+from common.robustness.figures import mean_corruption_error, summarise
+from common.robustness.targets import open_target
 from common.system.errors import InputError
-from common.training import evaluate as evaluation
-from common.training.robustness import mean_corruption_error, summarise
+from common.training import pool
 from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
 from tests.imagenet_sets import WOOF, make_imagenet
@@ -260,8 +254,8 @@ def results(folder: Path) -> dict:
 
 
 def test_networks_are_trained_once_and_tested_on_everything(source, tmp_path, monkeypatch):
-    trained, train = [], evaluation.train
-    monkeypatch.setattr(evaluation, "train", lambda *words, **named: (trained.append(1), train(*words, **named))[1])
+    trained, train = [], pool.train
+    monkeypatch.setattr(pool, "train", lambda *words, **named: (trained.append(1), train(*words, **named))[1])
     first = robustness(source, "--output", tmp_path / "first")
     assert first.code == 0, first.err
     assert len(trained) == 2
@@ -297,7 +291,7 @@ def test_networks_are_trained_once_and_tested_on_everything(source, tmp_path, mo
 
 
 def test_half_statistics_are_of_the_drifted_images_alone(source, tmp_path, monkeypatch):
-    from common.training import robustness as module
+    from common.robustness import command as module
 
     seen: dict[str, list[torch.Tensor]] = {}
     accuracy = module.accuracy
@@ -448,7 +442,7 @@ def spoil(what: str, folder: Path) -> None:
 def test_an_archive_that_is_not_whole_is_refused_before_the_training(source, tmp_path, monkeypatch, what, part):
     shutil.copytree(source[0] / "CIFAR10-C", tmp_path / "CIFAR10-C")
     spoil(what, tmp_path / "CIFAR10-C")
-    monkeypatch.setattr(evaluation, "train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(pool, "train", lambda *_: pytest.fail("trained"))
     result = robustness(source, "--target_path", tmp_path)
     assert_refused(result, "CIFAR10-C is not whole in", part, "https://zenodo.org/records/2535967")
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import common.runs.folder
-import common.training.evaluate
+import common.training.pool
 from common.config.options import DistillOptions
 from common.matching import distribution
 from common.runs.folder import Run
@@ -154,15 +154,15 @@ def test_sigkill_between_updates(tmp_path, never_stopped):
 
 def test_sigkill_within_an_evaluation_keeps_the_finished_network(tmp_path, never_stopped):
     """Killed as the second network of the evaluation after 4 updates begins: the first one's accuracy is kept."""
-    killed(tmp_path, "common.training.evaluate", "train", NETWORKS + 2)
+    killed(tmp_path, "common.training.pool", "train", NETWORKS + 2)
     state = checkpoint(run_folder(tmp_path))
     assert state["iteration"] == 4
     first = never_stopped["metrics"][5]["evaluation"]["accuracies"][:1]
     assert state["unfinished"] == {"ConvNetD1W32": first}
     trained = []
-    original = common.training.evaluate.train
+    original = common.training.pool.train
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.training.evaluate, "train", lambda *a, **k: (trained.append(1), original(*a, **k))[1])
+        patch.setattr(common.training.pool, "train", lambda *a, **k: (trained.append(1), original(*a, **k))[1])
         assert "resumed from iteration 4" in resume(tmp_path).out
     assert len(trained) == 1 + 2 * NETWORKS  # not the first network of this evaluation, then those after 8 and 12
     assert outcome(run_folder(tmp_path)) == never_stopped
@@ -173,7 +173,7 @@ def test_sigkill_within_an_evaluation_keeps_the_finished_network(tmp_path, never
     [
         (signal.SIGTERM, distribution, "match", 6, 6, 0),  # in update 6: it is finished and kept
         (signal.SIGINT, distribution, "match", 2, 2, 0),
-        (signal.SIGTERM, common.training.evaluate, "train", NETWORKS + 2, 4, 1),
+        (signal.SIGTERM, common.training.pool, "train", NETWORKS + 2, 4, 1),
     ],
 )
 def test_signals_lose_nothing(tmp_path, never_stopped, number, module, function, count, iteration, unfinished):

@@ -1,9 +1,22 @@
-"""Amounts are said in words that people use, accuracies by their mean and deviation."""
+"""Amounts are said in words that people use, and accuracies picked and written in one way."""
 
 import numpy as np
 import pytest
 
-from common.system.text import describe_bytes, describe_seconds, mean_and_std
+from common.system.text import (
+    best_by_network,
+    best_of,
+    describe_bytes,
+    describe_seconds,
+    difference,
+    in_percent,
+    mean_and_std,
+    networks_of,
+    percent,
+    percent_with_std,
+    point_of,
+    published_with_std,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,3 +56,29 @@ def test_amounts_in_words(number, words):
 def test_mean_and_std_are_numpys():
     values = [0.5, 0.7, 0.9]
     assert mean_and_std(values) == {"mean": np.mean(values), "std": np.std(values), "n": 3}
+
+
+def test_accuracies_in_percent():
+    figures = mean_and_std([0.25, 0.75])
+    assert percent(2 / 3) == "66.67"
+    assert percent_with_std(figures) == "50.00 ± 25.00"
+    assert in_percent(figures) == "50.00 +- 25.00 %"
+    assert published_with_std({"accuracy": 44.5}) == "44.5"
+    assert published_with_std({"accuracy": 44.5, "std": 0.4}, "+-") == "44.5 +- 0.4"
+
+
+def test_the_best_evaluations():
+    """The second best of A comes with a pool; A is also tested alone; of equals the first counts."""
+    alone = {"iteration": 0, **point_of({"A": [0.5]}, "A")}
+    pool = {"iteration": 1, **point_of({"A": [0.4], "B": [0.1]}, "A")}
+    again = {"iteration": 2, **point_of({"A": [0.5], "B": [0.2]}, "A")}
+    assert list(networks_of(alone)) == ["A"]
+    assert list(networks_of(pool)) == ["A", "B"]
+    assert best_of([pool, alone, again]) is alone
+    best = best_by_network([alone, pool, again])
+    assert {name: figures["iteration"] for name, figures in best.items()} == {"A": 0, "B": 2}
+    assert best["B"] == {"mean": 0.2, "std": 0.0, "n": 1, "accuracies": [0.2], "iteration": 2}
+
+
+def test_a_difference_names_both_values():
+    assert difference("--ipc", 1, 10) == "--ipc 1 there, 10 now"

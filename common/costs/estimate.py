@@ -13,16 +13,16 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from common.config.options import BufferOptions, DistillOptions
 from common.costs import costs
 from common.costs.meter import Cost
 from common.costs.shapes import SHAPES, DataShape
 from common.matching import distribution, gradient, trajectory
+from common.networks import has_dropout
 from common.networks.pools import pool_names, principal
 from common.system.devices import resolve_device
-from common.training.evaluate import networks_at_once
+from common.training.pool import networks_at_once
 from common.training.train import TEST_BATCH, EvaluationProtocol
 
 __all__ = ["RATES", "SHAPES", "DataShape", "Estimate", "estimate", "seconds"]
@@ -118,8 +118,8 @@ def _evaluation(cell: costs.Workload, options: DistillOptions, device: torch.dev
     flops, most = 0.0, 0
     for name in names:
         epochs = protocol.for_network(options.dataset, name).epochs_of_training
-        dropout = any(isinstance(module, nn.Dropout) for module in costs.network_of(name, shape).modules())
-        together = 1 if dropout else min(options.num_eval, networks_at_once(options.networks_at_once, device))
+        alone = has_dropout(costs.network_of(name, shape))
+        together = 1 if alone else min(options.num_eval, networks_at_once(options.networks_at_once, device))
         training = costs.training(name, shape, batch, together)
         testing = costs.inference(name, shape, min(TEST_BATCH, shape.test_images), together)
         each = epochs * cell.count * training.flops + shape.test_images * testing.flops

@@ -14,12 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from common.networks import alexnet, convnet, convnet3d, resnet, small, vgg, vit
 from common.networks.network import Network
 from common.system.errors import InputError, close_names
 
-__all__ = ["FAMILIES", "Family", "Network", "build_network", "has_batchnorm", "reinitialise"]
+__all__ = ["FAMILIES", "Family", "Network", "build_network", "has_batchnorm", "has_dropout", "reinitialise"]
 
 
 class Family(NamedTuple):
@@ -88,6 +89,11 @@ def reinitialise(network: nn.Module, seed: int) -> None:
 def has_batchnorm(network: nn.Module) -> bool:
     """Whether any layer normalises over the batch, so that images of one batch influence each other's features."""
     return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def has_dropout(network: nn.Module) -> bool:
+    """Whether any layer drops features at random while training; dropout with p = 0 draws no random numbers."""
+    return any(isinstance(module, _DropoutNd) and module.p > 0 for module in network.modules())
 
 
 def _tensors(network: nn.Module) -> list[torch.Tensor]:

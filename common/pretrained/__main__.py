@@ -21,15 +21,15 @@ from common.config.command_line import parse_command, with_recipe
 from common.config.options import DistillOptions, EvaluateOptions
 from common.datasets import PREFIXES
 from common.pretrained import drive, share
-from common.pretrained.convert import Facts, defaults_of, from_authors, likely_objective
+from common.pretrained.convert import Provenance, defaults_of, from_authors, likely_objective
 from common.synset import hub
 from common.synset.authors import is_authors, read_authors
-from common.synset.file import load_synset, save_synset
+from common.synset.file import StoredSet, load_synset, save_synset
 from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import write_json
-from common.system.text import in_percent
-from common.training.evaluate_command import Opened, evaluate_file
+from common.system.text import in_percent, published_with_std
+from common.training.evaluate_command import evaluate_file
 
 FOLDER = "pretrained"
 # Trajectory matching learns a step size that its files do not hold; the authors' corruption script trains with this.
@@ -46,7 +46,10 @@ class List:
     """where the sets were downloaded to"""
 
     def run(self) -> None:
-        here = {(facts.dataset, facts.ipc) for facts in map(drive.facts_of, _images_files(Path(self.folder)))}
+        here = {
+            (provenance.dataset, provenance.ipc)
+            for provenance in map(drive.provenance_of, _images_files(Path(self.folder)))
+        }
         print(f"{'objective':18} {'dataset':22} {'ipc':>3}  published  here")
         for objective, dataset, ipc, published in drive.published_cells():
             there = "yes" if objective == "TM" and (dataset, ipc) in here else "-"
@@ -69,7 +72,7 @@ class Download:
 
 
 @dataclass
-class Convert(Facts):
+class Convert(Provenance):
     """Write an authors' file in our format. What it does not say stays unknown unless a flag says it."""
 
     file: File = field(kw_only=True)
@@ -176,35 +179,35 @@ def check(options: Check, file: str) -> dict[str, Any]:
 
     Raises InputError where the dataset cannot be told, and for whatever an evaluation refuses.
     """
-    opened, cell = _open(options, file)
+    stored, cell = _open(options, file)
+    synset, metadata = stored
     objective, dataset, ipc = cell
     recipe = recipes.find(objective, dataset, ipc)
     notes = []
-    if not options.as_pixels and opened[0].ipc != ipc:
-        notes.append(f"what it holds is a budget of {opened[0].ipc} images per class, not {ipc}")
-    known = opened[1]["evaluation"] or {}
+    if not options.as_pixels and synset.ipc != ipc:
+        notes.append(f"what it holds is a budget of {synset.ipc} images per class, not {ipc}")
+    evaluation = metadata["evaluation"] or {}
     asked = dataclasses.replace(options, synset=file, dataset=options.dataset or dataset, ipc=None)
-    learned = "lr" not in known and "step_size" not in opened[1]
-    if learned and options.lr_net is None and (options.eval_protocol or known.get("kind", "dc")) == "dc":
+    learned = "lr" not in evaluation and "step_size" not in metadata
+    if learned and options.lr_net is None and (options.eval_protocol or evaluation.get("kind", "dc")) == "dc":
         asked.lr_net = LR_NET
         notes.append(
             f"step size {LR_NET:g}, that of the authors' corruption script: the learned one is not in the file"
         )
-    result = evaluate_file(asked, objective, {}, opened)
+    result = evaluate_file(asked, objective, {}, stored)
     notes += _shortened(options, result, objective, recipe)
-    published = recipes.published(objective, dataset, ipc, opened[0].im_size[0])
+    published = recipes.published(objective, dataset, ipc, synset.im_size[0])
     line = f"{objective} {dataset} ipc {ipc}: ours {in_percent(result)} ({result['n']} x {result['network']})"
     if published is None:
         line += "; nothing is published for this cell"
     else:
-        std = f" +- {published['std']}" if "std" in published else ""
         difference = 100 * result["mean"] - published["accuracy"]
-        line += f", published {published['accuracy']}{std} %, difference {difference:+.2f} points"
+        line += f", published {published_with_std(published, '+-')} %, difference {difference:+.2f} points"
     print(line + "".join(f"\n  {note}" for note in notes), flush=True)
     return {**result, "file": file, "objective": objective, "ipc": ipc, "published": published, "notes": notes}
 
 
-def _open(options: Check, file: str) -> tuple[Opened, tuple[str, str, int]]:
+def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
     """The set with its metadata, and (objective, dataset, ipc): flag, else file, else the file's name."""
     path = hub.fetch(file) if file.startswith(hub.PREFIX) else Path(file)
     if not is_authors(path):
@@ -215,8 +218,8 @@ def _open(options: Check, file: str) -> tuple[Opened, tuple[str, str, int]]:
             raise InputError(f"{file} does not say what it was made from: give --dataset")
         ipc = options.ipc or synset.ipc
         return (synset, {"evaluation": None, **metadata}), (objective or likely_objective(dataset, ipc), dataset, ipc)
-    named = drive.facts_of(path)
-    facts = Facts(
+    named = drive.provenance_of(path)
+    provenance = Provenance(
         dataset=_made_from(options.dataset, named.dataset),
         subset=options.subset,
         objective=options.objective or named.objective,
@@ -224,12 +227,12 @@ def _open(options: Check, file: str) -> tuple[Opened, tuple[str, str, int]]:
         ipc=options.ipc or named.ipc,
         zca=bool(options.zca),
     )
-    if facts.dataset is None:
+    if provenance.dataset is None:
         raise InputError(f"{file} does not say what it was made from, nor do the folders above it: give --dataset")
     # The ipc of a name says which cell is meant; what the file holds speaks for itself.
-    synset, metadata = from_authors(read_authors(path), dataclasses.replace(facts, ipc=None), options.as_pixels)
-    ipc = facts.ipc or synset.ipc
-    return (synset, metadata), (metadata["objective"], facts.dataset, ipc)
+    synset, metadata = from_authors(read_authors(path), dataclasses.replace(provenance, ipc=None), options.as_pixels)
+    ipc = provenance.ipc or synset.ipc
+    return (synset, metadata), (metadata["objective"], provenance.dataset, ipc)
 
 
 def _made_from(asked: str | None, stated: str | None) -> str | None:

@@ -30,8 +30,11 @@ from common.training.train import EvaluationProtocol
 
 
 @dataclass
-class Facts:
-    """What the authors' files do not say. Everything may stay unknown; evaluations then ask for what they need."""
+class Provenance:
+    """Where a set comes from, which the authors' files do not say: everything may stay unknown.
+
+    Evaluations then ask for what they need.
+    """
 
     dataset: str | None = None
     """dataset that the set was made from: its recipe, statistics and class names complete the file"""
@@ -63,27 +66,30 @@ class Facts:
 
 
 def from_authors(
-    authors: AuthorsSet, facts: Facts | None = None, as_pixels: bool = False, device: torch.device | str = "cpu"
+    authors: AuthorsSet,
+    provenance: Provenance | None = None,
+    as_pixels: bool = False,
+    device: torch.device | str = "cpu",
 ) -> tuple[SynSet, dict[str, Any]]:
     """The synthetic set and its metadata, as `save_synset` takes them.
 
     as_pixels: keep the images as they are, transform identity, k = d and ipc = n.
-    Raises InputError for images that are no FreD set (unless as_pixels), and for facts that do not fit them.
+    Raises InputError for images that are no FreD set (unless as_pixels), and for a provenance that does not fit them.
     """
-    facts = facts or Facts()
+    provenance = provenance or Provenance()
     if as_pixels:
-        if facts.ipc not in (None, authors.num_per_class):
+        if provenance.ipc not in (None, authors.num_per_class):
             raise InputError(
                 f"--as_pixels stores the {authors.num_per_class} images per class as they are, which is ipc "
-                f"{authors.num_per_class}: leave out --ipc {facts.ipc}"
+                f"{authors.num_per_class}: leave out --ipc {provenance.ipc}"
             )
         synset, residual = opening.as_pixels(authors, device), 0.0
-        recipe = _recipe(facts, authors.num_per_class)
+        recipe = _recipe(provenance, authors.num_per_class)
     else:
-        found = recover(authors, facts.ipc)
-        recipe, residual = _recipe(facts, found.ipc), found.residual
+        found = recover(authors, provenance.ipc)
+        recipe, residual = _recipe(provenance, found.ipc), found.residual
         synset = _synset(authors, found, recipe, device)
-    return synset, {**_metadata(authors, facts, recipe), "source": opening.source_of(authors, residual)}
+    return synset, {**_metadata(authors, provenance, recipe), "source": opening.source_of(authors, residual)}
 
 
 def _synset(authors: AuthorsSet, found: Recovered, recipe: recipes.Recipe | None, device: torch.device | str) -> SynSet:
@@ -119,36 +125,38 @@ def defaults_of(objective: str, recipe: recipes.Recipe) -> dict[str, Any]:
     return {key: value for key, value in recipes.defaults(objective).items() if key not in recipe.values}
 
 
-def _recipe(facts: Facts, ipc: int) -> recipes.Recipe | None:
-    if facts.dataset is None:
+def _recipe(provenance: Provenance, ipc: int) -> recipes.Recipe | None:
+    if provenance.dataset is None:
         return None
-    return find_recipe(facts.objective or likely_objective(facts.dataset, ipc), facts.dataset, ipc)
+    return find_recipe(provenance.objective or likely_objective(provenance.dataset, ipc), provenance.dataset, ipc)
 
 
-def _metadata(authors: AuthorsSet, facts: Facts, recipe: recipes.Recipe | None) -> dict[str, Any]:
+def _metadata(authors: AuthorsSet, provenance: Provenance, recipe: recipes.Recipe | None) -> dict[str, Any]:
     """As a distillation writes it, with null for what is not known."""
     like: DistillOptions | None = None
     if recipe is not None:
         like = dataclasses.replace(with_recipe(DistillOptions, recipe), **defaults_of(recipe.objective, recipe))
-    model = facts.model or next(iter(authors.accuracies or {}), None) or (like.model if like else None)
-    mean, std = _statistics(authors, facts, recipe)
-    resized = facts.dataset is not None and is_resizable(facts.dataset)
+    model = provenance.model or next(iter(authors.accuracies or {}), None) or (like.model if like else None)
+    mean, std = _statistics(authors, provenance, recipe)
+    resized = provenance.dataset is not None and is_resizable(provenance.dataset)
     return {
-        **opening.told_by_file(authors, facts.zca, model),
-        "dataset": facts.dataset,
+        **opening.told_by_file(authors, provenance.zca, model),
+        "dataset": provenance.dataset,
         "mean": mean,
         "std": std,
-        "class_names": _class_names(authors, facts),
+        "class_names": _class_names(authors, provenance),
         "image_size": authors.im_size[0] if resized else None,
         "resize": like and (recipe.values.get("resize", DataOptions.resize) if recipe else None),
         # The authors' version of torchvision does not antialias tensors.
-        "antialias": None if facts.dataset is None else not resized,
-        "objective": facts.objective if recipe is None else recipe.objective,
-        "evaluation": _evaluation(facts, like, recipe),
+        "antialias": None if provenance.dataset is None else not resized,
+        "objective": provenance.objective if recipe is None else recipe.objective,
+        "evaluation": _evaluation(provenance, like, recipe),
     }
 
 
-def _evaluation(facts: Facts, like: DistillOptions | None, recipe: recipes.Recipe | None) -> dict[str, Any] | None:
+def _evaluation(
+    provenance: Provenance, like: DistillOptions | None, recipe: recipes.Recipe | None
+) -> dict[str, Any] | None:
     """`EvaluationProtocol` as metadata, less what is unknown."""
     known: dict[str, Any] = {}
     if like is not None and recipe is not None:
@@ -156,36 +164,36 @@ def _evaluation(facts: Facts, like: DistillOptions | None, recipe: recipes.Recip
         known = protocol.as_metadata()
         if recipe.objective.endswith("TM") and protocol.kind == "dc":
             del known["lr"]  # it was learned, and is not in the file
-    given = {"epochs": facts.epochs, "lr": facts.lr_net, "strategy": facts.dsa_strategy}
+    given = {"epochs": provenance.epochs, "lr": provenance.lr_net, "strategy": provenance.dsa_strategy}
     return {**known, **{key: value for key, value in given.items() if value is not None}} or None
 
 
 def _statistics(
-    authors: AuthorsSet, facts: Facts, recipe: recipes.Recipe | None
+    authors: AuthorsSet, provenance: Provenance, recipe: recipes.Recipe | None
 ) -> Statistics | tuple[list[float] | None, list[float] | None]:
-    if facts.dataset is None or facts.zca:
+    if provenance.dataset is None or provenance.zca:
         return None, None
     stats = recipe.values.get("cifar100_stats") if recipe is not None else None
-    found = statistics("CIFAR10" if stats == "cifar10" and facts.dataset == "CIFAR100" else facts.dataset)
+    found = statistics("CIFAR10" if stats == "cifar10" and provenance.dataset == "CIFAR100" else provenance.dataset)
     if found is None:
         return None, None
     if len(found[0]) != authors.channels:
         raise InputError(
-            f"the images of {authors.files[0]} have {authors.channels} channel(s), those of {facts.dataset} "
+            f"the images of {authors.files[0]} have {authors.channels} channel(s), those of {provenance.dataset} "
             f"{len(found[0])}: give the --dataset that it was made from"
         )
     return list(found[0]), list(found[1])
 
 
-def _class_names(authors: AuthorsSet, facts: Facts) -> list[str] | None:
+def _class_names(authors: AuthorsSet, provenance: Provenance) -> list[str] | None:
     """Of subsets of ImageNet; of other datasets they are not known before these are read."""
-    key = (facts.dataset or "").removeprefix(PREFIX)
-    if facts.dataset is None or key == facts.dataset:
+    key = (provenance.dataset or "").removeprefix(PREFIX)
+    if provenance.dataset is None or key == provenance.dataset:
         return None
     names = list(SUBSETS[key].values())
     if len(names) != authors.num_classes:
         raise InputError(
-            f"{authors.files[0]} has {authors.num_classes} classes, {facts.dataset} has {len(names)}: "
+            f"{authors.files[0]} has {authors.num_classes} classes, {provenance.dataset} has {len(names)}: "
             "give the --dataset that it was made from"
         )
     return names

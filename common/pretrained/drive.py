@@ -16,7 +16,7 @@ from typing import Any
 from common import recipes
 from common.datasets import DATASETS
 from common.datasets.imagenet_classes import PREFIX, SYNONYMS, WHOLE, canonical
-from common.pretrained.convert import Facts
+from common.pretrained.convert import Provenance
 from common.recipes import OBJECTIVES
 from common.synset.authors import is_authors
 from common.synset.hub import SUFFIX
@@ -126,21 +126,21 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def facts_of(path: Path) -> Facts:
-    """What a file's name and the folders above it say: dataset, ipc and, of a res_*.pt, objective and network."""
-    facts = Facts()
+def provenance_of(path: Path) -> Provenance:
+    """What a file's name and the folders above it say: dataset, ipc and, for a res_*.pt, objective and network."""
+    provenance = Provenance()
     match = _RESULTS.fullmatch(path.name)
     if match is not None:
-        facts.dataset, facts.ipc = _dataset(match["dataset"]), int(match["ipc"])
+        provenance.dataset, provenance.ipc = _dataset(match["dataset"]), int(match["ipc"])
         if match["method"]:
-            facts.objective, facts.model = "DM" if match["method"] == "DM" else "DC", match["model"]
+            provenance.objective, provenance.model = "DM" if match["method"] == "DM" else "DC", match["model"]
     elif match := _IN_PAIR.search(path.name):
-        facts.ipc = int(match["ipc"])
+        provenance.ipc = int(match["ipc"])
     names = path.resolve().parts[:-1]
     for above, name in reversed(list(zip(("", *names), names, strict=False))):
-        if facts.dataset is None:
-            facts.dataset = _dataset(f"{PREFIX}{name}" if above == WHOLE else name)
-    return facts
+        if provenance.dataset is None:
+            provenance.dataset = _dataset(f"{PREFIX}{name}" if above == WHOLE else name)
+    return provenance
 
 
 def _dataset(name: str) -> str | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from common.report.voxels import render
 from common.system.files import write_atomically
+from common.system.text import networks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ _DPI = 150
 
 
 def draw_images(path: Path, images: Tensor, class_names: Sequence[str], title: str) -> None:
-    """One row per class of images [C * n, ch, H, W] in [0, 1], grouped by class; at most 20 classes and 16 images each."""
+    """One row per class of images [C * n, ch, H, W] in [0, 1], by class; at most 20 classes, 16 images each."""
     rows = images.unflatten(0, (len(class_names), -1))[:MAX_CLASSES, :MAX_IMAGES].cpu().numpy()
     count, columns, _, height, width = rows.shape
     # One picture with white gaps: an axis for each image takes twenty times as long.
@@ -135,7 +136,7 @@ def _plot_losses(axis: Axes, losses: Sequence[tuple[int, float]]) -> None:
 
 
 def _plot_accuracies(axis: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
-    pools = [point.get("networks", {point.get("network", ""): point}) for point in evaluations]
+    pools = [networks_of(point) for point in evaluations]
     names = list(dict.fromkeys(name for pool in pools for name in pool))
     for name in names:
         tested = [

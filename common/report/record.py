@@ -15,6 +15,7 @@ from common.recipes import OBJECTIVES
 from common.system.errors import InputError
 from common.system.files import read_json
 from common.system.scripts import VOXELS, distill_script
+from common.system.text import best_of
 
 # Options that count something a published setting has more of, and what they count.
 _AMOUNTS = {
@@ -61,8 +62,7 @@ class RunRecord:
         """{"start", "last", "best"} of the evaluations so far; empty before the first one."""
         if not self.evaluations:
             return {}
-        best = max(self.evaluations, key=lambda point: point["mean"])
-        return {"start": self.evaluations[0], "last": self.evaluations[-1], "best": best}
+        return {"start": self.evaluations[0], "last": self.evaluations[-1], "best": best_of(self.evaluations)}
 
     @property
     def published(self) -> dict[str, Any] | None:

@@ -18,7 +18,15 @@ from common.report.show import energy_by_frequency, visible
 from common.report.voxels import render
 from common.synset.file import load_synset
 from common.synset.synset import SynSet
-from common.system.text import describe_bytes, describe_seconds
+from common.system.text import (
+    best_by_network,
+    describe_bytes,
+    describe_seconds,
+    networks_of,
+    percent,
+    percent_with_std,
+    published_with_std,
+)
 
 _FILES = (
     "synset.safetensors", "synset_best.safetensors", "summary.json", "metrics.jsonl", "config.json", "log.txt",
@@ -63,8 +71,8 @@ def write_run_report(folder: Path) -> Path:
 
 def _percent(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "mean": f"{100 * figures['mean']:.2f}",
-        "std": f"{100 * figures['std']:.2f}",
+        "mean": percent(figures["mean"]),
+        "std": percent(figures["std"]),
         "n": figures["n"],
         "network": figures.get("network"),
         "iteration": figures.get("iteration"),
@@ -74,31 +82,27 @@ def _percent(figures: Mapping[str, Any]) -> dict[str, Any]:
 def _comparison(run: RunRecord) -> list[dict[str, str]]:
     """Rows what, ours, published, difference (accuracies in %)."""
     published, rows = run.published, []
-    theirs = "unknown"
-    if published is not None:
-        theirs = f"{published['accuracy']}" + (f" ± {published['std']}" if "std" in published else "")
+    theirs = "unknown" if published is None else published_with_std(published)
     for key, what in {"last": "last", "best": "best on test"}.items():
         if key in run.points:
-            ours = 100 * run.points[key]["mean"]
+            ours = run.points[key]
             rows.append({
                 "what": what,
-                "ours": f"{ours:.2f} ± {100 * run.points[key]['std']:.2f}",
+                "ours": percent_with_std(ours),
                 "published": theirs,
-                "difference": "" if published is None else f"{ours - published['accuracy']:+.2f}",
+                "difference": "" if published is None else f"{100 * ours['mean'] - published['accuracy']:+.2f}",
             })  # fmt: skip
     return rows
 
 
 def _pool(run: RunRecord) -> list[dict[str, Any]]:
     """Each network of a pool: last, and best of all evaluations in which it was tested."""
-    tested = [point["networks"] for point in run.evaluations if "networks" in point]
-    names = dict.fromkeys(name for pool in tested for name in pool)
-    rows = []
-    for name in names:
-        figures = [pool[name] for pool in tested if name in pool]
-        best = max(figures, key=lambda each: each["mean"])
-        rows.append({"name": name, "last": _percent(figures[-1]), "best": _percent(best)})
-    return rows
+    names = dict.fromkeys(name for point in run.evaluations for name in point.get("networks", {}))
+    last = {name: figures for point in run.evaluations for name, figures in networks_of(point).items()}
+    best = best_by_network(run.evaluations)
+    return [
+        {"name": name, "last": percent_with_std(last[name]), "best": percent_with_std(best[name])} for name in names
+    ]
 
 
 def _curves(run: RunRecord) -> dict[str, Any]:

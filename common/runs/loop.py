@@ -33,6 +33,7 @@ from common.system import parallel
 from common.system.devices import precision
 from common.system.errors import InputError
 from common.system.seeds import Draws, seeded
+from common.system.text import best_of
 from common.training.train import EvaluationProtocol
 
 _CHECKPOINT_SHARE = 0.01  # of the time that updates take
@@ -93,7 +94,7 @@ class Distillation:
         self._source: Source | None = None
         self._others: dict[str, Kept] = {}
         self._iteration = 0
-        self._evaluations = Evaluations(setup, self.compiled, self.compiler)
+        self._evaluations = Evaluations(setup)
         self._losses = Losses(self._record_loss, self._diverged)
         self._seconds = 0.0
         self._started = self._saved = time.monotonic()
@@ -287,7 +288,7 @@ class Distillation:
         learned = None if self._step_size is None else self._step_size.value
         if learned is not None:
             point["step_size"] = learned.item()
-        self._output.evaluated(point, point is self._evaluations.best, protocol, learned)
+        self._output.evaluated(point, point is best_of(self._evaluations.points), protocol, learned)
         self._run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
         self._save()
         if self._iteration < self.options.Iteration:  # after the last one `finish` writes it, with the summary
@@ -296,7 +297,7 @@ class Distillation:
     def _finish(self) -> dict[str, Any]:
         seconds = self._seconds + time.monotonic() - self._started
         more = {} if self._source is None else self._source.stated()
-        return self._output.finish(self._evaluations, self._protocol, seconds, more)
+        return self._output.finish(self._evaluations.points, self._protocol, seconds, more)
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from common.report import pictures
 from common.report.record import read_metrics
 from common.report.run_page import write_run_report
-from common.runs.evaluation import Evaluations
 from common.runs.folder import Run
 from common.runs.setup import Setup
 from common.runs.track import Tracker, open_tracker
@@ -18,7 +17,7 @@ from common.synset.file import export_pair, load_synset, save_synset
 from common.system import parallel
 from common.system.devices import peak_memory
 from common.system.errors import InputError
-from common.system.text import in_percent
+from common.system.text import best_by_network, best_of, in_percent
 from common.training.train import EvaluationProtocol
 
 
@@ -118,13 +117,13 @@ class Output:
         self.tracker.picture("masks", path, 0)
 
     def finish(
-        self, evaluations: Evaluations, protocol: EvaluationProtocol, seconds: float, more: dict[str, Any]
+        self, points: list[dict[str, Any]], protocol: EvaluationProtocol, seconds: float, more: dict[str, Any]
     ) -> dict[str, Any]:
         """Write summary.json, with which the run is finished, and the report; returns the summary.
 
-        seconds: what the run took. more: further entries of the summary.
+        points: all evaluations. seconds: what the run took. more: further entries of the summary.
         """
-        run, setup, points = self._run, self._setup, evaluations.points
+        run, setup = self._run, self._setup
         last = points[-1]["iteration"]
         losses, _ = read_metrics(run.folder / "metrics.jsonl")
         pictures.draw_curves(run.folder / "curves.png", losses, points)
@@ -135,8 +134,8 @@ class Output:
             "dataset": setup.options.dataset,
             "start": points[0],
             "last": points[-1],
-            "best_on_test": evaluations.best,
-            **({} if len(setup.pool) == 1 else {"best_on_test_by_network": evaluations.best_by_network}),
+            "best_on_test": best_of(points),
+            **({} if len(setup.pool) == 1 else {"best_on_test_by_network": best_by_network(points)}),
             "evaluation": protocol.as_metadata(),
             "budget": setup.synset.budget(),
             "file": str(file),

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common import frequency
 from common.config.options import DistillOptions, Sources
 from common.images.image_data import ImageData
-from common.networks import Network, build_network, has_batchnorm
+from common.networks import Network, build_network, has_batchnorm, has_dropout
 from common.networks.pools import build_pool, principal
 from common.synset.synset import SynSet, SynSetArgs
 from common.system import parallel
@@ -95,7 +95,7 @@ def check_chunk(options: DistillOptions, network: nn.Module) -> None:
 
 def check_no_dropout(options: DistillOptions, network: nn.Module) -> None:
     """Raises InputError for a network whose passes differ from one to the next, where several are one in theory."""
-    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules()):
+    if has_dropout(network):
         raise InputError(
             f"{options.model} has dropout, which each pass over the same images would draw anew: "
             "give another --model to match, this one can be among those that --eval_mode tests"

@@ -19,6 +19,9 @@ from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
 from common.system.files import torch_bytes, write_atomically
 
+# A synthetic set and its metadata, as `load_synset` gives them.
+StoredSet = tuple[SynSet, dict[str, Any]]
+
 FORMAT = "fred-synset"
 VERSION = 1
 _METADATA_KEY = "fred"
@@ -56,7 +59,7 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
     return path
 
 
-def load_synset(path: Path | str, device: torch.device | str = "cpu") -> tuple[SynSet, dict[str, Any]]:
+def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredSet:
     """The synthetic set and its metadata; `metadata["step_size"]` is the learned step size where there is one.
 
     Raises InputError for a file that is missing, truncated, of another kind, or of a newer version.

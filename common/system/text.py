@@ -1,8 +1,8 @@
-"""Amounts as people say them."""
+"""Amounts, accuracies and differences: what is computed from them in one way, and how they are written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,47 @@ def point_of(accuracies: dict[str, list[float]], principal: str) -> dict[str, An
     return {"network": principal, **figures[principal], **pool}
 
 
-def in_percent(figures: dict[str, Any]) -> str:
-    """`mean_and_std` as people write it: "44.65 +- 0.47 %"."""
-    return f"{100 * figures['mean']:.2f} +- {100 * figures['std']:.2f} %"
+def networks_of(point: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The figures of an evaluation by network name, of a pool or of one network."""
+    return point.get("networks", {point.get("network", ""): point})
+
+
+def best_of(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The evaluation with the highest mean, the first of equals. Raises ValueError where there is none."""
+    return max(evaluations, key=lambda point: point["mean"])
+
+
+def best_by_network(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of each network the figures with its highest mean, the first of equals, and the iteration that they are of."""
+    best: dict[str, dict[str, Any]] = {}
+    for point in evaluations:
+        for name, figures in networks_of(point).items():
+            if name not in best or figures["mean"] > best[name]["mean"]:
+                best[name] = {key: figures[key] for key in ("mean", "std", "n", "accuracies")}
+                best[name]["iteration"] = point["iteration"]
+    return best
+
+
+def percent(fraction: float) -> str:
+    """A fraction in %, without the sign: "44.65"."""
+    return f"{100 * fraction:.2f}"
+
+
+def percent_with_std(figures: Mapping[str, Any]) -> str:
+    """`mean_and_std` in %, without the sign, as tables have it: "44.65 ± 0.47"."""
+    return f"{percent(figures['mean'])} ± {percent(figures['std'])}"
+
+
+def in_percent(figures: Mapping[str, Any]) -> str:
+    """`mean_and_std` as a terminal can show it: "44.65 +- 0.47 %"."""
+    return f"{percent(figures['mean'])} +- {percent(figures['std'])} %"
+
+
+def published_with_std(published: Mapping[str, Any], sign: str = "±") -> str:
+    """A published accuracy in %, with its standard deviation where one was published: "44.5 ± 0.4" or "44.5"."""
+    return f"{published['accuracy']}" + (f" {sign} {published['std']}" if "std" in published else "")
+
+
+def difference(name: str, there: Any, now: Any) -> str:
+    """What is otherwise in something stored than in what is asked for now: "--ipc 1 there, 10 now"."""
+    return f"{name} {there} there, {now} now"

@@ -1,1 +1,1 @@
-"""Every network that is trained and tested: evaluations, coresets, experts, robustness."""
+"""Training networks on a synthetic or a real set and testing them: protocols, evaluations, baselines."""

@@ -1,7 +1,8 @@
-"""Coresets, the real images that stand best for their class: baselines of the dataset-distillation literature.
+"""Real images to train on instead of a synthetic set: baselines of the dataset-distillation literature.
 
-Both choose greedily by the features [N, F] that a network trained on the whole set gives the images, in all classes at
-once. As in Zhao, Mopuri and Bilen (ICLR 2021), table 1.
+`random_real` draws them. Coresets are those that represent their class best: `herding` and `k_center` choose greedily
+by the features [N, F] that a network trained on the whole set gives the images, in all classes at once. As in Zhao,
+Mopuri and Bilen (ICLR 2021), table 1.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from common.config.options import EvaluationOptions
-from common.datasets import ImageData
+from common.datasets import ImageData, draw_per_class
 from common.networks import Network, reinitialise
 from common.system.errors import InputError
 from common.system.seeds import derive, generator, seeded
-from common.training.train import MOMENTUM, TEST_BATCH, WEIGHT_DECAY, EvaluationProtocol, train_epoch
+from common.training.train import MOMENTUM, TEST_BATCH, WEIGHT_DECAY, Batches, EvaluationProtocol, train_epoch
 
 Rule = Callable[[Tensor, Sequence[Tensor], int], Tensor]
 
@@ -56,6 +57,12 @@ def k_center(features: Tensor, class_indices: Sequence[Tensor], ipc: int) -> Ten
         best = nearest.masked_fill(~there, -torch.inf).argmax(dim=1)
         chosen.append(best)
     return indices.gather(1, torch.stack(chosen, dim=1))
+
+
+def random_real(data: ImageData, ipc: int, draws: torch.Generator) -> Batches:
+    """The simplest baseline of the same budget: ipc real images per class, drawn without replacement."""
+    indices = draw_per_class(data, ipc, draws).flatten().to(data.labels.device)
+    return Batches(data.batch(indices), data.labels[indices])
 
 
 RULES: dict[str, Rule] = {"herding": herding, "kcenter": k_center}

@@ -1,4 +1,4 @@
-"""Several networks trained at the same time, as rows of one set of stacked weights: what `evaluate` does one by one.
+"""Several networks trained at the same time, as rows of one set of stacked weights.
 
 Each network has its own training set, order of images and augmentation, so the numbers are those of training it alone,
 but for the order in which sums are rounded. The optimiser works element by element, on stacked weights as on others.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,47 +20,55 @@ from common.datasets import ImageData
 from common.matching import augment
 from common.networks import reinitialise
 from common.training import dc_augment
-from common.training.train import (
-    MOMENTUM,
-    TEST_BATCH,
-    WEIGHT_DECAY,
-    EvaluationProtocol,
-    TrainingSet,
-    running_average,
-)
+from common.training.train import TEST_BATCH, EvaluationProtocol, TrainingSet, epochs
 
 State = dict[str, Tensor]  # by name, [n, ...]
 Stack = Callable[[State, State, Tensor], Tensor]
 
 
-def accuracies(
-    network: nn.Module,
-    seeds: Sequence[int],
-    training_sets: Sequence[TrainingSet],
-    test_data: ImageData,
-    protocol: EvaluationProtocol,
-    draws: Sequence[torch.Generator],
-    compiler: Callable[..., Any] | None = None,
-    check_stop: Callable[[], None] = lambda: None,
-    on_epoch: Callable[[], object] = lambda: None,
-) -> list[float]:
-    """Top-1 accuracies of n networks like `network`, with the initial weights of the n seeds, trained together.
+class Ensemble:
+    """Networks like a given one that are trained together, as often as is asked for.
 
-    training_sets: one a network, all of the same length. draws: a CPU generator a network. compiler: such as
-    torch.compile. check_stop may raise between steps; on_epoch is called n times an epoch, once a network.
-    The device is waited for once, at the end. Raises ValueError for training sets of different lengths.
+    They are compiled when they are first trained, and first tested, and then never again. compiler: such as
+    torch.compile, None to compile nothing.
     """
-    weights, buffers = initial(network, seeds)
-    stack = stacked(network.train(), compiler)
-    train(stack, weights, buffers, training_sets, protocol, draws, check_stop, on_epoch)
-    tested = stacked(network.eval(), compiler)
-    correct = torch.zeros(len(seeds), dtype=torch.long, device=test_data.labels.device)
-    with torch.no_grad():
-        for indices in torch.arange(len(test_data), device=test_data.labels.device).split(TEST_BATCH):
-            images = test_data.batch(indices)
-            logits = tested(weights, buffers, images.expand(len(seeds), *images.shape))  # [n, B, C]
-            correct += (logits.argmax(dim=2) == test_data.labels[indices]).sum(dim=1)
-    return (correct.double() / len(test_data)).tolist()
+
+    def __init__(self, network: nn.Module, compiler: Callable[..., Any] | None = None) -> None:
+        self._network, self._compiler = network, compiler
+
+    @cached_property
+    def _training(self) -> Stack:
+        return stacked(self._network.train(), self._compiler)
+
+    @cached_property
+    def _testing(self) -> Stack:
+        return stacked(self._network.eval(), self._compiler)
+
+    def accuracies(
+        self,
+        seeds: Sequence[int],
+        training_sets: Sequence[TrainingSet],
+        test_data: ImageData,
+        protocol: EvaluationProtocol,
+        draws: Sequence[torch.Generator],
+        check_stop: Callable[[], None] = lambda: None,
+        on_epoch: Callable[[], object] = lambda: None,
+    ) -> list[float]:
+        """Top-1 accuracies of n networks, with the initial weights of the n seeds, each trained on a set of its own.
+
+        training_sets: one per network, all of the same length. draws: a CPU generator per network. check_stop may raise
+        between steps; on_epoch is called n times per epoch, once for each network. The device is waited for once, at
+        the end. Raises ValueError for training sets of different lengths.
+        """
+        weights, buffers = initial(self._network, seeds)
+        train(self._training, weights, buffers, training_sets, protocol, draws, check_stop, on_epoch)
+        correct = torch.zeros(len(seeds), dtype=torch.long, device=test_data.labels.device)
+        with torch.no_grad():
+            for indices in torch.arange(len(test_data), device=test_data.labels.device).split(TEST_BATCH):
+                images = test_data.batch(indices)
+                logits = self._testing(weights, buffers, images.expand(len(seeds), *images.shape))  # [n, B, C]
+                correct += (logits.argmax(dim=2) == test_data.labels[indices]).sum(dim=1)
+        return (correct.double() / len(test_data)).tolist()
 
 
 def initial(network: nn.Module, seeds: Sequence[int]) -> tuple[State, State]:
@@ -95,28 +104,14 @@ def train(
     check_stop: Callable[[], None] = lambda: None,
     on_epoch: Callable[[], object] = lambda: None,
 ) -> None:
-    """Train the stacked networks in place, as `training.train` does each: they end with the weights to test."""
+    """Train the stacked networks in place, as `train.train` does each: they end with the weights to test."""
     lengths = {len(data.labels) for data in training_sets}
     if len(lengths) != 1:
         raise ValueError(f"networks that are trained together need training sets of one length, not {sorted(lengths)}")
-    averages: list[Tensor] | None = None
-    for epoch in range(protocol.epochs_of_training):
-        lr = protocol.step_size(epoch)
-        if protocol.starts_anew(epoch):
-            optimizer = torch.optim.SGD(list(weights.values()), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        optimizer.param_groups[0]["lr"] = lr
+    for optimizer in epochs(protocol, list(weights.values()), list(buffers.values())):
         _train_epoch(stack, weights, buffers, training_sets, optimizer, protocol, draws, check_stop)
-        if protocol.kind == "glad":
-            current = [tensor.detach() for tensor in (*weights.values(), *buffers.values())]
-            if averages is None:
-                averages = [tensor.clone() for tensor in current]
-            else:
-                _average(averages, current, epoch)
         for _ in training_sets:
             on_epoch()
-    if averages is not None:
-        with torch.no_grad():
-            torch._foreach_copy_([*weights.values(), *buffers.values()], averages)
 
 
 def _train_epoch(
@@ -159,11 +154,3 @@ def _augmented(images: Tensor, protocol: EvaluationProtocol, draws: Sequence[tor
         parts = zip(images.split(each), after, strict=True)
         images = torch.cat([dc_augment.apply(some, params) for some, params in parts])
     return images
-
-
-def _average(averages: list[Tensor], current: list[Tensor], count: int) -> None:
-    """`running_average` of all tensors, by type as torch.optim.swa_utils does. count: epochs in `averages`."""
-    for floating in (True, False):
-        rows = [i for i, tensor in enumerate(averages) if tensor.is_floating_point() == floating]
-        if rows:
-            running_average([averages[i] for i in rows], [current[i] for i in rows], count)

@@ -1,102 +1,100 @@
-"""How good is a synthetic set: train fresh networks on it, test them on real images (the authors' evaluate_synset)."""
+"""How good is a synthetic set: `evaluate(synset, test)` trains fresh networks on it and tests them on real images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from common.datasets import ImageData, draw_per_class
-from common.networks import reinitialise
-from common.system import parallel
-from common.system.seeds import derive, generator, seeded
-from common.training import ensemble
-from common.training.train import Batches, EvaluationProtocol, TrainingSet, accuracy, train
-
-_ALL = 1 << 20
+from common.config.options import DSA_STRATEGY
+from common.datasets import ImageData
+from common.matching.augment import parse_strategy
+from common.networks import build_network
+from common.synset.synset import SynSet
+from common.system.errors import InputError
+from common.system.text import point_of
+from common.training.pool import EvaluationNetwork, evaluate_pool
+from common.training.train import Batches, EvaluationProtocol, TrainingSet
 
 
 def evaluate(
-    network: nn.Module,
-    training_sets: Callable[[int], TrainingSet],
-    test_data: ImageData,
-    protocol: EvaluationProtocol,
-    numbers: Sequence[int],
-    seed: int,
-    point: int = 0,
-    forward: Callable[[Tensor], Tensor] | None = None,
-    check_stop: Callable[[], None] = lambda: None,
-    on_epoch: Callable[[], object] = lambda: None,
-    together: int = 1,
-    compiler: Callable[..., Any] | None = None,
-) -> Iterator[float]:
-    """Accuracies of fresh networks, one for each of `numbers`, as each is finished.
+    synset: SynSet | tuple[Tensor, Tensor] | ImageData,
+    test: ImageData,
+    *,
+    model: str = "ConvNetD3",
+    networks: int = 5,
+    epochs: int = 1000,
+    lr: float = 0.01,
+    batch: int = 256,
+    dsa_strategy: str = DSA_STRATEGY,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train networks from scratch on a synthetic set, or on real images, and test them.
 
-    training_sets: network number -> what it is trained on. point: tells evaluations of one run apart (its iteration).
-    Network `number` depends on (seed, point, number) alone, so an evaluation may stop and go on, in any order.
-    together: networks trained at the same time (`ensemble`), with the same draws as one by one; those with dropout,
-    whose draws would differ, are trained one by one. compiler: such as torch.compile, for networks trained together.
-    Several processes share the networks: all of them have to ask, and all are given all accuracies.
+    As `DM/evaluate.py` with the same values, and with the same accuracies: SGD with momentum 0.9 and weight decay 5e-4,
+    epochs + 1 epochs, a tenth of the step size in the second half.
+
+    Args:
+        synset: a `SynSet`; or (images, labels), normalised like `test`, float32 [N, ch, *im_size] and int64 [N] in
+            0 .. C - 1; or an `ImageData` such as the training images that `load_dataset` gives. It is left unchanged.
+        test: real test images of C classes. Networks are trained on its device.
+        model: what is trained, such as ConvNetD3, AlexNet, VGG11, ResNet18; see `build_network`.
+        networks: how many of them, with different initial weights.
+        epochs, lr, batch: length, step size and batch size of their training.
+        dsa_strategy: augmentations joined by underscores; "none" or "" for none (then MNIST is augmented as in DC).
+        seed: every random draw is a function of it; the global random state is left alone.
+        progress: show a progress bar.
+
+    Returns:
+        {"network": model, "mean", "std", "n": networks, "accuracies": of each network}, fractions of the test images;
+        the standard deviation is that of the population, as the authors report it.
+
+    Raises:
+        InputError: for a value that cannot work, an unknown model or augmentation, and a set that does not fit `test`.
     """
+    for name, value, least in (("networks", networks, 1), ("epochs", epochs, 0), ("batch", batch, 1)):
+        if value < least:
+            raise InputError(f"{name} is {value}: give at least {least}")
+    if not lr > 0:
+        raise InputError(f"lr is {lr}: give a positive step size")
+    parse_strategy(dsa_strategy)
+    with torch.random.fork_rng(devices=[]):  # the weights of a new layer are drawn from the global state
+        network = build_network(model, test.channels, test.num_classes, test.im_size).to(test.device)
+    data = _training_set(synset, test)
+    accuracies = evaluate_pool(
+        {model: EvaluationNetwork(network)},
+        lambda number: data,
+        test,
+        EvaluationProtocol(epochs, lr, batch, dsa_strategy),
+        networks,
+        seed,
+        dataset=test.name,
+        progress=progress,
+    )
+    return point_of(accuracies, model)
 
-    def trained(some: Sequence[int]) -> Iterator[float]:
-        if not some:
-            return
-        if together > 1 and not _has_dropout(network):
-            yield from ensemble.accuracies(
-                network,
-                [derive(seed, "evaluation network", point, number) for number in some],
-                [training_sets(number) for number in some],
-                test_data,
-                protocol,
-                [generator(seed, "evaluation draws", point, number) for number in some],
-                compiler,
-                check_stop,
-                on_epoch,
+
+def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: ImageData) -> TrainingSet:
+    """The set on the device of the test images; InputError where it does not fit them."""
+    if isinstance(synset, ImageData):
+        shape, labels = (synset.channels, *synset.im_size), synset.labels
+        data: TrainingSet = synset.to(test.device)
+    else:
+        images, labels = synset.get(need_copy=True) if isinstance(synset, SynSet) else synset
+        shape = tuple(images.shape[1:])
+        if labels.ndim != 1 or len(images) != len(labels) or labels.dtype != torch.long:
+            raise InputError(f"{len(images)} images need as many int64 labels, not {labels.dtype} {list(labels.shape)}")
+        if images.dtype != torch.float32:
+            raise InputError(
+                f"the images to train on are {images.dtype}: normalise them to float32, as those of `test`"
             )
-            return
-        for number in some:
-            reinitialise(network, derive(seed, "evaluation network", point, number))
-            draws = generator(seed, "evaluation draws", point, number)
-            with seeded(network, seed, "evaluation dropout", point, number):
-                train(network, training_sets(number), protocol, draws, forward, check_stop, on_epoch)
-            yield accuracy(network, test_data, forward)
-
-    for some in _rounds(network, len(numbers), together):
-        first, last = parallel.share(len(some))
-        for accuracies in parallel.gather(list(trained(numbers[some.start + first : some.start + last]))):
-            yield from accuracies
-
-
-def trained_here(network: nn.Module, count: int, together: int) -> int:
-    """How many of `count` networks `evaluate` trains in this process."""
-    shares = (parallel.share(len(some)) for some in _rounds(network, count, together))
-    return sum(last - first for first, last in shares)
-
-
-def _rounds(network: nn.Module, count: int, together: int) -> Iterator[range]:
-    """What of 0 .. count - 1 is trained before the processes tell each other: `together` in each of them."""
-    size = parallel.world() * (1 if _has_dropout(network) else together)
-    for start in range(0, count, size):
-        yield range(start, min(start + size, count))
-
-
-def _has_dropout(network: nn.Module) -> bool:
-    return any(isinstance(module, nn.Dropout) for module in network.modules())
-
-
-def networks_at_once(wanted: int, device: torch.device) -> int:
-    """How many networks to train together if `wanted` of them are asked for, 0 for what suits the device.
-
-    A GPU waits for the CPU to start the many small steps of one network, so it takes all at once (not yet
-    measured); a CPU loses (5 networks on 160 images of 32 px: 37 s together, 21 s one by one).
-    """
-    return wanted or (_ALL if device.type == "cuda" else 1)
-
-
-def random_real(data: ImageData, ipc: int, draws: torch.Generator) -> Batches:
-    """The simplest rival at the same budget: ipc real images a class, drawn without replacement."""
-    indices = draw_per_class(data, ipc, draws).flatten().to(data.labels.device)
-    return Batches(data.batch(indices), data.labels[indices])
+        data = Batches(images.detach().to(test.device), labels.to(test.device))
+    if shape != (test.channels, *test.im_size):
+        raise InputError(f"the images to train on are {shape}, those of {test.name} {(test.channels, *test.im_size)}")
+    if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < test.num_classes:
+        raise InputError(
+            f"the set needs images with labels from 0 to {test.num_classes - 1}, the classes of {test.name}"
+        )
+    return data

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from common.config.options import DistillOptions
 from common.datasets import ImageData
@@ -130,17 +129,9 @@ def train(
     """Train `network` in place, so that it ends with the weights to test. Nothing waits for the device in an epoch.
 
     draws: a CPU generator for the order of images and the augmentation. forward: the network or its compiled form.
-    check_stop may raise between steps.
+    check_stop may raise between steps; on_epoch is called after each epoch.
     """
-    # Batch statistics are averaged as the weights are.
-    average = (
-        AveragedModel(network, multi_avg_fn=running_average, use_buffers=True) if protocol.kind == "glad" else None
-    )
-    for epoch in range(protocol.epochs_of_training):
-        lr = protocol.step_size(epoch)
-        if protocol.starts_anew(epoch):
-            optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        optimizer.param_groups[0]["lr"] = lr
+    for optimizer in epochs(protocol, list(network.parameters()), list(network.buffers())):
         train_epoch(
             network,
             data,
@@ -152,22 +143,43 @@ def train(
             check_stop,
             protocol.dc_strategy,
         )
-        if average is not None:
-            average.update_parameters(network)
         on_epoch()
-    if average is not None:
-        network.load_state_dict(average.module.state_dict())
+
+
+def epochs(
+    protocol: EvaluationProtocol, parameters: Sequence[Tensor], buffers: Sequence[Tensor]
+) -> Iterator[torch.optim.Optimizer]:
+    """The optimiser for each epoch of a protocol, set to its step size; the caller trains for one epoch with each.
+
+    parameters, buffers: those of one network, or of several stacked. After the last epoch they hold what is to be
+    tested: with kind glad, the moving averages over epochs, of batch statistics as well as of weights.
+    """
+    current = [tensor.detach() for tensor in (*parameters, *buffers)]
+    averages: list[Tensor] = []
+    for epoch in range(protocol.epochs_of_training):
+        lr = protocol.step_size(epoch)
+        if protocol.starts_anew(epoch):
+            optimizer = torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        optimizer.param_groups[0]["lr"] = lr
+        yield optimizer
+        if protocol.kind == "glad":
+            if averages:
+                _update_averages(averages, current, epoch)
+            else:
+                averages = [tensor.clone() for tensor in current]
+    for tensor, average in zip(current, averages, strict=False):  # there are none of kind dc
+        tensor.copy_(average)
 
 
 @torch.no_grad()
-def running_average(
-    averages: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], count: Tensor | int
-) -> None:
-    """The mean of all epochs' values while those are few, later an exponential average. count: epochs in `averages`."""
-    if averages[0].is_floating_point():
-        torch._foreach_lerp_(averages, current, max(1 / (int(count) + 1), 1 - GLAD_DECAY))
-    else:  # how many batches BatchNorm has seen
-        torch._foreach_copy_(averages, current)
+def _update_averages(averages: Sequence[Tensor], current: Sequence[Tensor], count: int) -> None:
+    """Add an epoch to averages over `count` epochs: plain means while those are few, later exponential averages."""
+    weight = max(1 / (count + 1), 1 - GLAD_DECAY)
+    for average, value in zip(averages, current, strict=True):
+        if average.is_floating_point():
+            average.lerp_(value, weight)
+        else:  # how many batches BatchNorm has seen
+            average.copy_(value)
 
 
 def slow_from(epochs: int) -> int:

@@ -31,6 +31,7 @@ from common.datasets import ImageData
 from common.images.pixels import fingerprint
 from common.system.errors import InputError
 from common.system.files import read_json, take_lock, write_atomically, write_json
+from common.system.text import difference
 from common.system.version import code_version
 
 FORMAT = "fred-experts"
@@ -237,7 +238,7 @@ def _difference(key: str, stored: Any, asked: Any) -> str:
         return "other classes"
     if key == "parameters":
         return "parameters of other names or shapes"
-    return f"{'' if key in _NOT_FLAGS else '--'}{key} {stored} there, {asked} now"
+    return difference(key if key in _NOT_FLAGS else f"--{key}", stored, asked)
 
 
 def _is_there(folder: Path, number: int, shape: tuple[int, int]) -> bool:

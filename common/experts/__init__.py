@@ -1,0 +1,1 @@
+"""Expert networks for trajectory matching: trained, kept in folders, read."""

@@ -1,0 +1,125 @@
+"""Opening a folder of expert trajectories, ours or the authors', checked against what they are to be used for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from common.config.command_line import data_flags, parse_buffer
+from common.config.options import BufferOptions, DataOptions
+from common.config.places import dataset_folder
+from common.experts.buffer import Buffer, Expert
+from common.experts.folder import (
+    UNREADABLE_TENSORS,
+    buffer_folder,
+    damaged,
+    differences,
+    expert_files,
+    read_manifest,
+    trajectory_shape,
+)
+from common.experts.replay import replay_files, replayed_experts
+from common.images.pixels import fingerprint
+from common.system.errors import InputError
+from common.system.scripts import buffer_script
+
+# Entries of a manifest that describe the code, not the experts.
+_OF_THE_CODE = ("format", "format_version", "version")
+
+
+def find_buffer(buffer_path: str | Path, dataset: str, model: str, zca: bool) -> Path:
+    """The folder to read experts from: ours, or the authors' (<dataset>_NO_ZCA/<network>; whitened: <dataset>/...).
+
+    Ours is also the answer where there is neither.
+    """
+    ours = buffer_folder(buffer_path, dataset, model, zca)
+    theirs = Path(buffer_path).expanduser() / f"{dataset_folder(dataset)}{'' if zca else '_NO_ZCA'}" / model
+    return theirs if replay_files(theirs) and not expert_files(ours) else ours
+
+
+def open_buffer(
+    folder: Path,
+    made_for: dict[str, Any],
+    epochs: int = 1,
+    data: DataOptions | None = None,
+    objective: str = "TM",
+) -> Buffer:
+    """The experts in a folder, checked against what they are to be used for.
+
+    made_for: `folder.describe` of the training images and the network. epochs: the last snapshot that will be asked
+    for, max_start_epoch - 1 + expert_epochs. data: the options that chose the images, and objective: whose buffer.py it
+    is, for the command that would train missing experts. Only headers are read; of the authors' files, the lists and
+    one snapshot.
+    Raises InputError for a folder without experts, for experts of another dataset, normalisation or network, for too
+    few epochs, and for files that are damaged or hold more than tensors.
+    """
+    ours, theirs = expert_files(folder), replay_files(folder)
+    if ours and theirs:
+        raise InputError(f"{folder} holds {ours[0].name} and {theirs[0].name}, two formats: move one of them elsewhere")
+    experts = replayed_experts(folder, theirs, made_for) if theirs else _experts_of(folder, ours, made_for)
+    if not experts:
+        data = data or DataOptions(dataset=made_for["dataset"], zca=made_for["zca"] is not None)
+        command = _command(folder, data, made_for["model"], epochs, objective)
+        raise InputError(f"no experts in {folder}: run `{command}` first")
+    digest = fingerprint(experts[0].snapshot(0)) if theirs else _digest(read_manifest(folder))
+    buffer = Buffer(folder, tuple(experts), digest)
+    if buffer.epochs < epochs:
+        raise InputError(
+            f"the experts in {folder} have {buffer.epochs} epochs; max_start_epoch - 1 + expert_epochs is {epochs}: "
+            f"train others with --train_epochs {epochs} or more (and --keep_epochs {epochs}, which suffices) "
+            "into another --buffer_path, or lower --max_start_epoch"
+        )
+    return buffer
+
+
+def _experts_of(folder: Path, files: list[Path], made_for: dict[str, Any]) -> list[Expert]:
+    """The experts in our files, checked against the manifest; nothing is read but headers."""
+    if not files:
+        return []
+    told = differences(read_manifest(folder), made_for)
+    if told:
+        raise InputError(
+            f"the experts in {folder} were made for something else ({told}): give the options that they were made "
+            "with, or train others with buffer.py into another --buffer_path"
+        )
+    experts = []
+    for file in files:
+        snapshots, count = trajectory_shape(file)
+        if count != made_for["parameter_count"]:
+            raise damaged(file, f"{count} parameters, the network has {made_for['parameter_count']}")
+        experts.append(Expert(str(file), snapshots - 1, partial(_read_snapshot, file)))
+    return experts
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """A digest of everything that the experts are a function of; the dataset by name, wherever it lies."""
+    settings = {key: value for key, value in manifest.items() if key not in _OF_THE_CODE}
+    settings["dataset"] = dataset_folder(str(settings["dataset"]))
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=20).hexdigest()
+
+
+def _read_snapshot(file: Path, epoch: int) -> Tensor:
+    try:
+        # numpy reads the one row; torch would allocate memory for the whole file.
+        with safe_open(file, framework="np") as stored:
+            return torch.from_numpy(stored.get_slice("trajectory")[epoch])
+    except UNREADABLE_TENSORS as error:
+        raise damaged(file, str(error)) from error
+
+
+def _command(folder: Path, data: DataOptions, model: str, epochs: int, objective: str) -> str:
+    """The command line that trains what is missing, on the same images."""
+    chosen = ["--dataset", data.dataset, *(["--recipe", data.recipe] if data.recipe else [])]
+    unless_given = parse_buffer(BufferOptions, objective, chosen)  # what the recipe says, where there is one
+    words = ["python", buffer_script(objective), *chosen, "--model", model, *data_flags(data, unless_given)]
+    # A recipe may say fewer epochs than are asked for.
+    words += ["--train_epochs", str(max(epochs, unless_given.train_epochs)), "--keep_epochs", str(epochs)]
+    return shlex.join([*words, "--buffer_path", str(folder.parent.parent)])

@@ -1,0 +1,97 @@
+"""Expert trajectories in the authors' format, read as they are.
+
+A replay_buffer_<j>.pt holds a list of experts, each a list of snapshots, each a list of tensors in the order of
+network.parameters(). It does not say how it was made, so only the shapes of the tensors can be checked.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.config.places import dataset_folder
+from common.experts.buffer import Expert
+from common.experts.folder import numbered_files
+from common.system.errors import InputError
+from common.system.files import UNREADABLE
+
+_REPLAY = re.compile(r"replay_buffer_(\d+)\.pt")
+
+
+def replay_files(folder: Path) -> list[Path]:
+    """The replay buffers in a folder, by number; none where there is no such folder."""
+    return numbered_files(folder, _REPLAY)
+
+
+def replayed_experts(folder: Path, files: list[Path], made_for: dict[str, Any]) -> list[Expert]:
+    """The experts in replay buffers, in the order of the files and of the lists in them.
+
+    made_for: `folder.describe` of the training images and the network. The lists are read, and snapshots as they are
+    asked for (the files are memory-mapped). Raises InputError for a file that is damaged, holds more than tensors, or
+    does not fit the network, and for a folder whose name says otherwise of the whitening than made_for.
+    """
+    _check_whitening(folder, made_for)
+    shapes = {name: tuple(shape) for name, shape in made_for["parameters"].items()}
+    experts = []
+    for file in files:
+        for number, snapshots in enumerate(_read_replay(file)):
+            name = f"{file}, expert {number}"
+            for tensors in snapshots:
+                _check_shapes(name, [tuple(tensor.shape) for tensor in tensors], shapes, made_for["model"])
+            experts.append(Expert(name, len(snapshots) - 1, partial(_replayed_snapshot, snapshots)))
+    return experts
+
+
+def _read_replay(file: Path) -> list[list[list[Tensor]]]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except UNREADABLE as error:
+        reason = (str(error).splitlines() or [""])[0].partition(". ")[0]
+        raise InputError(
+            f"{file} cannot be read ({reason}): it is damaged, or holds more than tensors, which is never loaded "
+            "because it could run code; copy it again, or train experts with buffer.py"
+        ) from error
+    fits = isinstance(content, list) and all(
+        isinstance(snapshots, list) and snapshots and all(isinstance(tensors, list) for tensors in snapshots)
+        for snapshots in content
+    )
+    if not fits or not all(isinstance(t, Tensor) for snapshots in content for tensors in snapshots for t in tensors):
+        raise InputError(
+            f"{file} is not a list of experts, each a list of snapshots, each a list of tensors: "
+            "give a --buffer_path with replay buffers"
+        )
+    return content
+
+
+def _check_shapes(name: str, found: list[tuple[int, ...]], wanted: dict[str, tuple[int, ...]], model: str) -> None:
+    if len(found) != len(wanted):
+        raise InputError(
+            f"{name} has {len(found)} parameter tensors, {model} has {len(wanted)}: give the --model it was made with"
+        )
+    for shape, (parameter, there) in zip(found, wanted.items(), strict=True):
+        if shape != there:
+            raise InputError(
+                f"{name} has {list(shape)} where {parameter} of {model} is {list(there)}: "
+                "give the --dataset and --model it was made with"
+            )
+
+
+def _replayed_snapshot(snapshots: list[list[Tensor]], epoch: int) -> Tensor:
+    return torch.cat([tensor.detach().float().flatten() for tensor in snapshots[epoch]])
+
+
+def _check_whitening(folder: Path, made_for: dict[str, Any]) -> None:
+    """Only the folder's name tells: the authors use <dataset> for whitened images, <dataset>_NO_ZCA for others."""
+    dataset, here = dataset_folder(made_for["dataset"]), folder.parent.name
+    if made_for["zca"] is not None and here == f"{dataset}_NO_ZCA":
+        raise InputError(f"the experts in {folder} were trained without whitening: leave out --zca")
+    if made_for["zca"] is None and here in (dataset, f"{dataset}_zca"):
+        raise InputError(
+            f"by its name {folder} holds replay buffers of whitened images: give --zca, or if they are not whitened "
+            f"rename {here} to {dataset}_NO_ZCA"
+        )

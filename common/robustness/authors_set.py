@@ -1,0 +1,87 @@
+"""The authors' synthetic sets, tested as their corruption script tests them: their files say nothing of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from common.config.checks import check_least
+from common.config.options import DSA_STRATEGY
+from common.datasets import ImageData, check_dataset, is_imagenet, load_dataset
+from common.datasets.imagenet_classes import PREFIX, SYNONYMS, WHOLE
+from common.images.pixels import Resize, ResizeMode
+from common.robustness.options import RobustnessOptions
+from common.synset.authors import is_authors, read_authors
+from common.system.errors import InputError
+from common.training.evaluation_setup import EvaluationSetup, override
+from common.training.train import Batches, EvaluationProtocol
+
+# What the authors' script trains with, whichever set.
+AUTHORS_PROTOCOL = EvaluationProtocol(epochs=1000, lr=0.01, batch=256, strategy=DSA_STRATEGY)
+AUTHORS_NETWORK, AUTHORS_IMAGENET_NETWORK = "ConvNetD3", "ConvNetD5"
+
+
+def is_authors_set(options: RobustnessOptions) -> bool:
+    """Whether the set is a file of the authors: named, or found by its name where nothing is."""
+    return options.baseline is None and (options.synset is None or is_authors(options.synset))
+
+
+def authors_set(options: RobustnessOptions, folder: Path, device: torch.device) -> EvaluationSetup:
+    """A set in the authors' format, with what their script says of it: the file itself says nothing."""
+    check_least(options, "num_eval", 1)
+    check_least(options, "ipc", 1)
+    if any(value is not None for value in (options.recipe, options.cifar100_stats, options.zca)):
+        raise InputError("--recipe, --cifar100_stats and --zca are for baselines: leave them out with a synthetic set")
+    if options.synset is not None and options.ipc is not None:
+        raise InputError("--ipc says which file of --synset_path is meant: leave it out with --synset")
+    dataset = options.dataset or "CIFAR10"
+    check_dataset(dataset, options.subset)
+    found = read_authors(options.synset or _authors_file(options, dataset, folder))
+    imagenet = is_imagenet(dataset)
+    # The authors squash, and their version of torchvision did not antialias.
+    antialias = not imagenet if options.antialias is None else options.antialias
+    mode: ResizeMode = options.resize or ("squash" if imagenet else "crop")
+    _, test = load_dataset(
+        dataset,
+        options.data_path,
+        download=not options.no_download,
+        image_size=options.image_size or (found.im_size[0] if imagenet else None),
+        resize=mode,
+        antialias=antialias,
+        skip_corrupt=options.skip_corrupt,
+        workers=options.workers,
+    )
+    _check_fit(test, found.images, found.num_classes)
+    batches = Batches(found.images.to(device), found.labels.to(device))
+    network = options.model or (AUTHORS_IMAGENET_NETWORK if imagenet else AUTHORS_NETWORK)
+    protocol = override(AUTHORS_PROTOCOL, options)
+    resize = Resize(test.im_size[0], mode, antialias)
+    return EvaluationSetup(lambda number: batches, test.to(device), dataset, network, protocol, resize)
+
+
+def _check_fit(test: ImageData, images: torch.Tensor, classes: int) -> None:
+    if tuple(images.shape[1:]) != tuple(test.images.shape[1:]) or classes != test.num_classes:
+        raise InputError(
+            f"the test images of {test.name} are {tuple(test.images.shape[1:])} of {test.num_classes} classes, the "
+            f"synthetic ones {tuple(images.shape[1:])} of {classes}: give the --dataset they were made from"
+        )
+
+
+def _authors_file(options: RobustnessOptions, dataset: str, folder: Path) -> Path:
+    """FreD/CIFAR10/FreD_ipc1#images_best.pt, or below FreD/ImageNet by any of the subset's names."""
+    root = Path(options.synset_path or folder / "trained_synset").expanduser() / "FreD"
+    places = [root / dataset]
+    if is_imagenet(dataset):
+        key = dataset.removeprefix(PREFIX)
+        # The authors' own keys first.
+        synonyms = [name for name, known in SYNONYMS.items() if known == key]
+        places = [root / WHOLE / name for name in (*synonyms, key)]
+    files = [place / f"FreD_ipc{options.ipc or 1}#images_best.pt" for place in places]
+    for file in files:
+        if file.is_file():
+            return file
+    raise InputError(
+        f"there is no {files[0]}: put the authors' images_best.pt and labels_best.pt there under this name (and with "
+        "#labels_best.pt), or give --synset FILE or --baseline random|full"
+    )

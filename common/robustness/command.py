@@ -1,0 +1,161 @@
+"""How well networks trained on a synthetic set do on shifted test images: CIFAR-10-C, CIFAR-10.1, ImageNet-C.
+
+Networks are trained once, as any evaluation trains them, and tested on the clean images and then under every condition,
+whose images are read once. The figure of the authors is the plain mean of the accuracies over corruptions (of one
+level, 5 in their script) and networks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from common.config.command_line import parse_plain
+from common.datasets import default_data_path, is_imagenet
+from common.images.image_data import with_statistics
+from common.networks import build_network
+from common.report import pictures
+from common.robustness.authors_set import authors_set, is_authors_set
+from common.robustness.conditions import CORRUPTIONS, LEVELS, Condition, Target, TargetName
+from common.robustness.figures import baseline_errors, summarise
+from common.robustness.options import RobustnessOptions
+from common.robustness.tables import as_rows, as_table, as_text
+from common.robustness.targets import open_target
+from common.system.command import run_command
+from common.system.devices import can_compile, check_precision, describe_hardware, precision, resolve_device
+from common.system.errors import InputError
+from common.system.files import write_csv, write_json
+from common.system.text import in_percent
+from common.system.version import code_version
+from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
+from common.training.pool import EvaluationNetwork, evaluate_pool
+from common.training.train import accuracy
+
+OBJECTIVE = "TM"  # whose sets the authors test; its recipes say how a baseline is trained
+HALF = 0.5  # mean and std that the authors normalise CIFAR-10-C and CIFAR-10.1 with
+
+
+def main(folder: Path) -> None:
+    """`python corruption-exp/evaluate.py --synset FILE`: the table of accuracies. folder: the script's own."""
+    run_command(lambda: show(parse_plain(RobustnessOptions), folder))
+
+
+def show(options: RobustnessOptions, folder: Path) -> None:
+    """Measure, print, and with --output write."""
+    output = None if options.output is None else Path(options.output)
+    if output is not None:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # said before the training, not after
+            raise InputError(f"cannot write to the folder --output {output}: {error.strerror}") from error
+    result = measure(options, folder)
+    if output is not None:
+        write_json(output / "results.json", result)
+        write_csv(output / "results.csv", as_rows(result))
+        table, kinds, columns = as_table(result)
+        names = [each.replace("_", " ") for each in kinds]
+        title = f"{result['target']} by {result['n']} x {result['network']}, clean {in_percent(result['clean'])}"
+        pictures.draw_accuracies(output / "heatmap.png", 100 * table, names, columns, title)
+    print(as_text(result))
+
+
+def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
+    """Train and test: {"clean", "conditions", "mean", "relative_drop", "mce", ...}, accuracies as fractions.
+
+    Raises InputError for what cannot work, as far as it can be known before the training.
+    """
+    levels = _levels(options.level)
+    device = resolve_device(options.device)
+    check_precision(options.precision, device)
+    if is_authors_set(options):
+        setup = authors_set(options, folder, device)
+    else:
+        setup = prepare_evaluation(options, OBJECTIVE, {}, device)
+    clean = setup.test
+    target = _target(options, setup, levels)
+    baseline = None
+    if options.relative_to is not None:
+        baseline = baseline_errors(Path(options.relative_to), target, options.target_stats)
+
+    network = build_network(setup.network, clean.channels, clean.num_classes, clean.im_size).to(device)
+    evaluated = EvaluationNetwork(network, options.compile and can_compile(tqdm.write))
+    trained: list[dict[str, torch.Tensor]] = []
+    clean_accuracies = evaluate_pool(
+        {setup.network: evaluated},
+        setup.training_sets,
+        clean,
+        setup.protocol,
+        options.num_eval,
+        options.seed,
+        dataset=setup.dataset,
+        together=1,  # each network is kept, and tested under every condition
+        precision=options.precision,
+        on_accuracy=lambda *_: trained.append({key: value.clone() for key, value in network.state_dict().items()}),
+    )[setup.network]
+
+    accuracies: dict[Condition, list[float]] = {}
+    with (
+        tqdm(target.parts.items(), desc=target.name, unit="test", dynamic_ncols=True) as conditions,
+        precision(options.precision, device),
+    ):
+        for condition, part in conditions:
+            shifted = part.read().to(device)
+            if options.target_stats == "half":
+                shifted = with_statistics(shifted, [HALF] * shifted.channels, [HALF] * shifted.channels)
+            accuracies[condition] = []
+            for state in trained:
+                network.load_state_dict(state)
+                accuracies[condition].append(accuracy(network, shifted, evaluated.forward))
+
+    return {
+        "target": target.name,
+        "target_stats": options.target_stats,
+        "network": setup.network,
+        **summarise(clean_accuracies, accuracies, baseline),
+        "images": {str(condition): part.size for condition, part in target.parts.items()},
+        "options": dataclasses.asdict(options),
+        "evaluation": setup.protocol.for_network(setup.dataset, setup.network).as_metadata(),
+        "stored": setup.stored,
+        "version": code_version(),
+        "hardware": describe_hardware(device),
+    }
+
+
+def _levels(text: str) -> tuple[int, ...]:
+    if text == "all":
+        return LEVELS
+    if text not in map(str, LEVELS):
+        raise InputError(f"--level {text} is none of {', '.join(map(str, LEVELS))} or all")
+    return (int(text),)
+
+
+def _target(options: RobustnessOptions, setup: EvaluationSetup, levels: Sequence[int]) -> Target:
+    clean = setup.test
+    name: TargetName = options.target_dataset or ("ImageNet-C" if is_imagenet(clean.name) else "CIFAR10-C")
+    kinds: Sequence[str]
+    if name == "CIFAR10.1":
+        if options.corruptions is not None:
+            raise InputError("--corruptions are for CIFAR10-C and ImageNet-C: CIFAR10.1 has --versions")
+        kinds = options.versions or ("v6",)
+    else:
+        if options.versions is not None:
+            raise InputError(f"--versions is for CIFAR10.1: leave it out with {name}")
+        kinds = options.corruptions or CORRUPTIONS
+    if options.target_stats == "half" and clean.whitening is not None:
+        raise InputError("--target_stats half takes the place of mean and std, and this set was whitened: leave it out")
+    root = Path(options.target_path or options.data_path or default_data_path(clean.name)).expanduser()
+    return open_target(
+        name,
+        root,
+        clean,
+        list(dict.fromkeys(kinds)),
+        levels,
+        resize=setup.resize,
+        skip_corrupt=options.skip_corrupt,
+        workers=options.workers,
+    )

@@ -1,0 +1,101 @@
+"""ImageNet-C, which is stored as image files in folders of classes."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.datasets.imagenet_classes import PREFIX, SUBSETS
+from common.images import decode
+from common.images.image_data import ImageData
+from common.images.image_tree import image_files
+from common.images.pixels import Resize
+from common.robustness.conditions import Condition, Part, Unusable, like_clean
+from common.system.errors import InputError
+
+_GROUPS = ("", "blur", "digital", "noise", "weather", "extra")  # the archives, where they were unpacked into folders
+_WNID = re.compile(r"n\d{8}")
+
+
+def image_trees(
+    folder: Path,
+    clean: ImageData,
+    kinds: Sequence[str],
+    levels: Sequence[int],
+    resize: Resize | None,
+    skip_corrupt: bool,
+    workers: int | None,
+) -> dict[Condition, Part]:
+    """ImageNet-C: the images of each corruption and level, of the source's classes alone.
+
+    clean: the source's test images. resize, skip_corrupt, workers: as for `open_target`. Raises `Unusable` for folders
+    that are missing or empty, InputError for a source whose classes are not ImageNet's.
+    """
+    wnids = _wnids(clean)
+    parts: dict[Condition, Part] = {}
+    for kind in kinds:
+        place = next((folder / group / kind for group in _GROUPS if (folder / group / kind).is_dir()), None)
+        if place is None:
+            raise Unusable(f"there is no folder {kind}")
+        for level in levels:
+            files: list[str] = []
+            labels: list[int] = []
+            for label, wnid in enumerate(wnids):
+                in_class = place / str(level) / wnid
+                found = image_files(in_class, label) if in_class.is_dir() else []
+                if not found:
+                    raise Unusable(f"{in_class.relative_to(folder)} ({clean.class_names[label]}) has no images")
+                files += [file.path for file in found]
+                labels += [label] * len(found)
+            condition = Condition(kind, level)
+            read = partial(
+                _read_files, files, torch.tensor(labels), clean, str(condition), resize, skip_corrupt, workers
+            )
+            parts[condition] = Part(len(files), read)
+    return parts
+
+
+def _wnids(clean: ImageData) -> list[str]:
+    """The WordNet ids of the source's classes, in the order of its labels."""
+    subset = SUBSETS.get(clean.name.removeprefix(PREFIX)) if clean.name.startswith(PREFIX) else None
+    if subset is not None:
+        return list(subset)
+    if all(_WNID.fullmatch(name) for name in clean.class_names):  # a folder: of ImageNet's own class folders
+        return list(clean.class_names)
+    raise InputError(
+        f"ImageNet-C has the classes of ImageNet, and those of {clean.name} are {', '.join(clean.class_names)}: "
+        f"test a set that was made from {PREFIX}SUBSET"
+    )
+
+
+def _read_files(
+    files: Sequence[str],
+    labels: Tensor,
+    clean: ImageData,
+    name: str,
+    resize: Resize | None,
+    skip: bool,
+    workers: int | None,
+) -> ImageData:
+    """Decoded anew at every call: a test reads each condition once, and all of them together would fill a disk."""
+    first = decode.read_first(files, resize, skip)
+    if first.shape[1:] != clean.im_size:
+        sides = " x ".join(map(str, clean.im_size))
+        raise InputError(f"{first.name} is no image of {sides} pixels as those of {clean.name} are: give --image_size")
+    pieces: list[np.ndarray] = []
+    kept = torch.ones(len(files), dtype=torch.bool)
+    for chunk in decode.decode(files, range(len(files)), resize, first, workers, skip):
+        kept[chunk.unreadable] = False
+        shape = (len(chunk.images), clean.channels, *clean.im_size)
+        pieces.append(np.broadcast_to(chunk.images, shape))  # gray ones get the channels of the others
+    if not kept.all():
+        told = logging.getLogger(__name__)
+        told.warning("%d of the %d images of %s cannot be read and are left out", int((~kept).sum()), len(files), name)
+    return like_clean(clean, torch.from_numpy(np.concatenate(pieces)), labels[kept], name)

@@ -1,0 +1,101 @@
+"""Shifted test sets: CIFAR-10-C and ImageNet-C (corrupted test images), CIFAR-10.1 (new ones).
+
+`open_target` looks at everything that will be read, so that missing files are reported before hours of training; the
+images themselves are read one condition at a time, when they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.images.image_data import ImageData
+from common.images.pixels import Resize
+from common.robustness.arrays import corrupted_arrays, new_test_images
+from common.robustness.conditions import (
+    CIFAR10_CLASSES,
+    CORRUPTIONS,
+    EXTRA,
+    LEVELS,
+    VERSIONS,
+    Condition,
+    Target,
+    TargetName,
+    Unusable,
+)
+from common.robustness.image_files import image_trees
+from common.system.errors import InputError, close_names
+
+_FOLDERS = {
+    "CIFAR10-C": ("CIFAR10-C", "CIFAR-10-C"),  # the second as the archive unpacks
+    "CIFAR10.1": ("CIFAR10.1", "CIFAR-10.1"),
+    "ImageNet-C": ("imagenet-c", "ImageNet-C"),
+}
+_EXPECTED = {
+    "CIFAR10-C": "CORRUPTION.npy, uint8 [5 * N, 32, 32, 3] with level after level, and labels.npy: "
+    "unpack CIFAR-10-C.tar of https://zenodo.org/records/2535967",
+    "CIFAR10.1": "datasets/cifar10.1_v6_data.npy, uint8 [N, 32, 32, 3], and cifar10.1_v6_labels.npy (or v4): "
+    "take them from https://github.com/modestyachts/CIFAR-10.1",
+    "ImageNet-C": "CORRUPTION/LEVEL/WNID/*.JPEG: unpack the archives of https://zenodo.org/records/2235448",
+}
+
+
+def open_target(
+    name: TargetName,
+    root: Path,
+    clean: ImageData,
+    kinds: Sequence[str],
+    levels: Sequence[int] = LEVELS,
+    *,
+    resize: Resize | None = None,
+    skip_corrupt: bool = False,
+    workers: int | None = None,
+) -> Target:
+    """Look for a target in `root`, the folder that holds CIFAR10-C/, CIFAR10.1/ or imagenet-c/.
+
+    Args:
+        clean: the source's test images, which say classes, image size and normalisation or whitening.
+        kinds: corruptions, or versions of CIFAR-10.1, which has no levels.
+        resize: ImageNet-C: as the source's images were; None: as they are stored.
+        skip_corrupt: ImageNet-C: leave out image files that cannot be read, and say how many.
+        workers: ImageNet-C: threads that decode; None chooses.
+
+    Raises:
+        InputError: a kind or a level that there is not, a file that is missing or not what it should be, or images
+            or classes that are not the source's.
+    """
+    _check_names(name, kinds, levels)
+    folder = target_folder(name, root)
+    try:
+        if name == "ImageNet-C":
+            return Target(name, image_trees(folder, clean, kinds, levels, resize, skip_corrupt, workers))
+        if tuple(clean.class_names) != CIFAR10_CLASSES:
+            raise InputError(
+                f"{name} shows {', '.join(CIFAR10_CLASSES)}, labelled in this order, but the classes of {clean.name} "
+                f"are {', '.join(clean.class_names)}: test a set that was made from CIFAR-10"
+            )
+        if name == "CIFAR10.1":
+            return Target(name, {Condition(kind, None): new_test_images(folder, clean, kind) for kind in kinds})
+        return Target(name, corrupted_arrays(folder, clean, kinds, levels))
+    except Unusable as problem:
+        raise InputError(f"{name} is not whole in {folder}: {problem}; it must hold {_EXPECTED[name]}") from None
+
+
+def target_folder(name: TargetName, root: Path) -> Path:
+    """The folder of a target in `root`; raises InputError that says what it must hold where there is none."""
+    folder = next((root / each for each in _FOLDERS[name] if (root / each).is_dir()), None)
+    if folder is None:
+        raise InputError(f"{name} is not in {root}: the folder {_FOLDERS[name][0]} must hold {_EXPECTED[name]}")
+    return folder
+
+
+def _check_names(name: TargetName, kinds: Sequence[str], levels: Sequence[int]) -> None:
+    known = VERSIONS if name == "CIFAR10.1" else (*CORRUPTIONS, *EXTRA)
+    for kind in kinds:
+        if kind not in known:
+            close = close_names(kind, known)
+            guess = f", did you mean {close}?" if close else ":"
+            raise InputError(f"{name} has no {kind!r}{guess} give some of {', '.join(known)}")
+    for level in levels:
+        if level not in LEVELS:
+            raise InputError(f"there is no level {level}: corruptions have levels {LEVELS[0]} to {LEVELS[-1]}")

@@ -1,0 +1,252 @@
+"""What an evaluation trains on and how: a synthetic set by what its file and the flags say, or real images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from common import recipes
+from common.config.checks import check_least
+from common.config.command_line import find_recipe, with_recipe
+from common.config.options import DataOptions, DistillOptions, EvaluateOptions
+from common.datasets import ImageData, check_dataset, is_resizable, load_dataset
+from common.images.pixels import Resize, ResizeMode
+from common.images.zca import whiten, whitening_fingerprint, whitening_of
+from common.matching.augment import parse_strategy
+from common.networks import build_network
+from common.synset.file import StoredSet
+from common.synset.open import open_synset
+from common.synset.synset import SynSet
+from common.system import parallel
+from common.system.devices import check_precision, precision
+from common.system.errors import InputError
+from common.system.seeds import generator
+from common.training.coresets import RULES, random_real, trained_features
+from common.training.train import Batches, EvaluationProtocol, TrainingSet
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSetup:
+    """What networks are trained on (by network number) and tested on, and how."""
+
+    training_sets: Callable[[int], TrainingSet]
+    test: ImageData
+    dataset: str
+    network: str
+    protocol: EvaluationProtocol
+    resize: Resize
+    """how the images became squares, where they were resized"""
+    stored: dict[str, Any] | None = None
+    """the accuracy that the file carries, as `point_of` makes it"""
+
+
+def prepare_evaluation(
+    options: EvaluateOptions,
+    objective: str,
+    defaults: dict[str, Any],
+    device: torch.device,
+    stored: StoredSet | None = None,
+) -> EvaluationSetup:
+    """The evaluation that the options ask for, of a file or a baseline, with its test images on the device.
+
+    objective, defaults: whose recipes say how a baseline is trained, and its defaults where they do not. stored: the
+    set that options.synset names, where it has been read already. Raises InputError for what cannot work.
+    """
+    check_precision(options.precision, device)
+    if (options.synset is None) == (options.baseline is None):
+        raise InputError("give either --synset FILE or --baseline random|herding|kcenter|full")
+    for key, least in (("num_eval", 1), ("ipc", 1), ("networks_at_once", 0), ("coreset_epochs", 0)):
+        check_least(options, key, least)
+    if options.synset is None:
+        return _of_baseline(options, objective, defaults, device)
+    return _of_file(options, options.synset, device, stored)
+
+
+def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: StoredSet | None) -> EvaluationSetup:
+    if any(value is not None for value in (options.ipc, options.recipe, options.cifar100_stats)):
+        raise InputError("--ipc, --recipe and --cifar100_stats are for baselines: a synthetic set has its own")
+    with parallel.main_first():  # it may have to be fetched
+        synset, metadata = stored or open_synset(file, device, zca=options.zca)
+    zca = metadata.get("zca")  # absent from files older than the option
+    if options.zca is not None and options.zca != (zca is not None):
+        raise InputError(f"{file} was made {'without' if zca is None else 'with'} ZCA whitening: leave out --zca")
+    settings = _settings(options, file, synset, metadata)
+    with parallel.main_first():
+        train, test = load_dataset(
+            settings.dataset,
+            options.data_path,
+            download=not options.no_download,
+            image_size=settings.image_size,
+            resize=settings.resize,
+            antialias=settings.antialias,
+            skip_corrupt=options.skip_corrupt,
+            mean=metadata.get("mean") if zca is None else None,
+            std=metadata.get("std") if zca is None else None,
+            workers=options.workers,
+            progress=parallel.is_main(),
+        )
+    if (test.channels, *test.im_size) != (synset.channel, *synset.im_size):
+        raise InputError(
+            f"the test images are {(test.channels, *test.im_size)}, "
+            f"the synthetic ones {(synset.channel, *synset.im_size)}: give the --dataset it was made from"
+        )
+    names = metadata.get("class_names")
+    if test.num_classes != synset.num_classes or names not in (None, list(test.class_names)):
+        raise InputError(f"{file} was made for other classes than those of {test.name}: give its own --dataset")
+    if zca is not None:
+        if zca["fingerprint"] not in (None, whitening_fingerprint(train.images, zca["eps"])):
+            raise InputError(
+                f"{file} was whitened by other training images than those of {train.name}: "
+                "give the --dataset it was made from"
+            )
+        with parallel.main_first():
+            whitening = whitening_of(train, zca["eps"], parallel.is_main())
+        test = whiten(test, whitening, parallel.is_main())
+    batches = Batches(*synset.get(need_copy=True))
+    resized = Resize(test.im_size[0], settings.resize, settings.antialias)
+    made_from = metadata.get("dataset") or settings.dataset
+    return EvaluationSetup(
+        lambda number: batches,
+        test.to(device),
+        made_from,
+        settings.network,
+        override(settings.protocol, options),
+        resized,
+        metadata.get("accuracy"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What an evaluation has to know of a set beside its images."""
+
+    dataset: str
+    network: str
+    protocol: EvaluationProtocol
+    image_size: int | None
+    resize: ResizeMode
+    antialias: bool
+
+
+def _settings(options: EvaluateOptions, file: str, synset: SynSet, metadata: dict[str, Any]) -> _Settings:
+    """What the file says and, where it says nothing (null, or absent), the flags; InputError names those to give."""
+    dataset, network = options.dataset or metadata.get("dataset"), options.model or metadata.get("network")
+    evaluation = dict(metadata.get("evaluation") or {})
+    kind = options.eval_protocol or evaluation.get("kind", "dc")
+    if "step_size" in metadata and kind == "dc":
+        # The step size that trajectory matching learned belongs to the set.
+        evaluation["lr"] = metadata["step_size"]
+    if kind == "glad" and "lr" not in evaluation:
+        evaluation |= {"kind": kind, "lr": None}  # its step sizes follow from the networks
+    flags = {
+        "--epoch_eval_train": ("epochs", options.epoch_eval_train),
+        "--lr_net": ("lr", options.lr_net),
+        "--batch_train": ("batch", options.batch_train),
+        "--dsa_strategy": ("strategy", options.dsa_strategy),
+    }
+    for key, value in flags.values():
+        if value is not None:
+            evaluation.setdefault(key, value)
+    # Absent from files older than the options, as is zca.
+    resizing = {"resize": DataOptions.resize, "antialias": DataOptions.antialias, **metadata}
+    resize = options.resize or resizing["resize"]
+    antialias = resizing["antialias"] if options.antialias is None else options.antialias
+    resizable = dataset is not None and is_resizable(dataset)
+    unknown = {
+        "--dataset": dataset is None,
+        "--model": network is None,
+        **{flag: key not in evaluation for flag, (key, _) in flags.items()},
+        "--resize": resizable and resize is None,
+        "--antialias": resizable and antialias is None,
+    }
+    if dataset is None or network is None or any(unknown.values()):
+        # Of a set that was converted.
+        hint = " (python -m common.pretrained convert takes most from a recipe)" if "source" in metadata else ""
+        *most, last = [flag for flag, lacks in unknown.items() if lacks]
+        flags_to_give = f"{', '.join(most)}{' and ' * bool(most)}{last}"
+        raise InputError(f"{file} does not say all that an evaluation needs: give {flags_to_give}{hint}")
+    check_dataset(dataset, options.subset)
+    image_size = options.image_size or metadata.get("image_size")
+    if image_size is None and resizable and metadata.get("dataset") is None:
+        image_size = synset.im_size[0]
+    return _Settings(
+        dataset,
+        network,
+        EvaluationProtocol(**evaluation),
+        image_size,
+        resize or DataOptions.resize,
+        DataOptions.antialias if antialias is None else antialias,
+    )
+
+
+def _of_baseline(
+    options: EvaluateOptions, objective: str, defaults: dict[str, Any], device: torch.device
+) -> EvaluationSetup:
+    """Trained as the objective's recipe for this dataset and ipc trains, so that the two can be compared."""
+    defaults = recipes.defaults(objective) | defaults
+    dataset = options.dataset or defaults.get("dataset", DataOptions.dataset)
+    ipc = options.ipc or DistillOptions.ipc
+    recipe = find_recipe(objective, dataset, ipc, options.recipe)
+    asked: dict[str, Any] = {"image_size": options.image_size, "resize": options.resize, "antialias": options.antialias}
+    resizing = {key: recipe.values.get(key) if value is None else value for key, value in asked.items()}
+    data = DataOptions(
+        dataset=dataset,
+        subset=options.subset,
+        data_path=options.data_path,
+        no_download=options.no_download,
+        **{key: value for key, value in resizing.items() if value is not None},
+        skip_corrupt=options.skip_corrupt,
+        recipe=options.recipe,
+        zca=bool(options.zca),
+        cifar100_stats=options.cifar100_stats or DataOptions.cifar100_stats,
+        workers=options.workers,
+    )
+    train, test = (part.to(device) for part in data.load())
+    unsaid = {key: value for key, value in defaults.items() if key not in recipe.values}
+    like = dataclasses.replace(with_recipe(DistillOptions, recipe), **unsaid)
+    protocol = override(EvaluationProtocol.of(like), options)
+    model = options.model or like.model
+    training_sets = _real_images(options, train, ipc, model, protocol)
+    resized = Resize(test.im_size[0], data.resize, data.antialias)
+    return EvaluationSetup(training_sets, test, data.dataset, model, protocol, resized)
+
+
+def _real_images(
+    options: EvaluateOptions, train: ImageData, ipc: int, model: str, protocol: EvaluationProtocol
+) -> Callable[[int], TrainingSet]:
+    """Network number -> the real images that a baseline trains it on."""
+    if options.baseline == "random":
+        return lambda number: random_real(train, ipc, generator(options.seed, "random real images", number))
+    if options.baseline == "full":
+        return lambda number: train
+    chosen = None
+    if parallel.is_main():  # GPUs round differently from run to run: one network chooses for all processes
+        network = build_network(model, train.channels, train.num_classes, train.im_size).to(train.device)
+        with precision(options.precision, train.device):
+            features = trained_features(network, train, protocol, options.coreset_epochs, options.seed)
+        chosen = RULES[options.baseline or ""](features, train.class_indices, ipc).flatten().cpu()
+    chosen = parallel.broadcast(chosen).to(train.device)
+    coreset = Batches(train.batch(chosen), train.labels[chosen])
+    return lambda number: coreset
+
+
+def override(protocol: EvaluationProtocol, options: EvaluateOptions) -> EvaluationProtocol:
+    """The protocol with what flags say instead."""
+    kind = options.eval_protocol or protocol.kind
+    if kind != protocol.kind:  # each has step sizes of its own
+        protocol = dataclasses.replace(protocol, kind=kind, lr=None if kind == "glad" else DistillOptions.lr_net)
+    asked: dict[str, Any] = {
+        "epochs": options.epoch_eval_train,
+        "lr": options.lr_net,
+        "batch": options.batch_train,
+        "strategy": options.dsa_strategy,
+    }
+    protocol = dataclasses.replace(protocol, **{key: value for key, value in asked.items() if value is not None})
+    epochs, lr = protocol.epochs, protocol.lr
+    if not ((epochs is None or epochs >= 0) and (lr is None or lr > 0) and protocol.batch >= 1):
+        raise InputError(f"--epoch_eval_train, --lr_net and --batch_train must be positive: {protocol}")
+    parse_strategy(protocol.strategy)
+    return protocol
