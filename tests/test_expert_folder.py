@@ -2,10 +2,11 @@
 
 import fcntl
 import json
+import shutil
 
 import pytest
 
-from common.experts.folder import buffer_folder, claimed, describe, filling
+from common.experts.folder import buffer_folder, claimed, describe, filling, missing_experts
 from common.images.zca import whitened
 from tests.expert_buffers import EPOCHS, EXPERTS, MADE_BY, MODEL, fill, made_for, refused, small_network
 from tests.image_sets import make_data
@@ -59,12 +60,14 @@ def test_a_folder_of_other_settings_is_left_alone(folder, made_by, told):
 def test_several_processes_fill_a_folder(folder):
     """One that comes later finds the manifest, and leaves the files alone that another one is just writing."""
     stamp = (folder / "manifest.json").stat().st_mtime_ns
-    with filling(folder, made_for(), MADE_BY):
+    shape = (EPOCHS + 1, made_for()["parameter_count"])
+    with filling(folder, made_for(), MADE_BY), claimed(folder, 7, shape):
         (folder / ".expert_0007.safetensors.1.tmp").touch()
         with filling(folder, made_for(), MADE_BY):
-            assert list(folder.glob(".*.tmp"))
+            assert list(folder.glob(".expert_*.tmp"))
+    (folder / ".expert_0008.lock").touch()
     with filling(folder, made_for(), MADE_BY):
-        assert not list(folder.glob(".*.tmp"))  # nobody else is there: it was left by one that was killed
+        assert not list(folder.glob(".expert_*"))  # nobody is at them: they were left by processes that were killed
     assert (folder / "manifest.json").stat().st_mtime_ns == stamp
 
 
@@ -100,3 +103,36 @@ def test_who_waits_gets_the_expert_when_its_process_has_ended(folder):
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("a file, where a folder is needed")
     refused(lambda: fill(tmp_path / "file" / "model"), "cannot write to", "--buffer_path")
+
+
+def test_one_process_writes_the_manifest_while_the_others_wait(folder, tmp_path):
+    """Here one of the version before, which has the lock to itself while it writes, and shares it afterwards."""
+    other, waited = tmp_path / "other", []
+    other.mkdir()
+    lock = (other / ".lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def write_it(seconds):
+        waited.append(seconds)
+        shutil.copy(folder / "manifest.json", other)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+
+    with pytest.MonkeyPatch.context() as patch, lock:
+        patch.setattr("common.experts.folder.time.sleep", write_it)
+        fill(other)
+    assert waited == [1]
+    assert (other / "manifest.json").read_bytes() == (folder / "manifest.json").read_bytes()
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / ".manifest.json.7.tmp").touch()
+    fill(again)
+    assert not list(again.glob(".*.tmp"))
+
+
+def test_a_whole_folder_is_only_read(folder):
+    """Nothing is written where nothing is missing, so a buffer of somebody else's serves as well."""
+    shape = (EPOCHS + 1, made_for()["parameter_count"])
+    before = {path: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
+    with filling(folder, made_for(), MADE_BY):
+        assert missing_experts(folder, EXPERTS, shape) == []
+    assert {path: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]} == before

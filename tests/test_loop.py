@@ -128,8 +128,10 @@ def make(options, body):
 
 
 def is_free(folder):
-    with (folder / ".lock").open("w") as lock:
-        return take_lock(lock)
+    lock = take_lock(folder / ".lock", "the run folder", "--save_path")
+    if lock is not None:
+        lock.release()
+    return lock is not None
 
 
 def test_a_break_is_a_kill_and_the_same_command_goes_on(options, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import BaseFileLock
 from tqdm import tqdm
 
 from common.config.command_line import options_with_sources
@@ -148,20 +149,13 @@ class Run(Stoppable):
 
     def close(self) -> None:
         """Let go of the folder."""
-        self._lock.close()
+        self._lock.release()
 
     # -- opening -----------------------------------------------------------------------------------------------
 
-    def _take_folder(self) -> Any:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".lock").open("w")
-        except OSError as error:
-            raise InputError(
-                f"cannot write to the run folder {self.folder}: {error.strerror}; choose another --save_path"
-            ) from error
-        if not take_lock(lock):
-            lock.close()
+    def _take_folder(self) -> BaseFileLock:
+        lock = take_lock(self.folder / ".lock", "the run folder", "--save_path")
+        if lock is None:
             raise InputError(f"another process is at work in {self.folder}: wait for it, or give another --name")
         return lock
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,13 +116,24 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
     return described
 
 
-def peak_memory(device: torch.device) -> dict[str, int]:
-    """The most bytes that this process has held so far: `cpu` (resident) and, on CUDA, `cuda` (tensors there)."""
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = {"cpu": resident * (1 if sys.platform == "darwin" else 1024)}  # in bytes there, in KiB elsewhere
+def peak_memory(device: torch.device) -> dict[str, int | None]:
+    """The most bytes that this process has held so far: `cpu` (resident) and, on CUDA, `cuda` (tensors there).
+
+    None where the system does not say (Windows).
+    """
+    peak = {"cpu": _peak_resident()}
     if device.type == "cuda":
         peak["cuda"] = torch.cuda.max_memory_allocated(device)
     return peak
+
+
+def _peak_resident() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return None
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident * (1 if sys.platform == "darwin" else 1024)  # in bytes there, in KiB elsewhere
 
 
 def _cpu_name() -> str:
