@@ -40,7 +40,7 @@ def train_experts(options: BufferOptions) -> None:
     check_precision(options.precision, device)
     train, test = (part.to(device) for part in options.load())
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
-    compiles = options.compile and can_compile(tqdm.write)
+    compiles = options.compile and can_compile()
     forward = torch.compile(network) if compiles else network
 
     folder = buffer_folder(options.buffer_path, train.name, options.model, options.zca)

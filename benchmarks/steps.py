@@ -215,7 +215,7 @@ def _begin(synset: SynSet, network: nn.Module, strategy: str) -> augment.DSAPara
 
 @lru_cache
 def _compiles() -> bool:
-    return can_compile(tqdm.write)
+    return can_compile()
 
 
 # -- experts ---------------------------------------------------------------------------------------------------

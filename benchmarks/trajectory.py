@@ -74,7 +74,7 @@ VERSIONS = {
 def main() -> None:
     options = parse_plain(Options)
     device = resolve_device(options.device)
-    compiles = apart(can_compile, tqdm.write)
+    compiles = apart(can_compile)
     names = [
         name
         for name, version in VERSIONS.items()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from common import frequency
 from common.config.options import DistillOptions, Sources
@@ -83,7 +82,7 @@ def set_up(options: DistillOptions, sources: Sources) -> Setup:
         pool={name: each.to(device) for name, each in pool.items()},
         principal=principal(pool, options.model),
         protocol=EvaluationProtocol.of(options),
-        compile=options.compile and can_compile(tqdm.write),
+        compile=options.compile and can_compile(),
     )
 
 

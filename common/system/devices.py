@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from common.system import parallel
 from common.system.errors import InputError
@@ -84,14 +85,14 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
-def can_compile(say: Callable[[str], object]) -> bool:
-    """Whether `torch.compile` works on this machine; if not, one sentence says why."""
+def can_compile() -> bool:
+    """Whether `torch.compile` works on this machine; if not, one sentence on the screen says why."""
     try:
         # Compilation is lazy: only a call shows whether this machine has what it needs (a C++ compiler, Triton).
         torch.compile(_probe)(torch.ones(8))
     except Exception as error:  # the backends raise many types, some of them private
         reason = str(error).strip().splitlines() or [""]
-        say(f"cannot compile here ({type(error).__name__}: {reason[0]}): the run goes on without --compile")
+        tqdm.write(f"cannot compile here ({type(error).__name__}: {reason[0]}): the run goes on without --compile")
         return False
     return True
 

@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from common.config.command_line import parse_plain
 from common.config.options import EvaluateOptions
 from common.networks import Network, build_network
@@ -68,7 +66,7 @@ def evaluate_file(
     """
     device = resolve_device(options.device)
     setup = prepare_evaluation(options, objective, defaults, device, stored)
-    compiles = options.compile and can_compile(tqdm.write)
+    compiles = options.compile and can_compile()
     pool = {name: EvaluationNetwork(each.to(device), compiles) for name, each in _networks(options, setup).items()}
     times: dict[str, list[float]] = {name: [] for name in pool}  # at which each network was finished
     begun = time.monotonic()
