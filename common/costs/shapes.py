@@ -1,4 +1,4 @@
-"""What of each dataset that recipes exist for decides costs and possible budgets, without the data."""
+"""Image size, classes and split sizes per dataset, so that a cell's cost is known without loading it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from common.datasets.imagenet_classes import NAMES
 
 @dataclass(frozen=True)
 class DataShape:
-    """What of a dataset decides the cost. im_size: two or three sides. smallest_class: images of the rarest class in
-    training. value_bytes: of a stored pixel value, 1 for 8-bit images and 4 for float32."""
+    """A dataset's sizes. im_size: two or three sides. smallest_class: training images of the rarest class.
+
+    value_bytes: of a stored pixel value, 1 for 8-bit images and 4 for float32.
+    """
 
     channels: int
     im_size: tuple[int, ...]

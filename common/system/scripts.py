@@ -27,13 +27,13 @@ VOXELS = "3D-MNIST/distill.py"  # DM of voxels, filed under DM
 
 
 def distill_script(objective: str) -> list[str]:
-    """The script that distils, relative to the repository's root, and the flags that choose the objective there."""
+    """Maps an objective's name (`ImageNet-abcde/DM`) to its script, relative to the root, and the flags it needs."""
     folder, _, of = objective.partition("/")
     return [f"{folder}/distill.py", *(["--objective", of] if of else [])]
 
 
 def buffer_script(objective: str) -> str:
-    """The script that trains the experts of an objective that needs some."""
+    """Maps the name of an objective that needs experts (`TM`) to the script that trains them, relative to the root."""
     return f"{objective.partition('/')[0]}/buffer.py"
 
 
