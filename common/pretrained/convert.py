@@ -16,7 +16,7 @@ import tyro
 
 from common import recipes
 from common.config.command_line import find_recipe, with_recipe
-from common.config.options import DataOptions, DistillOptions
+from common.config.options import DataOptions, DistillOptions, Subset
 from common.datasets import check_dataset, is_resizable, statistics
 from common.datasets.imagenet_classes import PREFIX, SUBSETS, resolve
 from common.images.image_data import Statistics
@@ -45,9 +45,7 @@ class Provenance:
 
     dataset: str | None = None
     """dataset that the set was made from: its recipe, statistics and class names complete the file"""
-    subset: str | None = None
-    """with --dataset ImageNet: a, b, c, d, e, imagenette, imagewoof, fruits, yellow, cats, birds, geo, food, mammals or
-    marine"""
+    subset: Subset = None
     objective: str | None = None
     """objective that made it: TM, DM, DC, or ImageNet-abcde/TM and so on, whose recipe says how networks are trained
     (default: the first of these that has published figures for dataset and ipc)"""
