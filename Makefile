@@ -1,5 +1,7 @@
 # make demo   distil the built-in digits dataset and compare with three baselines (two to three minutes on 2 CPU cores)
 # make test   run the test suite          make lint   ruff and mypy          make bench   speed
+# make same AGAINST=COMMIT   compare what the working tree distils with what a commit does, to the bit (a minute or two);
+#                            RESUMED=1: the commit begins the runs, and the working tree finishes them
 # VENV=DIR puts the virtual environment elsewhere; PYTHON=python3.12 chooses the interpreter it is made with.
 VENV ?= .venv
 PYTHON ?= python3
@@ -7,7 +9,7 @@ BIN := $(VENV)/bin
 # The stamp is named by content, so an environment serves every checkout with the same requirements.
 STAMP := $(VENV)/.installed-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lint bench env clean
+.PHONY: demo test lint bench same env clean
 
 demo: env
 	$(BIN)/python demo.py
@@ -19,12 +21,16 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	# Each folder by itself, for their scripts share names.
-	@for folder in $(filter-out common/,$(sort $(dir $(wildcard */distill.py */evaluate.py)))); do echo "mypy $$folder" && $(BIN)/mypy "$$folder"*.py || exit 1; done
+	# Folders whose names cannot be imported, each by itself, for their scripts share names.
+	@for folder in ImageNet-abcde/ 3D-MNIST/ corruption-exp/; do echo "mypy $$folder" && $(BIN)/mypy "$$folder"*.py || exit 1; done
 
 bench: env
 	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/trajectory.py
+
+same: $(if $(AGAINST),env)
+	@[ -n '$(AGAINST)' ] || { echo 'make same compares with a commit, and was given none: make same AGAINST=HEAD~1' >&2; exit 2; }
+	$(BIN)/python tests/same.py '$(AGAINST)' $(if $(RESUMED),--resumed)
 
 # The editable install points to one checkout: say so again whenever another one used this environment last.
 env: $(STAMP)

@@ -168,7 +168,7 @@ def show(options: Options, rows: list[dict[str, Any]]) -> None:
     print(f"{'':<10}" + "".join(f"{selection:>24}" for selection in options.selections))
     for transform in options.transforms:
         print(f"{transform:<10}" + "".join(f"{_cell(cells[transform, rule]):>24}" for rule in options.selections))
-    print(f"{'pixels':<10}{_cell(cells['identity', 'all']):>24}  ({options.ipc} whole images a class)")
+    print(f"{'pixels':<10}{_cell(cells['identity', 'all']):>24}  ({options.ipc} whole images per class)")
 
 
 def _cell(row: dict[str, Any]) -> str:

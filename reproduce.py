@@ -2,7 +2,7 @@
 
 python reproduce.py list                                       every cell: published, ours so far, time, memory, data
 python reproduce.py run --table tm-lowres --cells cifar10/1    as published: for a GPU
-python reproduce.py run --table dm-lowres --scale short        reduced to what a CPU core does in an hour a cell
+python reproduce.py run --table dm-lowres --scale short        reduced to what a CPU core does in an hour per cell
 python reproduce.py run --table 3d-mnist --dry_run             only print the commands
 python reproduce.py run --table tm-lowres --launcher slurm --partition gpu --gpus_per_node 1
 python reproduce.py report                                     report.md, report.csv and report.html

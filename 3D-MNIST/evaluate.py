@@ -1,6 +1,7 @@
 """Train fresh networks on a synthetic set and test them: `python 3D-MNIST/evaluate.py --synset FILE`."""
 
+from common.datasets.voxels import NAME
 from common.training.evaluate_command import main
 
 if __name__ == "__main__":
-    main("DM", dataset="3D-MNIST")
+    main("DM", dataset=NAME)

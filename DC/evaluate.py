@@ -3,4 +3,4 @@
 from common.training.evaluate_command import main
 
 if __name__ == "__main__":
-    main("DC", dsa=False, epoch_eval_train=None)
+    main("DC")

@@ -9,26 +9,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.config.command_line import parse_buffer
+from common import recipes
 from common.config.options import BufferOptions
-from common.objectives import buffer
 from common.system.command import run_command
+from common.system.scripts import installed
+
+with installed():
+    from TM import buffer
+
+DEFAULTS = recipes.defaults("ImageNet-abcde/TM")
 
 
 @dataclass
 class Options(BufferOptions):
     """Train expert networks on an ImageNet subset and keep their weights after every epoch."""
 
-    dataset: str = "imagenet-a"
+    dataset: str = DEFAULTS["dataset"]
     """imagenet-a .. imagenet-e, imagenette, imagewoof, ... (imagenet-<subset>), or any other dataset"""
-    model: str = "ConvNetD5"
+    model: str = DEFAULTS["model"]
     """network that is trained, and later matched"""
     buffer_path: str = "buffers/ImageNet-abcde"
     """experts lie below it: <dataset>[_zca]/<model>"""
 
 
 def main() -> None:
-    buffer.run(parse_buffer(Options, "ImageNet-abcde/TM"))
+    """The command line of TM/buffer.py with other defaults."""
+    buffer.main(Options, "ImageNet-abcde/TM")
 
 
 if __name__ == "__main__":

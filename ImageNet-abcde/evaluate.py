@@ -3,4 +3,4 @@
 from common.training.evaluate_command import main
 
 if __name__ == "__main__":
-    main("ImageNet-abcde/DM", dataset="imagenet-a", model="ConvNetD5", eval_protocol="glad")
+    main("ImageNet-abcde/DM")

@@ -1,19 +1,95 @@
 """Train the experts whose trajectories TM matches: `python TM/buffer.py --help`.
 
+An expert is a network trained on the real images; its weights after every epoch are kept.
+
 python TM/buffer.py --num_experts 5 --train_epochs 20   the built-in digits, two minutes on a CPU
-sh TM/scripts/run_buffer.sh                             CIFAR-10, 100 experts of 50 epochs, as published
+sh TM/scripts/run_buffer.sh                             CIFAR-10, 100 experts of 50 epochs, as published, for a GPU
 
 Stopped, even killed, the same command trains the experts that are missing. Started twice, two processes share them.
 """
 
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+from tqdm import tqdm
+
+from common.config.checks import check_least
 from common.config.command_line import parse_buffer
 from common.config.options import BufferOptions
-from common.objectives import buffer
+from common.experts.folder import buffer_folder, claimed, describe, filling, missing_experts, save_expert
+from common.experts.train import ExpertProtocol, expert_epochs
+from common.networks import build_network
+from common.system import parallel
 from common.system.command import run_command
+from common.system.devices import can_compile, check_precision, precision, resolve_device
+from common.system.signals import Stoppable
+from common.training.train import accuracy
 
 
-def main() -> None:
-    buffer.run(parse_buffer(BufferOptions, "TM"))
+def train_experts(options: BufferOptions) -> None:
+    """Train the experts that are missing; several processes share them.
+
+    Raises InputError for what cannot work, Stopped after SIGINT and SIGTERM.
+    """
+    for key, least in (("num_experts", 1), ("test_every", 0), ("image_size", 1), ("workers", 1)):
+        check_least(options, key, least)
+    protocol = ExpertProtocol.of(options)
+    device = resolve_device(options.device)
+    check_precision(options.precision, device)
+    train, test = (part.to(device) for part in options.load())
+    network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
+    compiles = options.compile and can_compile(tqdm.write)
+    forward = torch.compile(network) if compiles else network
+
+    folder = buffer_folder(options.buffer_path, train.name, options.model, options.zca)
+    made_for = describe(train, options.model, network)
+    made_by = asdict(protocol) | {"precision": options.precision, "compile": compiles}
+    epochs, shape = protocol.keep_epochs, (protocol.keep_epochs + 1, made_for["parameter_count"])
+    every = options.test_every or epochs
+    tested = {*range(every, epochs, every), epochs}  # after so many epochs
+    work = Stoppable("stopping", "finished experts are kept, the same command trains the others")
+
+    with filling(folder, made_for, made_by), work.catching_signals(), precision(options.precision, device):
+        missing = missing_experts(folder, options.num_experts, shape) if parallel.is_main() else None
+        missing = parallel.broadcast(missing)
+        there, left = options.num_experts - len(missing), missing[parallel.rank() :: parallel.world()]
+        tqdm.write(f"{there} of {options.num_experts} experts are in {folder}")
+        with tqdm(
+            total=(there + len(left)) * epochs,
+            initial=there * epochs,
+            unit="epoch",
+            dynamic_ncols=True,
+            disable=not parallel.is_main(),
+        ) as bar:
+            # An expert that another process trains is left to it; with --wait it is waited for in a second round.
+            for patiently in (False, True) if options.wait else (False,):
+                numbers, left = left, []
+                for number in numbers:
+                    with claimed(folder, number, shape, work.raise_if_stopped if patiently else None) as free:
+                        if free:
+                            bar.set_description(f"expert {number}")
+                            training = expert_epochs(network, train, protocol, number, forward, work.raise_if_stopped)
+                            trajectory, accuracies = torch.empty(shape, dtype=torch.float32), dict[int, float]()
+                            for epoch, weights in training:  # [P], after 0, 1, ... epochs
+                                trajectory[epoch] = weights
+                                bar.update(min(epoch, 1))
+                                if epoch in tested:
+                                    accuracies[epoch] = accuracy(network, test, forward)
+                            save_expert(folder, number, trajectory, accuracies)
+                            told = ", ".join(f"{100 * each:.2f} % after {e} epochs" for e, each in accuracies.items())
+                            tqdm.write(f"expert {number}: {told}")
+                    if not free and options.wait and not patiently:
+                        left.append(number)
+                    elif not free:
+                        tqdm.write(f"expert {number}: left to another process")
+                        bar.update(epochs)
+
+
+def main(kind: type[BufferOptions] = BufferOptions, objective: str = "TM") -> None:
+    """The command line; ImageNet-abcde gives a kind of options with other defaults."""
+    train_experts(parse_buffer(kind, objective))
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ CLASSES, REAL = 10, 256
 
 
 def dm_cifar10(device: torch.device) -> Versions:
-    """one DM update as published for CIFAR-10 (ConvNetD3, 256 real and 32 synthetic images a class, DSA)"""
+    """one DM update as published for CIFAR-10 (ConvNetD3, 256 real and 32 synthetic images per class, DSA)"""
     synset, real, network = _cifar10(64, device)
     network.requires_grad_(False)
     compiled = torch.compile(network.embed) if _compiles() else network.embed
@@ -145,7 +145,7 @@ def dm_cifar10(device: torch.device) -> Versions:
 
 
 def dc_cifar10(device: torch.device) -> Versions:
-    """one DC update as published for CIFAR-10 (ConvNetD3, 256 real and 64 synthetic images a class)"""
+    """one DC update as published for CIFAR-10 (ConvNetD3, 256 real and 64 synthetic images per class)"""
     synset, real, network = _cifar10(32, device)
 
     def loop() -> None:
@@ -189,7 +189,7 @@ def _gradients(network: nn.Module, images: Tensor, c: int) -> dict[str, Tensor]:
 
 
 def _cifar10(k: int, device: torch.device) -> tuple[SynSet, Tensor, Any]:
-    """A synthetic set at ipc 2, 256 real images a class, and ConvNetD3."""
+    """A synthetic set at ipc 2, 256 real images per class, and ConvNetD3."""
     args = SynSetArgs(3, CLASSES, (32, 32), device, ipc=2, msz_per_channel=k, lr_freq=1.0, mom_freq=0.5)
     count = 2 * 32 * 32 // k
     images = torch.randn(CLASSES * count, 3, 32, 32, device=device)

@@ -1,7 +1,36 @@
-"""FreD: dataset distillation in the frequency domain. See the README for the house at a glance."""
+"""FreD: dataset distillation in the frequency domain. See the README for the house at a glance.
 
-from common.datasets import load_dataset
-from common.networks import build_network
-from common.synset.synset import SynSet
+The names below are resolved on first use, so that importing one module of `common` does not import all the others.
+"""
 
-__all__ = ["SynSet", "build_network", "load_dataset"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from common.datasets import load_dataset
+    from common.networks import build_network
+    from common.synset.file import load_synset, save_synset
+    from common.synset.synset import SynSet
+    from common.training.evaluate import evaluate
+
+__all__ = ["SynSet", "build_network", "evaluate", "load_dataset", "load_synset", "save_synset"]
+
+_MODULES = {
+    "SynSet": "common.synset.synset",
+    "build_network": "common.networks",
+    "evaluate": "common.training.evaluate",
+    "load_dataset": "common.datasets",
+    "load_synset": "common.synset.file",
+    "save_synset": "common.synset.file",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -31,7 +31,7 @@ DRIFTED_LEVEL = 5  # of the authors' script
 
 
 @dataclass(frozen=True)
-class Step:
+class Command:
     """A script with its flags.
 
     product: what it leaves when it has done its work; without one it is run every time. keep: if the product is there
@@ -77,7 +77,7 @@ def check_target(cell: Cell, plan: Plan) -> None:
         target_folder(cell.target, Path(root).expanduser())
 
 
-def steps(cell: Cell, plan: Plan, make: bool = False) -> list[Step]:
+def steps(cell: Cell, plan: Plan, make: bool = False) -> list[Command]:
     """The commands of a cell in their order: experts where there are to be some, distillation, robustness.
 
     make: also make the stand-ins that they read.
@@ -100,7 +100,7 @@ def steps(cell: Cell, plan: Plan, make: bool = False) -> list[Step]:
     flags |= {"output": str(folder), **reduction(cell, plan.scale).evaluate, **_machine(plan)}
     # It keeps the networks that it trains, to test each on everything: one process does it all.
     product, keep = folder / "results.json", plan.resume == "auto"
-    return [*before, Step("corruption-exp/evaluate.py", _words(flags), 1, product, keep)]
+    return [*before, Command("corruption-exp/evaluate.py", _words(flags), 1, product, keep)]
 
 
 def experts(cell: Cell, plan: Plan) -> Experts | None:
@@ -121,7 +121,7 @@ def _source_of(cell: Cell) -> Cell:
     return Cell(table, cell.objective, cell.dataset, cell.ipc)
 
 
-def _distillation(cell: Cell, whose: Cell, plan: Plan, make: bool) -> list[Step]:
+def _distillation(cell: Cell, whose: Cell, plan: Plan, make: bool) -> list[Command]:
     """whose: the cell that it is for, on drifted images another than the one that is distilled."""
     scripts, reduced = program(cell.objective, cell.dataset), reduction(whose, plan.scale)
     images = images_of(whose, plan, make)
@@ -134,7 +134,7 @@ def _distillation(cell: Cell, whose: Cell, plan: Plan, make: bool) -> list[Step]
         own["buffer_path"] = str(plan.buffers(cell))
         if not found.authors:
             asked = shared | reduced.buffer | {"buffer_path": own["buffer_path"], "wait": "True"}
-            before = [Step(scripts.buffer, _words(asked), plan.nproc)]
+            before = [Command(scripts.buffer, _words(asked), plan.nproc)]
     where = {"save_path": str(plan.root), "name": _run_name(cell, images, plan)}
     if plan.resume != "auto":
         where["resume"] = plan.resume
@@ -142,7 +142,7 @@ def _distillation(cell: Cell, whose: Cell, plan: Plan, make: bool) -> list[Step]
         where |= {"track": plan.track, "track_group": f"{cell.name}, {plan.scale}"}
     words = (*scripts.flags, *_words(shared | own | where))
     product, keep = _run_folder(cell, images, plan) / "summary.json", plan.resume == "auto"
-    return [*before, Step(scripts.script, words, plan.nproc, product, keep)]
+    return [*before, Command(scripts.script, words, plan.nproc, product, keep)]
 
 
 def _run_folder(cell: Cell, images: Images, plan: Plan) -> Path:

@@ -18,7 +18,7 @@ from common.system.errors import InputError, Stopped
 from common.system.files import read_json, take_lock, write_json
 from common.system.scripts import Script
 from common.system.version import code_version
-from reproduction.cells import Step, check_target, folder_of, steps
+from reproduction.cells import Command, check_target, folder_of, steps
 from reproduction.plan import Plan, images_of
 from reproduction.tables import Cell
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 State = Literal["not started", "queued", "running", "interrupted", "failed", "finished"]
 KEPT = "finished cells and the last checkpoint are kept, the same command continues"
+_OUTPUT = ("the folder", "--output")  # how `take_lock` speaks of it
 
 
 def record_file(cell: Cell, plan: Plan) -> Path:
@@ -97,7 +98,7 @@ class CellJob:
         self._note_interruption("by the cluster, to be continued")
         return DelayedSubmission(CellJob(self.cell, replace(self.plan, resume="auto")))
 
-    def _begin(self, todo: Sequence[Step]) -> None:
+    def _begin(self, todo: Sequence[Command]) -> None:
         """Say that the cell is running. A record of the same work goes on: its time and interruptions are added to."""
         folder = str(folder_of(self.cell, self.plan).relative_to(self.plan.root))
         before = read_record(self.cell, self.plan)
@@ -118,7 +119,7 @@ class CellJob:
             print(f"{self.cell.name}: on {images}", flush=True)
         check_target(self.cell, self.plan)
 
-    def _run(self, step: Step) -> None:
+    def _run(self, step: Command) -> None:
         with _alone(step.product):
             if step.keep and step.product is not None and step.product.exists():
                 return
@@ -150,16 +151,13 @@ class CellJob:
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        path = _lock_of(record_file(self.cell, self.plan))
+        lock = take_lock(_lock_of(record_file(self.cell, self.plan)), *_OUTPUT)
+        if lock is None:
+            raise InputError(f"another process is at work on {self.cell.name}: wait for it, or leave the cell out")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("w")
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}; choose another --output") from error
-        with file:
-            if not take_lock(file):
-                raise InputError(f"another process is at work on {self.cell.name}: wait for it, or leave the cell out")
             yield
+        finally:
+            lock.release()
 
 
 @contextmanager
@@ -168,11 +166,12 @@ def _alone(product: Path | None) -> Iterator[None]:
     if product is None:
         yield
         return
-    product.parent.mkdir(parents=True, exist_ok=True)
-    with (product.parent / ".cell.lock").open("w") as lock:
-        while not take_lock(lock):
-            time.sleep(1)
+    while (lock := take_lock(product.parent / ".cell.lock", *_OUTPUT)) is None:
+        time.sleep(1)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _lock_of(file: Path) -> Path:
@@ -180,8 +179,13 @@ def _lock_of(file: Path) -> Path:
 
 
 def _is_held(file: Path) -> bool:
-    lock = _lock_of(file)
-    if not lock.exists():
+    """Whether a process works on the cell of a record. Where no lock can be taken the record is believed."""
+    if not _lock_of(file).exists():
         return False
-    with lock.open() as opened:
-        return not take_lock(opened)
+    try:
+        lock = take_lock(_lock_of(file), *_OUTPUT)
+    except InputError:  # a folder of somebody else, or one that is read-only
+        return True
+    if lock is not None:
+        lock.release()
+    return lock is None

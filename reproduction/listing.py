@@ -14,6 +14,7 @@ from common.costs.estimate import RATES, SHAPES, Estimate, estimate, seconds
 from common.datasets.presence import is_there
 from common.system.errors import InputError
 from common.system.text import describe_bytes, describe_seconds
+from DC import distill as dc
 from reproduction.cells import check_target, experts, steps
 from reproduction.plan import Plan, images_of
 from reproduction.programs import program
@@ -91,7 +92,8 @@ def cost_of(cell: Cell, plan: Plan, options: DistillOptions, rate: str) -> Estim
         training = next(step for step in steps(cell, plan) if step.script == scripts.buffer)
         asked = parse_buffer(BufferOptions, cell.objective, training.words)
         buffer = dataclasses.replace(asked, num_experts=found.wanted - found.there)
-    return estimate(cell.objective, options, shape, buffer, device=rate)
+    loops = dc.loops(options) if isinstance(options, dc.Options) else (1, 0)
+    return estimate(cell.objective, options, shape, buffer, device=rate, loops=loops)
 
 
 def _data(cell: Cell, plan: Plan) -> str:
@@ -123,4 +125,5 @@ def options_of(cell: Cell, plan: Plan) -> tuple[DistillOptions, Sources]:
     scripts = program(cell.objective, cell.dataset)
     distillation = next(step for step in steps(cell, plan) if step.script == scripts.script)
     options, sources = parse(scripts.options, cell.objective, distillation.words)
+    options = dc.by_method(options) if isinstance(options, dc.Options) else options
     return options, sources

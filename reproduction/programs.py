@@ -6,8 +6,12 @@ from typing import NamedTuple
 
 from common.config.options import DistillOptions
 from common.datasets.voxels import NAME as VOXELS_DATASET
-from common.objectives import dc, dm, imagenet_abcde, tm
-from common.system.scripts import VOXELS, buffer_script, distill_script
+from common.system.scripts import VOXELS, buffer_script, distill_script, load_script
+from DC import distill as dc
+from DM import distill as dm
+from TM import distill as tm
+
+_IMAGENET_ABCDE = load_script("ImageNet-abcde/distill.py")
 
 
 class Program(NamedTuple):
@@ -26,9 +30,9 @@ OPTIONS: dict[str, type[DistillOptions]] = {
     "DC": dc.Options,
     "DM": dm.Options,
     "TM": tm.Options,
-    "ImageNet-abcde/DC": imagenet_abcde.DC,
-    "ImageNet-abcde/DM": imagenet_abcde.DM,
-    "ImageNet-abcde/TM": imagenet_abcde.TM,
+    "ImageNet-abcde/DC": _IMAGENET_ABCDE.DC,
+    "ImageNet-abcde/DM": _IMAGENET_ABCDE.DM,
+    "ImageNet-abcde/TM": _IMAGENET_ABCDE.TM,
 }
 
 

@@ -170,7 +170,7 @@ def _percent(figures: dict[str, Any]) -> dict[str, float]:
     return {"mean": round(100 * figures["mean"], 2), "std": round(100 * figures["std"], 2)}
 
 
-def _peak(memory: dict[str, int]) -> int | None:
+def _peak(memory: dict[str, int | None]) -> int | None:
     """Of a GPU where there is one, else of the process."""
     return memory.get("cuda", memory.get("cpu"))
 

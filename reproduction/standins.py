@@ -19,7 +19,7 @@ from common.robustness.conditions import CIFAR10_CLASSES, CORRUPTIONS, LEVELS, T
 from common.system.files import write_atomically
 
 SIDE = 32  # pixels
-TRAINING, TEST = 12, 4  # images a class
+TRAINING, TEST = 12, 4  # images per class
 _VOXELS = 16  # a side
 
 

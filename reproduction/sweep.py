@@ -32,7 +32,7 @@ class Cluster:
     parallel: int = 0
     """cells at the same time (0: local one, slurm as many as the cluster starts)"""
     gpus_per_node: int | None = None
-    """GPUs of a job (default: one a process, local where this machine has any; local jobs share the first ones)"""
+    """GPUs of a job (default: one per process, local where this machine has any; local jobs share the first ones)"""
     cpus_per_task: int | None = None
     """CPU cores of a job (slurm; default: the partition's)"""
     mem_gb: float | None = None

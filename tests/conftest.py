@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import common.runs.loop
-from common.report.run_page import write_run_report
+from tests.left_out import leave_out_pictures, leave_out_report
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,19 +22,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU here"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_reports() -> Iterator[None]:
-    """Runs in this process write no report.html, which takes longer than their updates; see `reports`."""
+@pytest.fixture(scope="module")
+def no_report() -> Iterator[None]:
+    """The module's runs in this process write no report.html: of many short runs it would take a third of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.runs.loop, "write_run_report", lambda folder: folder)
+        leave_out_report(patch)
         yield
 
 
 @pytest.fixture(scope="module")
-def reports() -> Iterator[None]:
-    """Runs write their report.html."""
+def no_pictures() -> Iterator[None]:
+    """The module's runs in this process draw nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.runs.loop, "write_run_report", write_run_report)
+        leave_out_pictures(patch)
         yield
 
 
@@ -51,20 +50,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class Recorded:
-    """Images [N, ...] handed out by slices; `asked` has the number of images in each."""
-
-    def __init__(self, images: torch.Tensor) -> None:
-        self.images, self.asked = images, list[int]()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, rows: slice) -> torch.Tensor:
-        self.asked.append(len(self.images[rows]))
-        return self.images[rows]
 
 
 @pytest.fixture

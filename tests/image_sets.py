@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common.datasets import ImageData
 from common.images import decode
@@ -26,3 +30,35 @@ def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("an image was decoded")
 
     monkeypatch.setattr(decode, "read_image", fail)
+
+
+def make_folder(
+    folder: Path,
+    names: tuple[str, ...] = ("cat", "dog"),
+    size: tuple[int, int] = (12, 12),
+    count: int = 3,
+    seed: int = 0,
+) -> Path:
+    """A tree of PNGs whose classes differ in brightness."""
+    draws = np.random.default_rng(seed)
+    for split in ("train", "test"):
+        for number, name in enumerate(names):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = draws.integers(0, 60, (*size, 3)) + 120 * number
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / name / f"{index}.png")
+    return folder
+
+
+class Recorded:
+    """Images [N, ...] handed out by slices; `asked` has the number of images in each."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images, self.asked = images, list[int]()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        self.asked.append(len(self.images[rows]))
+        return self.images[rows]

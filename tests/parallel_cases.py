@@ -3,6 +3,7 @@
 One job makes many runs, for its start takes longer than any of them.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,13 +16,16 @@ import torch
 
 from common.config.command_line import parse, parse_buffer, parse_plain
 from common.config.options import BufferOptions, EvaluateOptions
-from common.datasets import ImageData
-from common.matching.step_size import MOMENTUM, StepSize
-from common.objectives import buffer, dc, dm, tm
-from common.report import pictures
+from common.matching import distribution, gradient, trajectory
 from common.system import parallel
 from common.system.command import run_command
 from common.training.evaluate_command import show
+from DC import distill as dc
+from DM import distill as dm
+from tests.in_float64 import in_float64
+from tests.left_out import leave_out_pictures
+from TM import buffer
+from TM import distill as tm
 
 UPDATES = 5
 SMALL = [
@@ -54,39 +58,21 @@ CASES = {
 EXPERTS = ["--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", "--num_experts", 3, "--train_epochs", 3]
 
 
-class PreciseStepSize(StepSize):
-    """In the default type."""
-
-    def __init__(self, initial: float, lr: float, device: torch.device) -> None:
-        super().__init__(initial, lr, device)
-        self.value = torch.tensor(initial)
-        self._optimizer = torch.optim.SGD([self.value], lr=lr, momentum=MOMENTUM)
-
-
 def distil(name: str, save_path: Path, *flags: object) -> None:
     """Make the run of a case, and write beside its objective how many images each process matched."""
     kind, objective, own = CASES[name]
     words = [str(word) for word in [*own, *flags, "--save_path", save_path, "--name", name]]
     matched: list[int] = []
-    with pytest.MonkeyPatch.context() as patch:
+    precisely = in_float64() if kind == torch.float64 else contextlib.nullcontext()
+    with pytest.MonkeyPatch.context() as patch, precisely:
         count_images(patch, matched)
-        for drawing in ("draw_images", "draw_masks", "draw_curves"):
-            patch.setattr(pictures, drawing, lambda *_: None)
-        if kind == torch.float64:
-            batch, to_device = ImageData.batch, tm.to_device
-            patch.setattr(ImageData, "batch", lambda self, indices: batch(self, indices).double())
-            patch.setattr(tm, "to_device", lambda weights, device: to_device(weights, device).double())
-            patch.setattr(tm, "StepSize", PreciseStepSize)
-        torch.set_default_dtype(kind)
-        try:
-            if objective == "DM":
-                dm.run(*parse(dm.Options, "DM", words))
-            elif objective == "DC":
-                dc.run(*parse(dc.Options, "DC", words))
-            else:
-                tm.run(*parse(tm.Options, "TM", words))
-        finally:
-            torch.set_default_dtype(torch.float32)
+        leave_out_pictures(patch)
+        if objective == "DM":
+            dm.distill(*parse(dm.Options, "DM", words))
+        elif objective == "DC":
+            dc.distill(*parse(dc.Options, "DC", words))
+        else:
+            tm.distill(*parse(tm.Options, "TM", words))
     counts = parallel.gather(sum(matched))
     if parallel.is_main():
         (save_path / f"{name}.json").write_text(json.dumps(counts))
@@ -94,30 +80,32 @@ def distil(name: str, save_path: Path, *flags: object) -> None:
 
 def count_images(patch: pytest.MonkeyPatch, matched: list[int]) -> None:
     """Note the synthetic images of each call of DM's and DC's match, and of each gradient of TM's student."""
-    for module in (dm, dc):
+    for module in (distribution, gradient):
         original = module.match
 
-        def counted(network, real, synthetic, *more, original=original):
+        def counted(network, real, synthetic, *more, original=original, **named):
             matched.append(len(synthetic))
-            return original(network, real, synthetic, *more)
+            return original(network, real, synthetic, *more, **named)
 
         patch.setattr(module, "match", counted)
-    build = tm.build_student
+    build = trajectory.build_student
 
     def build_student(*positional):
         student = build(*positional)
 
-        def gradient(theta, images, labels):
+        def counted_gradient(theta, images, labels):
             matched.append(len(images))
             return student.gradient(theta, images, labels)
 
-        return dataclasses.replace(student, gradient=gradient)
+        return dataclasses.replace(student, gradient=counted_gradient)
 
-    patch.setattr(tm, "build_student", build_student)
+    patch.setattr(trajectory, "build_student", build_student)
 
 
 def train_experts(path: Path, *flags: object) -> None:
-    buffer.run(parse_buffer(BufferOptions, "TM", [str(word) for word in [*EXPERTS, *flags, "--buffer_path", path]]))
+    buffer.train_experts(
+        parse_buffer(BufferOptions, "TM", [str(word) for word in [*EXPERTS, *flags, "--buffer_path", path]])
+    )
 
 
 def evaluate(file: Path, output: Path) -> None:
@@ -127,7 +115,7 @@ def evaluate(file: Path, output: Path) -> None:
 
 def kill_one(save_path: Path, *flags: object) -> None:
     """The run in which process 1 is killed within update 4."""
-    original, calls = dm.match, []
+    original, calls = distribution.match, []
 
     def counted(*positional, **named):
         calls.append(None)
@@ -136,7 +124,7 @@ def kill_one(save_path: Path, *flags: object) -> None:
         return original(*positional, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dm, "match", counted)
+        patch.setattr(distribution, "match", counted)
         distil("dm-float32", save_path, *flags)
 
 

@@ -9,9 +9,11 @@ from PIL import Image
 
 from common import frequency
 from common.synset.file import load_synset
-from tests.test_cli import assert_refused, call
+from tests.command_line import assert_refused, call
 
 really_run = subprocess.run
+pytestmark = pytest.mark.usefixtures("no_report")
+
 QUICK = ["--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0, "--batch_real", 8, "--model", "ConvNetD1W32"]
 
 

@@ -16,7 +16,7 @@ from common.networks import build_network, reinitialise
 from common.networks.vgg import VGG11
 from common.networks.vit import Attention, ViT
 from common.system.errors import InputError
-from tests.test_networks import count, same, weights
+from tests.network_weights import count, same, weights
 
 Build = Callable[[], nn.Module]
 

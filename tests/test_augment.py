@@ -148,7 +148,7 @@ def test_the_least_images_are_augmented(align_corners: bool) -> None:
 
 def test_a_class_gets_the_same_parameters_whatever_its_number_of_images() -> None:
     shared = pictures(12, 1, 3, 16, 16)
-    real = torch.cat([shared, pictures(12, 6, 3, 16, 16, seed=2)], dim=1)  # 7 images a class, the first one is shared
+    real = torch.cat([shared, pictures(12, 6, 3, 16, 16, seed=2)], dim=1)  # 7 images per class, the first one is shared
     params = draw(ALL, 12, seed=3)
     assert set(params.strategies) == set(STRATEGIES)
     first = apply(real.flatten(0, 1), params).unflatten(0, (12, 7))[:, 0]

@@ -1,64 +1,27 @@
 """The commands as a user meets them: what they print, what they leave, and a sentence for whatever cannot work."""
 
-import contextlib
-import io
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from common.objectives import dm
-from common.synset.file import load_synset
+from common.matching import distribution
+from common.synset.file import load_synset, save_synset
+from tests.command_line import SHORT, assert_refused, call, contents, run_folder
 from tests.conftest import ROOT
-
-# Seconds, not minutes; what a test does not care about.
-TINY = ["--dataset", "digits", "--model", "ConvNetD1W32", "--batch_real", "16", "--device", "cpu"]
-SHORT = [*TINY, "--Iteration", "2", "--eval_it", "0", "--num_eval", "1", "--epoch_eval_train", "0", "--name", "run"]
-
-
-def call(script, *words):
-    """Run a script in this process as `python script words` would: its exit code and what it printed."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", [str(ROOT / script), *map(str, words)])
-        try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
-        except SystemExit as end:
-            code = end.code or 0
-    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
-
-
-def run_folder(save_path, dataset="digits", ipc=1, name="run"):
-    return save_path / "DM" / dataset / f"ipc{ipc}" / name
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def assert_refused(result, *parts):
-    """Exit code 2 and one sentence on stderr that says these things."""
-    assert result.code == 2, result.err
-    assert "Traceback" not in result.err + result.out
-    sentences = [line for line in result.err.splitlines() if line.startswith("error: ")]
-    assert len(sentences) == 1, result.err
-    for part in parts:
-        assert part in sentences[0]
-
+from tests.image_sets import make_folder
+from tests.synsets import started
 
 # -- distil ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, reports):
+def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("finished")
     result = call("DM/distill.py", *SHORT, "--epoch_eval_train", 4, "--export", "--save_path", path)
     assert result.code == 0, result.err
@@ -160,13 +123,13 @@ def test_variants_run_and_their_files_can_be_evaluated(tmp_path, flags):
 
 def test_batch_statistics_are_those_of_all_classes(tmp_path, monkeypatch):
     """A network with BatchNorm is not fed in pieces: each would be normalised by itself."""
-    original, chunks = dm.match, []
+    original, chunks = distribution.match, []
 
     def recorded(embed, real, images, classes, drawn, chunk):
         chunks.append(chunk)
         return original(embed, real, images, classes, drawn, chunk)
 
-    monkeypatch.setattr(dm, "match", recorded)
+    monkeypatch.setattr(distribution, "match", recorded)
     for model in ("ConvNetD1W32", "ConvNetD1W32BN"):
         words = [*SHORT, "--model", model, "--Iteration", 1, "--save_path", tmp_path / model]
         assert call("DM/distill.py", *words).code == 0
@@ -246,18 +209,6 @@ def test_missing_data_without_download(tmp_path, dataset):
     assert not (tmp_path / "runs").exists()
 
 
-def images(folder, names=("cat", "dog"), size=(12, 12), count=3, seed=0):
-    """A tree of PNGs whose classes differ in brightness."""
-    draws = np.random.default_rng(seed)
-    for split in ("train", "test"):
-        for number, name in enumerate(names):
-            (folder / split / name).mkdir(parents=True)
-            for index in range(count):
-                pixels = draws.integers(0, 60, (*size, 3)) + 120 * number
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / name / f"{index}.png")
-    return folder
-
-
 FOLDER = [
     "--model", "ConvNetD1W32", "--batch_real", 4, "--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0,
     "--msz_per_channel", 72, "--lr_freq", 10, "--name", "run", "--device", "cpu",
@@ -270,7 +221,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def test_a_folder_is_distilled_and_evaluated_elsewhere(tmp_path):
-    tree = images(tmp_path / "tree", names=("a $_$ name", "b"))
+    tree = make_folder(tmp_path / "tree", names=("a $_$ name", "b"))
     result = call("DM/distill.py", "--dataset", f"folder:{tree}", *FOLDER, "--save_path", tmp_path / "runs")
     assert result.code == 0, result.err
     (file,) = tmp_path.glob("runs/DM/folder-*/ipc1/run/synset.safetensors")
@@ -279,9 +230,9 @@ def test_a_folder_is_distilled_and_evaluated_elsewhere(tmp_path):
     assert_refused(call(*evaluate), "is not a folder")
     result = call(*evaluate, "--dataset", f"folder:{moved}")
     assert result.code == 0, result.err
-    other = images(tmp_path / "other", names=("a", "c"))
+    other = make_folder(tmp_path / "other", names=("a", "c"))
     assert_refused(call(*evaluate, "--dataset", f"folder:{other}"), "other classes")
-    larger = images(tmp_path / "larger", size=(16, 16))
+    larger = make_folder(tmp_path / "larger", size=(16, 16))
     assert_refused(call(*evaluate, "--dataset", f"folder:{larger}"), "give the --dataset it was made from")
     assert_refused(call(*evaluate, "--dataset", "digits"), "mean has 3 values")
 
@@ -292,15 +243,15 @@ def test_folders_that_cannot_be_read(tmp_path):
         assert_refused(result, *parts)
 
     refused(tmp_path / "nowhere", "is not a folder")
-    refused(images(tmp_path / "one", names=("cat",)), "1 class folder(s), at least 2 are needed")
-    mixed = images(tmp_path / "mixed")
+    refused(make_folder(tmp_path / "one", names=("cat",)), "1 class folder(s), at least 2 are needed")
+    mixed = make_folder(tmp_path / "mixed")
     Image.new("RGB", (20, 12)).save(mixed / "train" / "dog" / "9.png")
     refused(mixed, "--image_size")
-    damaged = images(tmp_path / "damaged")
+    damaged = make_folder(tmp_path / "damaged")
     file = damaged / "test" / "cat" / "1.png"
     file.write_bytes(file.read_bytes()[:200])
     refused(damaged, str(file), "cannot be read as an image")
-    few = images(tmp_path / "few", count=1)
+    few = make_folder(tmp_path / "few", count=1)
     refused(few, "class cat has 1 images", "decodes 2")
 
 
@@ -373,9 +324,6 @@ def test_evaluate_refuses_in_a_sentence(finished, flags, parts):
 
 def test_evaluate_needs_to_know_what_a_set_was_made_from(tmp_path):
     """A set saved from Python with less than an evaluation needs."""
-    from common.synset.file import save_synset
-    from tests.test_synset import started
-
     path = save_synset(started(), tmp_path / "set.safetensors", {"dataset": "digits"})
     result = call("DM/evaluate.py", "--synset", path, "--device", "cpu")
     unknown = "give --model, --epoch_eval_train, --lr_net, --batch_train and --dsa_strategy"

@@ -10,7 +10,7 @@ import torch
 from common.system.errors import InputError
 from common.system.seeds import generator
 from common.training.coresets import herding, k_center
-from tests.test_cli import assert_refused, call
+from tests.command_line import assert_refused, call
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

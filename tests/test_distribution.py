@@ -5,8 +5,8 @@ from common.matching import augment
 from common.matching.distribution import match
 from common.networks import build_network
 from common.synset.synset import SynSet
-from tests.conftest import Recorded
-from tests.test_synset import args, real_images
+from tests.image_sets import Recorded
+from tests.synsets import args, real_images
 
 CLASSES, REAL = 4, 6
 

@@ -7,7 +7,6 @@ from common.datasets import load_dataset
 from common.networks import build_network, reinitialise
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
-from common.system.text import mean_and_std
 from common.training.coresets import random_real
 from common.training.evaluate import evaluate
 from common.training.pool import EvaluationNetwork, evaluate_pool, train_and_test
@@ -84,11 +83,6 @@ def test_random_real_images_have_the_budget():
     for image, label in zip(chosen.images, chosen.labels, strict=True):
         same = (all_images == image).flatten(1).all(dim=1)
         assert (train_data.labels[same] == label).any()
-
-
-def test_mean_and_std_are_numpys():
-    values = [0.5, 0.7, 0.9]
-    assert mean_and_std(values) == {"mean": np.mean(values), "std": np.std(values), "n": 3}
 
 
 QUICK = {"model": "ConvNetD1W16", "networks": 2, "epochs": 3, "lr": 0.05, "progress": False}

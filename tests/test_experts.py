@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.experts.train import ExpertProtocol, train_expert
+from common.experts.train import ExpertProtocol, expert_epochs, train_expert
 from common.images.zca import whitened
 from common.matching import augment
 from common.matching.trajectory import flatten
@@ -161,15 +161,13 @@ def test_whitened_images_are_trained_on(cache):
 
 
 def test_testing_in_between_changes_nothing():
-    network, data, told = small_network("ConvNetD1W32BN"), make_data(), []
-
-    def after(epochs):
-        told.append(epochs)
+    network, data, trajectory = small_network("ConvNetD1W32BN"), make_data(), []
+    for epoch, weights in expert_epochs(network, data, protocol(), 0):
         network.eval()
-
-    trajectory = train_expert(network, data, protocol(), 0, on_epoch=after)
-    assert told == [1, 2]
-    assert torch.equal(trajectory, train_expert(network, data, protocol(), 0))
+        assert epoch == len(trajectory)
+        assert torch.equal(weights, flatten(network.parameters()))
+        trajectory.append(weights)
+    assert torch.equal(torch.stack(trajectory), train_expert(network, data, protocol(), 0))
 
 
 def test_a_signal_ends_it_between_two_steps():
@@ -182,7 +180,7 @@ def test_a_signal_ends_it_between_two_steps():
         work.raise_if_stopped()
 
     with pytest.raises(Stopped, match="stopped by SIGTERM: finished experts are kept") as stop:
-        train_expert(small_network(), make_data(), protocol(), 0, check_stop=check)
+        list(expert_epochs(small_network(), make_data(), protocol(), 0, check_stop=check))
     assert stop.value.exit_code == 143
     assert len(steps) == 5
 

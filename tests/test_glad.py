@@ -13,7 +13,7 @@ from common.synset.file import load_synset
 from common.system.seeds import seeded
 from common.training import train as training
 from common.training.train import Batches, EvaluationProtocol, train
-from tests.test_cli import SHORT, assert_refused, call, run_folder
+from tests.command_line import SHORT, assert_refused, call, run_folder
 
 
 def glad(epochs=1000, lr=None, batch=256):

@@ -12,8 +12,8 @@ from common.matching.gradient import DISTANCES, freeze_batchnorm, match
 from common.networks import build_network
 from common.synset.synset import SynSet
 from common.system.errors import InputError
-from tests.conftest import Recorded
-from tests.test_synset import args, real_images
+from tests.image_sets import Recorded
+from tests.synsets import args, real_images
 
 CLASSES, REAL, SYNTHETIC = 4, 6, 4
 CHUNKS = [None, 1, 3, 5, 6, 12, 18, 100]  # pieces of both, of the real class alone, whole classes, two, three, all

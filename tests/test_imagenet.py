@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,79 +16,29 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import transforms
 
-from common import recipes
 from common.config.command_line import parse, parse_buffer, parse_plain
 from common.config.options import DataOptions, EvaluateOptions
 from common.datasets import DATASETS, ImageData, load_dataset, statistics
 from common.datasets.imagenet_classes import NAMES, SUBSETS, SYNONYMS, resolve
 from common.datasets.imagenet_devkit import DEVKIT, META, TRUTH
 from common.images import decode
-from common.recipes import find
 from common.system.errors import InputError
 from common.training import evaluation_setup
 from common.training.evaluate_command import evaluate_file
+from tests.command_line import assert_refused, call
 from tests.image_sets import forbid_decoding
-from tests.test_cli import assert_refused, call
+from tests.imagenet_sets import OTHER, TRAIN, VAL, WOOF, make_imagenet, pack_devkit, save_jpeg, write_devkit
 
 pytestmark = pytest.mark.usefixtures("cache")
 
 REAL = Path(os.environ.get("FRED_DATA", "no data"))
-WOOF = SUBSETS["imagewoof"]  # not published in the order of its WordNet ids
-OTHER = "n01440764"  # a class that is not among them
 NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SIDE = 8  # pixels
-TRAIN, VAL = 2, 2  # images a class
 
 
 @pytest.fixture(autouse=True)
 def _no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IMAGENET", raising=False)
-
-
-def save_jpeg(file: Path, label: int, seed: int, size: tuple[int, int] = (20, 14), mode: str = "RGB") -> None:
-    """A photograph of sorts, whose brightness tells the class, of `size` = (width, height)."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 40, (*size[::-1], 3)) + 20 * label
-    Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(file, quality=95)
-
-
-def make_imagenet(root: Path, wnids: tuple[str, ...] = tuple(WOOF), flat: bool = False) -> Path:
-    """Class folders with images of either orientation; `flat` validation images get a devkit, whose ids are not sorted.
-
-    Another class than those of the subset is there too, with a file that nobody must open.
-    """
-    (root / "train" / OTHER).mkdir(parents=True)
-    (root / "train" / OTHER / "broken.JPEG").write_bytes(b"no image")
-    for label, wnid in enumerate(wnids):
-        for i in range(TRAIN):
-            size = (20, 14) if i % 2 else (12, 17)
-            save_jpeg(root / "train" / wnid / f"{wnid}_{i}.JPEG", label, 100 + 10 * label + i, size)
-    everything = [(wnid, label) for _ in range(VAL) for label, wnid in enumerate((*wnids, OTHER))]
-    for number, (wnid, label) in enumerate(everything, 1):
-        folder = root / "val" if flat else root / "val" / wnid
-        save_jpeg(folder / f"ILSVRC2012_val_{number:08d}.JPEG", label, number)
-    if flat:
-        ids = {wnid: 3 * place + 1 for place, wnid in enumerate((*reversed(wnids), OTHER))}
-        write_devkit(root / DEVKIT, ids, [ids[wnid] for wnid, _ in everything])
-    return root
-
-
-def write_devkit(folder: Path, ids: dict[str, int], truth: list[int]) -> None:
-    """meta.mat as MATLAB would write it, with an ancestor of the classes, and the ground truth."""
-    fields = [(key, object) for key in ("ILSVRC2012_ID", "WNID", "words", "num_children")]
-    rows = [(number, wnid, f"words of {wnid}", 0) for wnid, number in ids.items()]
-    rows.append((1001, "n00001740", "entity", 2))
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    savemat(folder / META, {"synsets": np.array([[row] for row in rows], dtype=fields)})
-    (folder / TRUTH).write_text("".join(f"{each}\n" for each in truth))
-
-
-def pack_devkit(root: Path) -> Path:
-    archive = root / f"{DEVKIT}.tar.gz"
-    with tarfile.open(archive, "w:gz") as packed:
-        packed.add(root / DEVKIT, DEVKIT)
-    shutil.rmtree(root / DEVKIT)
-    return archive
 
 
 def load(root: Path, name: str = "imagenet-imagewoof", **options: object) -> tuple[ImageData, ImageData]:
@@ -396,7 +345,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, words: list[str], t
 
 @pytest.mark.parametrize("flag", ["--res", "--image_size", "--image-size"])
 def test_the_side_has_the_authors_flag_too(flag: str) -> None:
-    from common.objectives.dm import Options
+    from DM.distill import Options
 
     given = ["--dataset", "imagenet-a", "--msz_per_channel", "8", "--lr_freq", "1"]
     options, sources = parse(Options, "DM", [*given, flag, "256"])
@@ -418,68 +367,6 @@ def test_variable_names_the_folder_unless_a_flag_does(tmp_path: Path, monkeypatc
     monkeypatch.delenv("IMAGENET")
     with pytest.raises(InputError, match=rf"is not whole in {tmp_path / 'data'}: there is no such folder"):
         parse_plain(DataOptions, options).load()
-
-
-TABLE = {
-    "ImageNet": {
-        "any": [{"source": "all", "msz_per_channel": 100, "lr_freq": 2.0, "resize": "squash", "image_size": 64}],
-        "ipc1": [{"source": "all at 1", "lr_freq": 3.0}],
-    },
-    "imagenet-a": {
-        "any": [{"source": "a", "msz_per_channel": 50}],
-        "ipc2": [{"source": "a at 2", "mom_freq": 0.25}],
-        "ipc1_published": {"accuracy": 60.0, "source": "paper"},
-    },
-    "digits": {"ipc1": [{"source": "digits", "lr_freq": 1.0, "msz_per_channel": 4}]},
-    "pixels": {"any": [{"source": "pixels", "msz_per_channel": 0, "lr_freq": 1.0}]},
-}
-
-
-@pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "_table", lambda objective: TABLE)
-
-
-def test_a_subsets_recipe_is_that_of_all_and_then_its_own(table: None) -> None:
-    recipe = find("DM", "imagenet-a", 1)
-    assert recipe.values == {"msz_per_channel": 50, "lr_freq": 3.0, "resize": "squash", "image_size": 64}
-    assert recipe.sources["msz_per_channel"] == "a"
-    assert recipe.sources["lr_freq"] == "all at 1"
-    assert recipe.published == {"accuracy": 60.0, "source": "paper"}
-    assert find("DM", "imagenet-b", 1).values["msz_per_channel"] == 100
-    assert find("DM", "imagenet-b", 1).published is None
-    assert find("DM", "imagenet-b", 1, pixels=True).values["msz_per_channel"] == 0
-    assert find("DM", "ImageNet-C", 1).values == {}
-    have = recipes.available("DM")
-    assert have["imagenet-a"] == [1, 2]
-    assert have["imagenet-b"] == [1]
-    assert set(have) == {*NAMES, "digits"}
-    recipes.check_dataset("DM", "imagenet-marine")
-    with pytest.raises(
-        InputError, match="DM has no recipe for 'CIFAR10': choose one of imagenet-a, digits, imagenet-b"
-    ):
-        recipes.check_dataset("DM", "CIFAR10")
-
-
-def test_the_command_line_finds_a_subsets_recipe(table: None) -> None:
-    from common.objectives.dm import Options
-
-    options, sources = parse(Options, "DM", ["--dataset", "ImageNet", "--subset", "meow"])
-    assert (options.dataset, options.msz_per_channel, options.lr_freq) == ("imagenet-cats", 100, 3.0)
-    assert (options.resize, options.image_size) == ("squash", 64)
-    assert sources["resize"] == sources["image_size"] == "all"
-    # How images are resized is lent to images that are, and to no others.
-    borrowed, _ = parse(Options, "DM", ["--dataset", "folder:x", "--recipe", "imagenet-meow"])
-    assert (borrowed.recipe, borrowed.resize, borrowed.image_size) == ("imagenet-cats", "squash", 64)
-    borrowed, _ = parse(Options, "DM", ["--dataset", "digits", "--recipe", "imagenet-cats"])
-    assert (borrowed.msz_per_channel, borrowed.resize, borrowed.image_size) == (100, "crop", None)
-
-
-def test_recipes_lie_in_folders_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "some-folder").mkdir()
-    (tmp_path / "some-folder" / "DM.toml").write_text('[[ImageNet.ipc1]]\nsource = "s"\nlr_freq = 5.0\n')
-    monkeypatch.setattr(recipes, "_FOLDER", tmp_path)
-    assert find("some-folder/DM", "imagenet-e", 1).values == {"lr_freq": 5.0}
 
 
 def test_a_synthetic_set_says_how_its_images_were_resized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,18 +11,18 @@ import pytest
 from common import recipes
 from common.config.command_line import parse
 from common.experts.folder import read_manifest
-from common.objectives import tm
 from common.synset.file import load_synset
+from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
-from tests.test_cli import assert_refused, call
-from tests.test_imagenet import TRAIN, WOOF, make_imagenet
+from tests.imagenet_sets import TRAIN, WOOF, make_imagenet
 from tests.voxel_sets import make_voxels, write_voxels
+from TM import distill as tm
 
-pytestmark = pytest.mark.usefixtures("one_thread", "cache")
+pytestmark = pytest.mark.usefixtures("one_thread", "cache", "no_report")
 
 DISTILL = "ImageNet-abcde/distill.py"
 MODEL = "ConvNetD1W16"
-SIDE, K = 16, 128  # hence two images a class, as many as there are
+SIDE, K = 16, 128  # hence two images per class, as many as there are
 SHORT = [
     "--dataset", "imagenet-imagewoof", "--res", SIDE, "--msz_per_channel", K, "--model", MODEL, "--device", "cpu",
     "--Iteration", 2, "--eval_it", 0, "--num_eval", 1, "--epoch_eval_train", 2, "--eval_mode", "S", "--name", "run",

@@ -10,6 +10,7 @@ from torch import nn
 
 from common.networks import FAMILIES, build_network, has_batchnorm, has_dropout, reinitialise
 from common.system.errors import InputError
+from tests.network_weights import count, same, weights
 
 # (name, parameters) for 10 classes of 3x32x32 images, counted in the authors' networks.
 PARAMETERS = [
@@ -40,18 +41,6 @@ PARAMETERS = [
     ("MLP", 411_146),
     ("LeNet", 62_006),
 ]
-
-
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def weights(network: nn.Module) -> list[torch.Tensor]:
-    return [tensor.detach().clone() for tensor in network.state_dict().values()]
-
-
-def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize(("name", "parameters"), PARAMETERS)

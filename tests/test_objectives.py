@@ -9,12 +9,15 @@ import signal
 import pytest
 import torch
 
+from common.experts.buffer import ExpertOrder
+from common.matching import gradient, trajectory
 from common.matching.step_size import LEAST, StepSize
-from common.objectives import dc, tm
 from common.synset.file import load_synset
 from common.system.errors import InputError
 from common.training.train import EvaluationProtocol
-from tests.test_cli import assert_refused, call
+from tests.command_line import assert_refused, call
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 TINY = [
     "--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", "--num_eval", 1, "--epoch_eval_train", 1,
@@ -38,8 +41,8 @@ def commands(buffers):
     """Script and flags of a run of a few seconds, and what computes its loss."""
     flags = ["--buffer_path", buffers, "--syn_steps", 2, "--max_start_epoch", 2, "--expert_epochs", 2]
     return {
-        "DC": (["DC/distill.py", *TINY, "--batch_real", 16, "--Iteration", 4], dc),
-        "TM": (["TM/distill.py", *TINY, *flags, "--Iteration", 4], tm),
+        "DC": (["DC/distill.py", *TINY, "--batch_real", 16, "--Iteration", 4], gradient),
+        "TM": (["TM/distill.py", *TINY, *flags, "--Iteration", 4], trajectory),
     }
 
 
@@ -101,13 +104,13 @@ def test_variants_run(tmp_path, commands, objective, flags):
 
 def test_dc_makes_the_loops_updates_with_the_network_trained_between(tmp_path, commands, monkeypatch):
     words, _ = commands["DC"]
-    original, seen = dc.match, []
+    original, seen = gradient.match, []
 
     def recorded(network, *positional, **named):
         seen.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
         return original(network, *positional, **named)
 
-    monkeypatch.setattr(dc, "match", recorded)
+    monkeypatch.setattr(gradient, "match", recorded)
     flags = ["--outer_loop", 3, "--inner_loop", 1, "--Iteration", 2]
     assert call(*words, *flags, "--save_path", tmp_path).code == 0
     assert len(seen) == 6
@@ -141,11 +144,11 @@ def test_the_method_decides_on_augmentation_and_epochs(monkeypatch, flags, netwo
     """The authors' rule, for every network that is evaluated: 1000 epochs with any augmentation, 300 without."""
     seen = []
 
-    def prepare(options, sources, objective):
+    def set_up(options, sources):
         seen.append(options)
         raise InputError("no data is read")
 
-    monkeypatch.setattr("common.objectives.dc.prepare", prepare)
+    monkeypatch.setattr("common.runs.loop.set_up", set_up)
     assert_refused(call("DC/distill.py", "--dataset", "CIFAR10", "--ipc", 2, *flags), "no data is read")
     (options,) = seen
     assert options.dsa == ("DSA" in flags)
@@ -214,17 +217,17 @@ def test_the_learned_step_size_is_kept_and_evaluated_with(tmp_path, commands):
 def test_an_update_averages_over_its_experts(tmp_path, commands, monkeypatch):
     """The first of them is followed as an update of one expert follows it; the others come after it in the order."""
     words, _ = commands["TM"]
-    original, calls, positions = tm.match, [], []
+    original, calls, positions = trajectory.match, [], []
 
     def recorded(student, start, target, images, labels, step_size, steps, **named):
         result = original(student, start, target, images, labels, step_size, steps, **named)
         calls.append((start, steps, *(part.clone() for part in result)))
         return result
 
-    position_of = tm.ExpertOrder.expert
-    monkeypatch.setattr(tm, "match", recorded)
+    position_of = ExpertOrder.expert
+    monkeypatch.setattr(trajectory, "match", recorded)
     monkeypatch.setattr(
-        tm.ExpertOrder, "expert", lambda self, position: (positions.append(position), position_of(self, position))[1]
+        ExpertOrder, "expert", lambda self, position: (positions.append(position), position_of(self, position))[1]
     )
     for count in (1, 3):
         flags = ["--experts_per_iteration", count, "--Iteration", 2, "--save_path", tmp_path / str(count)]
@@ -248,7 +251,7 @@ def test_an_update_averages_over_its_experts(tmp_path, commands, monkeypatch):
 
 def stop_after(words, path, updates):
     """Start TM, and stop it in update number `updates`."""
-    original, calls = tm.match, []
+    original, calls = trajectory.match, []
 
     def stopping(*positional, **named):
         calls.append(None)
@@ -257,7 +260,7 @@ def stop_after(words, path, updates):
         return original(*positional, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tm, "match", stopping)
+        patch.setattr(trajectory, "match", stopping)
         assert call(*words, "--save_path", path).code == 128 + signal.SIGTERM
 
 
@@ -293,13 +296,13 @@ def test_a_run_is_not_continued_with_other_experts(tmp_path, commands):
 
 def test_a_step_size_that_diverges_is_named(tmp_path, commands, monkeypatch):
     words, _ = commands["TM"]
-    original = tm.match
+    original = trajectory.match
 
     def diverging(*positional, **named):
         loss, gradient, _ = original(*positional, **named)
         return loss, gradient, torch.tensor(-float("inf"))
 
-    monkeypatch.setattr(tm, "match", diverging)
+    monkeypatch.setattr(trajectory, "match", diverging)
     result = call(*words, "--Iteration", 1, "--lr_lr", 1e30, "--save_path", tmp_path)
     assert_refused(result, "the step size after 1 updates is not finite", "--lr_lr (1e+30) or --lr_teacher")
 

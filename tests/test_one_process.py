@@ -7,14 +7,16 @@ import sys
 import pytest
 import torch
 
+from common.matching import distribution, gradient
 from common.networks import build_network
 from common.runs.sharding import ClassShare
-from common.system import parallel
+from common.system import command, parallel
 from common.system.errors import ProcessLost, Stopped
 from common.system.parallel import launch
 from common.system.signals import Stoppable
 from common.training.pool import trained_here
-from tests.test_cli import assert_refused, call
+from tests.command_line import assert_refused, call
+from tests.synsets import started
 
 
 @pytest.fixture
@@ -60,22 +62,33 @@ def test_shares_are_balanced_and_leave_nothing_out(be, world):
         assert sizes[0] == max(sizes)
 
 
-def test_what_is_matched_of_some_classes_is_zero_elsewhere(be):
-    images = torch.arange(12.0).view(6, 2)  # three classes of two
-
-    def matched(some):
-        return some.sum(), 2 * some
-
-    parts = []
+def test_classes_are_dealt_out(be):
+    shares = []
     for rank in range(4):
         be(rank, 4)
         mine = ClassShare.of(3)
         assert mine.count == (rank < 3)
-        parts.append(mine.match(images, matched))
+        shares += range(3)[mine.rows]
         assert ClassShare.of(3, undivided=True).count == (3 if rank == 0 else 0)
-    loss, gradient = (sum(each) for each in zip(*parts, strict=True))
-    assert loss == images.sum()
-    assert torch.equal(gradient, 2 * images)
+    assert shares == [0, 1, 2]
+
+
+@pytest.mark.parametrize("match", [distribution.match, gradient.match])
+def test_a_process_without_a_class_adds_nothing(match):
+    """Its images are none, decoded from no class; the way back gives the coefficients a gradient of zero."""
+    synset = started()
+    none = synset.decode(slice(0, 0))
+    network = build_network("ConvNetD1W16", synset.channel, synset.num_classes, synset.im_size)
+    loss, to_images = match(network, none.detach(), none, 0)
+    assert loss == 0
+    none.backward(to_images)
+    assert torch.equal(synset.coefficients.grad, torch.zeros_like(synset.coefficients))
+
+
+def test_images_of_some_classes_are_those_of_all():
+    synset = started()
+    n = synset.num_per_class
+    assert torch.equal(synset.decode(slice(1, 3)), synset.decode()[n : 3 * n])
 
 
 @pytest.mark.parametrize(("together", "shares"), [(1, [3, 2]), (2, [3, 2]), (100, [3, 2])])
@@ -113,12 +126,12 @@ def test_other_processes_say_errors_alone_and_by_the_line(monkeypatch):
     out, err = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    with parallel._output_of(2):
+    with command.output_of(2):
         print("progress")
         print("one\ntwo", file=sys.stderr)
         sys.stderr.write("no end")
         print("progress")
-    with parallel._output_of(0):
+    with command.output_of(0):
         print("heard")
     assert out.getvalue() == "heard\n"
     assert err.getvalue() == "rank 2: one\nrank 2: two\nrank 2: no end\n"

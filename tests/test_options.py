@@ -21,8 +21,10 @@ from common.config.options import (
 from common.datasets import DATASETS, ImageData, statistics
 from common.runs.folder import Run
 from common.system.errors import InputError
+from tests.command_line import SHORT, assert_refused, call, run_folder
 from tests.conftest import ROOT
-from tests.test_cli import SHORT, assert_refused, call, run_folder
+
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 def read(*words):

@@ -16,15 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.command_line import checkpoint
 from tests.conftest import ROOT
 from tests.parallel_cases import CASES, UPDATES, distil, folder_of, run_all
-from tests.test_run import checkpoint
 
 BY_TWO = [name for name in CASES if not name.endswith("two")]
 BY_THREE = ["dm-two", "dc-two", "tm", "tm-batches"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_report")
 
 
 def environment(path: Path) -> dict[str, str]:

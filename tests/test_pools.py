@@ -8,7 +8,7 @@ import torch
 from common.networks import has_batchnorm
 from common.networks.pools import build_pool, pool_names, principal
 from common.system.errors import InputError
-from tests.test_cli import SHORT, assert_refused, call, run_folder
+from tests.command_line import SHORT, assert_refused, call, run_folder
 
 
 @pytest.mark.parametrize(

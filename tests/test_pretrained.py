@@ -24,8 +24,8 @@ from common.synset.open import open_synset
 from common.synset.recover import recover
 from common.system.errors import InputError
 from tests.authors_files import synthetic, write_pair, write_results
+from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
-from tests.test_cli import assert_refused, call
 
 SIZES = [
     {"channels": 1, "im_size": (28, 28), "k": 49, "num_classes": 10},
@@ -123,7 +123,7 @@ def test_sets_decoded_in_tf32(tmp_path, side):
     smooth = frequency.idct(noise / (1 + side * frequency.frequencies((side, side))), 2).float()
     synset.init(smooth, synset.labels, [torch.where(synset.labels == c)[0] for c in range(2)])
     dense = frequency.dct(synset.get(need_copy=True)[0], 2)
-    decode = torch.from_numpy(frequency._matrices("dct", side)[1]).float()
+    decode = frequency.idct(torch.eye(side, dtype=torch.float64), 1).T.float()
     rows = (tf32(dense) @ tf32(decode).T).mT
     images = (tf32(rows) @ tf32(decode).T).mT
     found = recover(read_authors(write_pair(tmp_path, images, synset.labels)))

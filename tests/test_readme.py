@@ -45,9 +45,9 @@ def test_scripts_that_the_makefile_runs_exist():
 
 def test_flags_that_it_names_exist():
     from common.config.options import BufferOptions, ClassMatchingOptions, EvaluateOptions
-    from common.objectives import tm
     from common.pretrained.__main__ import COMMANDS
     from common.robustness.options import RobustnessOptions
+    from TM import distill as tm
 
     tables = runpy.run_path(str(ROOT / "reproduce.py"))["COMMANDS"]
     kinds = (

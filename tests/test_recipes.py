@@ -9,16 +9,20 @@ import typing
 
 import pytest
 
-import common.config.options as options_module
 from common import recipes
+from common.config import options as options_module
 from common.config.checks import check
+from common.config.command_line import parse, with_recipe
 from common.config.options import DSA_STRATEGY, BufferOptions, ClassMatchingOptions
 from common.costs.estimate import SHAPES, estimate
+from common.datasets.imagenet_classes import NAMES
 from common.networks import build_network
-from common.objectives import dc, dm, tm
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
+from DC import distill as dc
+from DM import distill as dm
 from tests.conftest import ROOT
+from TM import distill as tm
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,7 +30,7 @@ else:
     import tomli as tomllib
 
 FOLDER = ROOT / "common" / "recipes"
-FILES = sorted(FOLDER.rglob("*.toml"))
+FILES = sorted(file for file in FOLDER.rglob("*.toml") if file.name != "defaults.toml")
 TABLES = {
     str(file.relative_to(FOLDER).with_suffix("")): tomllib.loads(file.read_text(encoding="utf-8")) for file in FILES
 }
@@ -78,6 +82,7 @@ BLOCKS = [
     pytest.param(objective, dataset, cell, id=f"{objective} {dataset} {cell}")
     for objective, table in TABLES.items()
     for dataset, cells in table.items()
+    if dataset != "defaults"
     for cell in cells
 ]
 CELLS = [
@@ -120,6 +125,16 @@ def test_there_are_recipes():
     assert all(recipes.available(objective).keys() <= SHAPES.keys() for objective in TABLES)
 
 
+@pytest.mark.parametrize("objective", TABLES)
+def test_the_defaults_of_a_folder_are_those_of_its_script(objective):
+    kind, kinds = options_of(objective)
+    found = recipes.defaults(objective)
+    assert bool(found) == (objective not in ("DM", "TM"))
+    for name, value in found.items():
+        assert fits(value, kinds[name])
+        assert getattr(kind, name) == value
+
+
 @pytest.mark.parametrize(("objective", "dataset", "cell"), BLOCKS)
 def test_blocks_say_where_they_come_from_and_name_options(objective, dataset, cell):
     blocks = TABLES[objective][dataset][cell]
@@ -148,7 +163,7 @@ def test_blocks_say_where_they_come_from_and_name_options(objective, dataset, ce
 def options_for(objective, dataset, ipc):
     recipe = recipes.find(objective, dataset, ipc)
     kind, _ = options_of(objective)
-    return dataclasses.replace(options_module.with_recipe(kind, recipe), dataset=dataset, ipc=ipc)
+    return dataclasses.replace(with_recipe(kind, recipe), dataset=dataset, ipc=ipc)
 
 
 def synset_of(options, shape, device):
@@ -161,7 +176,7 @@ def synset_of(options, shape, device):
 
 @pytest.mark.parametrize(("objective", "dataset", "ipc"), CELLS)
 def test_cells_are_possible(objective, dataset, ipc):
-    """At least one image a class, no more than there are, at most all coefficients; options that pass the check."""
+    """At least one image per class, no more than there are, at most all coefficients; options that pass the check."""
     options, shape = options_for(objective, dataset, ipc), SHAPES[dataset]
     check(options, objective)
     d = math.prod(shape.im_size)
@@ -195,7 +210,7 @@ def test_cells_fit_a_gpu(objective, dataset, ipc):
     options, shape = options_for(objective, dataset, ipc), SHAPES[dataset]
     buffer = None
     if objective.endswith("TM"):
-        buffer = options_module.with_recipe(BufferOptions, recipes.find(objective, dataset, recipes.EVERY_IPC))
+        buffer = with_recipe(BufferOptions, recipes.find(objective, dataset, recipes.EVERY_IPC))
     told = estimate(objective, options, shape, buffer, device="cuda")
     assert told.memory_bytes < GPU_BYTES
     assert told.distill_flops > 0
@@ -276,6 +291,66 @@ def test_a_cells_own_values_win_and_other_cells_are_empty(monkeypatch):
     for name in ("other", "pixels"):
         with pytest.raises(InputError, match=f"DM has no recipe for '{name}': choose one of set"):
             recipes.check_dataset("DM", name)
+
+
+IMAGENET_TABLE = {
+    "ImageNet": {
+        "any": [{"source": "all", "msz_per_channel": 100, "lr_freq": 2.0, "resize": "squash", "image_size": 64}],
+        "ipc1": [{"source": "all at 1", "lr_freq": 3.0}],
+    },
+    "imagenet-a": {
+        "any": [{"source": "a", "msz_per_channel": 50}],
+        "ipc2": [{"source": "a at 2", "mom_freq": 0.25}],
+        "ipc1_published": {"accuracy": 60.0, "source": "paper"},
+    },
+    "digits": {"ipc1": [{"source": "digits", "lr_freq": 1.0, "msz_per_channel": 4}]},
+    "pixels": {"any": [{"source": "pixels", "msz_per_channel": 0, "lr_freq": 1.0}]},
+}
+
+
+@pytest.fixture
+def imagenet_table(monkeypatch):
+    monkeypatch.setattr(recipes, "_table", lambda objective: IMAGENET_TABLE)
+
+
+def test_a_subsets_recipe_is_that_of_all_and_then_its_own(imagenet_table):
+    recipe = recipes.find("DM", "imagenet-a", 1)
+    assert recipe.values == {"msz_per_channel": 50, "lr_freq": 3.0, "resize": "squash", "image_size": 64}
+    assert recipe.sources["msz_per_channel"] == "a"
+    assert recipe.sources["lr_freq"] == "all at 1"
+    assert recipe.published == {"accuracy": 60.0, "source": "paper"}
+    assert recipes.find("DM", "imagenet-b", 1).values["msz_per_channel"] == 100
+    assert recipes.find("DM", "imagenet-b", 1).published is None
+    assert recipes.find("DM", "imagenet-b", 1, pixels=True).values["msz_per_channel"] == 0
+    assert recipes.find("DM", "ImageNet-C", 1).values == {}
+    have = recipes.available("DM")
+    assert have["imagenet-a"] == [1, 2]
+    assert have["imagenet-b"] == [1]
+    assert set(have) == {*NAMES, "digits"}
+    recipes.check_dataset("DM", "imagenet-marine")
+    with pytest.raises(
+        InputError, match="DM has no recipe for 'CIFAR10': choose one of imagenet-a, digits, imagenet-b"
+    ):
+        recipes.check_dataset("DM", "CIFAR10")
+
+
+def test_the_command_line_finds_a_subsets_recipe(imagenet_table):
+    options, sources = parse(dm.Options, "DM", ["--dataset", "ImageNet", "--subset", "meow"])
+    assert (options.dataset, options.msz_per_channel, options.lr_freq) == ("imagenet-cats", 100, 3.0)
+    assert (options.resize, options.image_size) == ("squash", 64)
+    assert sources["resize"] == sources["image_size"] == "all"
+    # How images are resized is lent to images that are, and to no others.
+    borrowed, _ = parse(dm.Options, "DM", ["--dataset", "folder:x", "--recipe", "imagenet-meow"])
+    assert (borrowed.recipe, borrowed.resize, borrowed.image_size) == ("imagenet-cats", "squash", 64)
+    borrowed, _ = parse(dm.Options, "DM", ["--dataset", "digits", "--recipe", "imagenet-cats"])
+    assert (borrowed.msz_per_channel, borrowed.resize, borrowed.image_size) == (100, "crop", None)
+
+
+def test_recipes_lie_in_folders_too(tmp_path, monkeypatch):
+    (tmp_path / "some-folder").mkdir()
+    (tmp_path / "some-folder" / "DM.toml").write_text('[[ImageNet.ipc1]]\nsource = "s"\nlr_freq = 5.0\n')
+    monkeypatch.setattr(recipes, "_FOLDER", tmp_path)
+    assert recipes.find("some-folder/DM", "imagenet-e", 1).values == {"lr_freq": 5.0}
 
 
 def test_3d_mnist_is_as_published():

@@ -31,8 +31,8 @@ from reproduction.page import STATES
 from reproduction.plan import Plan, images_of, parse_images
 from reproduction.programs import program
 from reproduction.tables import TABLES, Cell, select
+from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
-from tests.test_cli import assert_refused, call
 
 CELLS = [cell for table in TABLES.values() for cell in table.cells]
 SMALL = Cell("dm-lowres", "DM", "MNIST", 1)
@@ -267,7 +267,7 @@ ONE_OF_EACH = {
 }
 
 
-def test_a_cell_of_each_table_runs_from_end_to_end(here, reports, tmp_path):
+def test_a_cell_of_each_table_runs_from_end_to_end(here, tmp_path):
     queries = [f"{table}/{cell}" for table, cell in ONE_OF_EACH.items()]
     result = call(
         "reproduce.py", "run", "--scale", "smoke", "--device", "cpu", "--output", tmp_path, "--cells", *queries
@@ -505,13 +505,16 @@ def test_local_jobs_are_started_as_others_end(here, monkeypatch, tmp_path, capsy
 
 
 def test_a_signal_to_the_sweep_saves_what_runs(quiet, tmp_path):
-    driver = (
-        "from tests.test_reproduction import LONG, Plan, CellJob, sweep\n"
-        "from common.system.errors import run_command\n"
-        f"plan = Plan(scale='smoke', output={str(tmp_path)!r}, device='cpu')\n"
-        "run_command(lambda: sweep.run_here([CellJob(LONG, plan), CellJob(LONG, plan)]))\n"
-    )
     plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
+    driver = (
+        "from common.system.command import run_command\n"
+        "from reproduction.jobs import CellJob\n"
+        "from reproduction.plan import Plan\n"
+        "from reproduction.sweep import run_here\n"
+        "from reproduction.tables import Cell\n"
+        f"job = CellJob({LONG!r}, {plan!r})\n"
+        "run_command(lambda: run_here([job, job]))\n"
+    )
     with subprocess.Popen([sys.executable, "-c", driver], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         wait_for((folder_of(LONG, plan) / "checkpoint_previous.pt").exists)
         process.send_signal(signal.SIGTERM)

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from common.datasets import ImageData
-from common.datasets.imagenet_classes import SUBSETS
 from common.images.pixels import Resize
 from common.images.zca import whitened
 from common.robustness.conditions import CIFAR10_CLASSES, CORRUPTIONS, LEVELS, Condition, TargetName
@@ -22,9 +21,9 @@ from common.robustness.figures import mean_corruption_error, summarise
 from common.robustness.targets import open_target
 from common.system.errors import InputError
 from common.training import pool
+from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
-from tests.test_cli import assert_refused, call
-from tests.test_imagenet import make_imagenet
+from tests.imagenet_sets import WOOF, make_imagenet
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -32,7 +31,6 @@ SCRIPT = "corruption-exp/evaluate.py"
 SIDE = 8  # pixels
 COUNT = 20  # images a level
 TWO = ("gaussian_noise", "contrast")
-WOOF = SUBSETS["imagewoof"]  # not published in the order of its WordNet ids
 STATISTICS = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 
 

@@ -1,6 +1,7 @@
 """The house stands as docs/design.md draws it: a room imports only rooms before it, and no room outgrows its walls."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,84 @@ def test_no_module_imports_itself_in_the_end():
         for name in leaves:
             del after[name]
     assert not after, f"imports run in a circle among {', '.join(after)}"
+
+
+# -- the tests themselves ------------------------------------------------------------------------------------------
+
+TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").glob("*.py"))
+OURS = {path.parts[0] for path in FILES}
+# A file test_x.py may use private names of the modules and rooms called x; these may use those of another name.
+TESTED = {
+    "test_one_process": "common.system.parallel",
+    "test_run_folder": "common.runs.folder",
+    "in_float64": "common.SynSet",  # no test: it patches where a set makes real images float32
+}
+
+
+def private_names(tree):
+    """Private names of our modules that a file reaches for, such as common.runs.folder._read_checkpoint.
+
+    By an import, an attribute, or the string that setattr and getattr take. What a variable holds cannot be told here.
+    """
+    names = {}  # what each name of the file stands for
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            firsts = {each.name.partition(".")[0] for each in node.names if not each.asname}
+            names |= {first: first for first in firsts} | {each.asname: each.name for each in node.names if each.asname}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
+    reached = set(names.values())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            reached.add(spelt(node, names))
+        elif isinstance(node, ast.Call):
+            texts = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            reached |= {*texts, *(f"{spelt(node.args[0], names)}.{each}" for each in texts)}
+    return {name for name in reached if name.split(".")[0] in OURS and re.fullmatch(r"[\w.-]+\._[a-z]\w*", name, re.I)}
+
+
+def spelt(node, names):
+    """The dotted name that an expression begins with, calls left out, its first part as `names` has it."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id, "")
+    if isinstance(node, ast.Attribute):
+        return f"{spelt(node.value, names)}.{node.attr}"
+    return spelt(node.func, names) if isinstance(node, ast.Call) else ""
+
+
+@pytest.mark.parametrize("path", TESTS, ids=str)
+def test_tests_import_helpers_not_tests(path):
+    found = set(imported(path))
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{each.name}" for each in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # code for another process
+            found |= set(re.findall(r"^(?:from|import) (tests\.\w+)", node.value, re.M))
+    assert not [each for each in found if each.startswith("tests.test_")]
+
+
+@pytest.mark.parametrize("path", TESTS, ids=str)
+def test_tests_use_public_names_but_for_the_module_that_they_test(path):
+    own = TESTED.get(path.stem, path.stem.removeprefix("test_"))
+    for name in private_names(ast.parse((ROOT / path).read_text())):
+        module = name.partition("._")[0]
+        assert f".{own}." in f".{module}.", f"{path} reaches for {name}"
+
+
+def test_private_names_are_seen_however_they_are_reached():
+    code = """
+import common.runs.folder
+from common.system import parallel
+from common.system.files import _write as write
+from reproduction import sweep
+from reproduction.jobs import CellJob
+common.runs.folder._read(parallel._count(3))
+CellJob(1)._held()
+monkeypatch.setattr(sweep, "_POLL", 0)
+monkeypatch.setattr("common.runs.loop._SHARE", 0)
+pickle._Pickler, self._lock, parallel.__name__, parallel.rank
+"""
+    assert private_names(ast.parse(code)) == {
+        "common.runs.folder._read", "common.system.parallel._count", "common.system.files._write",
+        "reproduction.sweep._POLL", "reproduction.jobs.CellJob._held", "common.runs.loop._SHARE",
+    }  # fmt: skip

@@ -1,5 +1,4 @@
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,30 +6,7 @@ import torch
 from common import frequency
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
-
-
-def args(**changes):
-    plain = {
-        "channel": 3, "num_classes": 4, "im_size": (8, 8), "device": "cpu", "ipc": 1, "msz_per_channel": 16,
-        "lr_freq": 100.0, "mom_freq": 0.5,
-    }  # fmt: skip
-    return SimpleNamespace(**(plain | changes))
-
-
-def real_images(a, per_class=10, seed=0):
-    draws = torch.Generator().manual_seed(seed)
-    labels = torch.arange(a.num_classes).repeat(per_class)  # not grouped, as in a real dataset
-    images = torch.randn(len(labels), a.channel, *a.im_size, generator=draws) + labels.view(
-        -1, 1, *[1] * len(a.im_size)
-    )
-    return images, labels, [torch.where(labels == c)[0] for c in range(a.num_classes)]
-
-
-def started(**changes):
-    a = args(**changes)
-    synset = SynSet(a)
-    synset.init(*real_images(a))
-    return synset
+from tests.synsets import args, real_images, started
 
 
 @pytest.mark.parametrize(("im_size", "k", "ipc", "n"), [((8, 8), 16, 1, 4), ((8, 8), 24, 1, 2), ((4, 4, 4), 16, 2, 8)])

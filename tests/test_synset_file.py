@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from common.synset.file import export_pair, load_synset, save_synset
 from common.synset.synset import SynSet
 from common.system.errors import InputError
-from tests.test_synset import args, real_images, started
+from tests.synsets import args, real_images, started
 
 METADATA = {
     "dataset": "digits",

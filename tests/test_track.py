@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import struct
 import subprocess
@@ -14,31 +13,19 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from common.objectives import dm
-from common.report import pictures
+from common.matching import distribution
 from common.runs.track import open_tracker
 from common.system.errors import InputError
+from tests.command_line import TINY, call, run_folder
 from tests.conftest import ROOT
-from tests.test_cli import TINY, call, run_folder
+from tests.left_out import leave_out_pictures
+from tests.tracked import CONFIG, POINT, START, SUMMARY, random_states
 
-CONFIG = {"lr_freq": 0.1, "dataset": "folder:a|b", "dsa": True, "chunk": None, "hardware": {"cores": 2}}
-POINT = {
-    "iteration": 10,
-    "mean": 0.5,
-    "std": 0.25,
-    "n": 4,
-    "networks": {"ConvNetD1": {"mean": 0.75, "std": 0.0, "n": 2}, "AlexNet": {"mean": 0.25, "std": 0.0, "n": 2}},
-}
-START = {"iteration": 0, "mean": 0.125, "std": 0.0, "n": 1}
-SUMMARY = {"last": POINT, "seconds": 1.5}
+pytestmark = pytest.mark.usefixtures("no_report")
+
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255)}
-
-
-def random_states():
-    return random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()
 
 
 @pytest.fixture
@@ -226,7 +213,7 @@ DRIVER = """
 import json, os, pathlib, signal, sys, time, wandb
 from common.system.errors import InputError
 from common.runs.track import open_tracker
-from tests.test_track import CONFIG, POINT, START, SUMMARY, random_states
+from tests.tracked import CONFIG, POINT, START, SUMMARY, random_states
 
 folder, red, blue = map(pathlib.Path, sys.argv[1:])
 said, children = [], []
@@ -447,8 +434,7 @@ def test_wandb_uploads_only_where_somebody_is_logged_in(tmp_path, monkeypatch, a
 
 @pytest.fixture
 def _small_pictures(monkeypatch):
-    for name in ("draw_images", "draw_masks", "draw_curves"):
-        monkeypatch.setattr(pictures, name, lambda path, *_: Image.new("RGB", (5, 3)).save(path))
+    leave_out_pictures(monkeypatch, instead=lambda path, *_: Image.new("RGB", (5, 3)).save(path))
 
 
 def distil(path, *words):
@@ -463,7 +449,7 @@ def test_a_tracked_run_is_the_one_that_it_would_be_untracked(tmp_path):
     assert distil(tmp_path / "none").code == 0
     untracked = run_folder(tmp_path / "none")
     for first in ("none", "tensorboard"):
-        original, updates = dm.match, []
+        original, updates = distribution.match, []
 
         def stopping(*positional, original=original, updates=updates):
             updates.append(None)
@@ -472,7 +458,7 @@ def test_a_tracked_run_is_the_one_that_it_would_be_untracked(tmp_path):
             return original(*positional)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dm, "match", stopping)
+            patch.setattr(distribution, "match", stopping)
             assert distil(tmp_path / first / "stopped", "--track", first).code == 128 + signal.SIGTERM
         result = distil(tmp_path / first / "stopped", "--track", "tensorboard")
         assert result.code == 0, result.err

@@ -19,7 +19,7 @@ from common.synset.selection import RULES
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
 from common.training import dc_augment
-from tests.test_cli import assert_refused, call, run_folder
+from tests.command_line import assert_refused, call, run_folder
 from tests.voxel_sets import SIDE, make_voxels, write_voxels
 
 NAME, FILE = "3D-MNIST", "full_dataset_vectors.h5"

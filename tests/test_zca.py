@@ -20,8 +20,9 @@ from common.images import zca
 from common.images.image_data import Request
 from common.synset.file import load_synset, save_synset
 from common.system.errors import InputError
+from tests.command_line import SHORT, assert_refused, call, run_folder
 from tests.conftest import ROOT
-from tests.test_cli import SHORT, assert_refused, call, images, run_folder
+from tests.image_sets import make_folder
 
 REAL = Path(os.environ.get("FRED_DATA", "no data"))
 
@@ -185,16 +186,20 @@ def test_other_training_images_replace_what_was_kept(cache: Path) -> None:
 
 def test_fingerprint_follows_the_images_alone() -> None:
     make = "torch.arange(120, dtype=torch.uint8).view(5, 2, 3, 4)"
-    program = f"import torch; from common.images.zca import fingerprint; print(fingerprint({make}))"
+    program = f"import torch; from common.images.zca import whitening_fingerprint; print(whitening_fingerprint({make}))"
     elsewhere = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     batch = torch.arange(120, dtype=torch.uint8).view(5, 2, 3, 4)
-    assert elsewhere.stdout.strip() == zca.fingerprint(batch)
+    assert elsewhere.stdout.strip() == zca.whitening_fingerprint(batch)
     strided = batch.to(memory_format=torch.channels_last)
-    assert zca.fingerprint(strided) == zca.fingerprint(batch)
+    assert zca.whitening_fingerprint(strided) == zca.whitening_fingerprint(batch)
     changed = batch.clone()
     changed[-1, -1, -1, -1] ^= 1
     others = (changed, batch[:-1], batch.view(5, 2, 4, 3), batch.to(torch.int8))
-    marks = [zca.fingerprint(batch), *map(zca.fingerprint, others), zca.fingerprint(batch, eps=0.2)]
+    marks = [
+        zca.whitening_fingerprint(batch),
+        *map(zca.whitening_fingerprint, others),
+        zca.whitening_fingerprint(batch, eps=0.2),
+    ]
     assert len(set(marks)) == 6
 
 
@@ -202,7 +207,7 @@ def test_fingerprint_follows_the_images_alone() -> None:
 
 
 def test_a_whitened_folder_does_not_borrow_mean_and_std(tmp_path: Path) -> None:
-    tree = images(tmp_path / "tree")
+    tree = make_folder(tmp_path / "tree")
     train, _ = DataOptions(dataset=f"folder:{tree}", recipe="CIFAR10", zca=True).load()
     assert train.whitening is not None
     assert (train.mean, train.std) == ((0.0,) * 3, (1.0,) * 3)
@@ -225,7 +230,7 @@ EVALUATE = ["--num_eval", 2, "--device", "cpu"]
 def test_file_says_how_its_images_were_whitened(distilled: Path) -> None:
     train, _ = load_dataset("digits")
     _, metadata = load_synset(distilled)
-    assert metadata["zca"] == {"eps": 0.1, "fingerprint": zca.fingerprint(train.images)}
+    assert metadata["zca"] == {"eps": 0.1, "fingerprint": zca.whitening_fingerprint(train.images)}
     assert (metadata["mean"], metadata["std"]) == ([0.0], [1.0])
     assert json.loads((distilled.parent / "config.json").read_text())["identity"]["zca"] is True
 

@@ -35,7 +35,7 @@ _STYLE: dict[str, Any] = {"use_underscores": True, "config": (tyro.conf.FlagConv
 
 
 @dataclass
-class _Cell:
+class _RecipeKey:
     """What decides the recipe."""
 
     dataset: str = DataOptions.dataset
@@ -100,9 +100,9 @@ def parse_buffer(kind: type[Buffers], objective: str, argv: Sequence[str] | None
     return tyro.cli(kind, args=argv, default=with_recipe(kind, recipe, cell.dataset), **_STYLE)
 
 
-def _cell(argv: Sequence[str], kind: type[DataOptions]) -> _Cell:
+def _cell(argv: Sequence[str], kind: type[DataOptions]) -> _RecipeKey:
     """What decides the recipe, read before anything else is; its dataset is the kind's unless a flag names one."""
-    return _read_some(argv, _Cell(dataset=kind.dataset))
+    return _read_some(argv, _RecipeKey(dataset=kind.dataset))
 
 
 def read_first(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
@@ -166,12 +166,12 @@ def with_recipe(kind: type[Recipes], recipe: recipes.Recipe, dataset: str | None
     return kind(**values) if dataset is None else kind(dataset=dataset, **values)
 
 
-def described(options: DistillOptions, sources: Sources, objective: str) -> dict[str, dict[str, Any]]:
+def options_with_sources(options: DistillOptions, sources: Sources, objective: str) -> dict[str, dict[str, Any]]:
     """Value and source of every option, for config.json.
 
     One that a flag gave has `instead_of` too: what the recipe says of it, else the default.
     """
-    cell = _Cell(options.dataset, None, options.ipc, options.recipe, options.transform, options.zca)
+    cell = _RecipeKey(options.dataset, None, options.ipc, options.recipe, options.transform, options.zca)
     usual = with_recipe(type(options), cell.recipe_of(objective, options.ipc), options.dataset)
     return {
         key: {"value": value, "source": sources[key]}

@@ -29,6 +29,7 @@ from common.system.errors import InputError
 DSA_STRATEGY = "_".join(STRATEGIES)
 
 # Where a run computes, reads and writes: two runs that differ in these alone are the same run.
+# Of every other option the default has to mean what the code did before there was the option: see identity.py.
 NOT_PART_OF_A_RUN = frozenset({
     "data_path", "no_download", "workers", "save_path", "name", "device", "resume", "checkpoint_every", "export",
     "track", "track_project", "track_group", "buffer_path",

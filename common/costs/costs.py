@@ -19,7 +19,6 @@ from common.costs.meter import Cost, weigh
 from common.costs.shapes import DataShape
 from common.matching import distribution, gradient, trajectory
 from common.networks import Network, build_network, has_batchnorm
-from common.objectives import dc
 from common.synset.synset import SynSet, SynSetArgs
 from common.training import ensemble
 from common.training.train import MOMENTUM
@@ -28,7 +27,7 @@ _META = torch.device("meta")
 
 
 @dataclass(frozen=True)
-class Cell:
+class Workload:
     """What an update depends on, whatever the objective. batch_syn: of each class in DC and DM, of all in TM."""
 
     model: str
@@ -40,7 +39,7 @@ class Cell:
 
     @property
     def per_class(self) -> int:
-        """n, images a class."""
+        """n, images per class."""
         return self.ipc * math.prod(self.shape.im_size) // self.k
 
     @property
@@ -85,51 +84,51 @@ class _Real:
 
 
 @lru_cache
-def dm_update(cell: Cell, batch_real: int, chunk: int) -> Cost:
-    """An update of DM, as common/objectives/dm.py makes it. Some classes, which fill a pass, stand for all."""
-    classes = cell.shape.num_classes
-    whole = has_batchnorm(cell.network())
-    count = classes if whole else min(classes, max(1, chunk // min(cell.matched, batch_real)))
+def dm_update(work: Workload, batch_real: int, chunk: int) -> Cost:
+    """An update of DM, as DM/distill.py makes it. Some classes, which fill a pass, stand for all."""
+    classes = work.shape.num_classes
+    whole = has_batchnorm(work.network())
+    count = classes if whole else min(classes, max(1, chunk // min(work.matched, batch_real)))
 
     def update() -> None:
-        network = cell.network().requires_grad_(False)
-        synset = cell.synset()
-        images = cell.drawn(synset)
-        real, some = _Real(cell.shape, count * batch_real), images[: count * cell.matched]
+        network = work.network().requires_grad_(False)
+        synset = work.synset()
+        images = work.drawn(synset)
+        real, some = _Real(work.shape, count * batch_real), images[: count * work.matched]
         distribution.match(network.embed, real, some, count, chunk=None if whole else chunk)
         _step(synset, images, torch.empty_like(images))
 
-    cost, decoding = weigh(update), _decoding(cell)
+    cost, decoding = weigh(update), _decoding(work)
     return Cost(decoding + round(classes / count * (cost.flops - decoding)), cost.bytes)
 
 
-def dc_iteration(cell: Cell, options: dc.Options, device: torch.device) -> Cost:
-    """An iteration of DC: updates, and epochs of the network on the synthetic set between them."""
-    outer, inner = dc.loops(options)
-    chunk = options.chunk or dc.default_chunk(device, options.compile)
-    update = _dc_update(cell, options.batch_real, chunk, options.dis_metric)
-    batch = min(options.batch_train, cell.count)
-    trained = training(cell.model, cell.shape, batch)
-    flops = outer * update.flops + (outer - 1) * inner * cell.count * trained.flops
+def dc_iteration(
+    work: Workload, batch_real: int, chunk: int | None, distance: str, outer: int, inner: int, batch_train: int
+) -> Cost:
+    """An iteration of DC: `outer` updates, and `inner` epochs of the network on the synthetic set between them."""
+    update = _dc_update(work, batch_real, chunk, distance)
+    batch = min(batch_train, work.count)
+    trained = training(work.model, work.shape, batch)
+    flops = outer * update.flops + (outer - 1) * inner * work.count * trained.flops
     return Cost(round(flops), max(update.bytes, trained.bytes if outer > 1 else 0))
 
 
 @lru_cache
-def _dc_update(cell: Cell, batch_real: int, chunk: int | None, distance: str) -> Cost:
-    classes = cell.shape.num_classes
-    ranges = gradient.class_ranges(classes, max(cell.matched, batch_real), chunk or 1)
+def _dc_update(work: Workload, batch_real: int, chunk: int | None, distance: str) -> Cost:
+    classes = work.shape.num_classes
+    ranges = gradient.class_ranges(classes, max(work.matched, batch_real), chunk or 1)
 
     def update(count: int) -> None:
-        network = cell.network()
+        network = work.network()
         if has_batchnorm(network):
-            gradient.freeze_batchnorm(network, blank(cell.shape, count * dc.BATCHNORM_IMAGES))
-        synset = cell.synset()
-        images = cell.drawn(synset)
-        real = _Real(cell.shape, count * batch_real)
-        gradient.match(network, real, images[: count * cell.matched], count, distance=distance, chunk=chunk)
+            gradient.freeze_batchnorm(network, blank(work.shape, count * gradient.BATCHNORM_IMAGES))
+        synset = work.synset()
+        images = work.drawn(synset)
+        real = _Real(work.shape, count * batch_real)
+        gradient.match(network, real, images[: count * work.matched], count, distance=distance, chunk=chunk)
         _step(synset, images, torch.empty_like(images))
 
-    decoding = _decoding(cell)
+    decoding = _decoding(work)
     one = weigh(lambda: update(1))
     together = ranges[0][1] - ranges[0][0]
     most = one if together == 1 else weigh(lambda: update(together))
@@ -137,16 +136,16 @@ def _dc_update(cell: Cell, batch_real: int, chunk: int | None, distance: str) ->
 
 
 @lru_cache
-def tm_update(cell: Cell, steps: int, chunk: int, unroll: trajectory.Unroll) -> Cost:
+def tm_update(work: Workload, steps: int, chunk: int, unroll: trajectory.Unroll) -> Cost:
     """An update of TM. One part of a step stands for all parts, and what a second step adds for all further ones."""
-    batch = min(cell.batch_syn or cell.count, cell.count)
-    parts = 1 if has_batchnorm(cell.network()) else math.ceil(batch / chunk)
+    batch = min(work.batch_syn or work.count, work.count)
+    parts = 1 if has_batchnorm(work.network()) else math.ceil(batch / chunk)
     part = math.ceil(batch / parts)
 
     def update(count: int) -> None:
-        student = trajectory.build_student(cell.network())
+        student = trajectory.build_student(work.network())
         start, target = (torch.empty(student.num_parameters, device=_META) for _ in range(2))
-        synset = cell.synset()
+        synset = work.synset()
         images = synset.decode()
         labels = torch.zeros(part, dtype=torch.long, device=_META)
         step_size, each = torch.zeros((), device=_META), [trajectory.Step()] * count
@@ -154,17 +153,17 @@ def tm_update(cell: Cell, steps: int, chunk: int, unroll: trajectory.Unroll) -> 
         _step(synset, images, torch.empty_like(images))
 
     one, two = weigh(lambda: update(1)), weigh(lambda: update(2))
-    flops = _decoding(replace(cell, batch_syn=0)) + steps * batch / part * (two.flops - one.flops)
+    flops = _decoding(replace(work, batch_syn=0)) + steps * batch / part * (two.flops - one.flops)
     further = steps - 1 if unroll == "adjoint" else steps * parts - 1
     return Cost(round(flops), one.bytes + further * max(0, two.bytes - one.bytes))
 
 
-def _decoding(cell: Cell) -> int:
+def _decoding(work: Workload) -> int:
     """FLOPs of decoding the set, and of the way back to the coefficients."""
 
     def update() -> None:
-        synset = cell.synset()
-        images = cell.drawn(synset)
+        synset = work.synset()
+        images = work.drawn(synset)
         _step(synset, images, torch.empty_like(images))
 
     return weigh(update).flops

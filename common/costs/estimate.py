@@ -9,7 +9,6 @@ are left out; memory is that of fp32.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -19,16 +18,17 @@ from common.config.options import BufferOptions, DistillOptions
 from common.costs import costs
 from common.costs.meter import Cost
 from common.costs.shapes import SHAPES, DataShape
+from common.matching import distribution, gradient, trajectory
 from common.networks import has_dropout
 from common.networks.pools import pool_names, principal
-from common.objectives import dc, dm, tm
 from common.system.devices import resolve_device
 from common.training.pool import networks_at_once
 from common.training.train import TEST_BATCH, EvaluationProtocol
 
 __all__ = ["RATES", "SHAPES", "DataShape", "Estimate", "estimate", "seconds"]
 
-_OPTIONS: dict[str, type] = {"DC": dc.Options, "DM": dm.Options, "TM": tm.Options}
+# An option that only this objective's scripts have, or in DM's case its kind.
+_OWN_OPTION = {"DC": "dis_metric", "DM": "batch_real", "TM": "syn_steps"}
 
 # What libraries hold beside tensors: TM on a CPU core takes this much more than they do (results/README.md, Memory).
 LIBRARIES = 300 * 2**20
@@ -61,17 +61,19 @@ def estimate(
     shape: DataShape,
     buffer: BufferOptions | None = None,
     device: str | None = None,
+    loops: tuple[int, int] = (1, 0),
 ) -> Estimate:
     """What a distillation with these options costs, and with `buffer` the experts that it needs.
 
     objective: DC, DM or TM, or that of a folder, as ImageNet-abcde/DM. device: where it would run, there or not; None
-    for that of the options. Raises ValueError for options of another objective, InputError for what cannot be built.
+    for that of the options. loops: updates per iteration, and epochs of the network between two of them (DC's).
+    Raises ValueError for options of another objective, InputError for what cannot be built.
     """
-    kind = objective.rpartition("/")[2]
-    if kind not in _OPTIONS or not isinstance(options, _OPTIONS[kind]):
+    kind, own = objective.rpartition("/")[2], vars(options)
+    if _OWN_OPTION.get(kind) not in own or (kind == "DM" and _OWN_OPTION["DC"] in own):
         raise ValueError(f"{type(options).__module__} has no options for the objective {objective}")
     where = resolve_device(options.device) if device is None else torch.device(device)
-    cell = costs.Cell(
+    cell = costs.Workload(
         options.model,
         shape,
         options.ipc,
@@ -79,17 +81,20 @@ def estimate(
         options.transform,
         getattr(options, "batch_syn", 0),
     )
-    if isinstance(options, dc.Options):
-        options = dataclasses.replace(options, dsa=options.method == "DSA")
-        distill = costs.dc_iteration(cell, options, where)
-    elif isinstance(options, tm.Options):
-        chunk = options.chunk or tm.default_chunk(where, shape.im_size)
-        one = costs.tm_update(cell, options.syn_steps, chunk, options.unroll)
-        distill = Cost(options.experts_per_iteration * one.flops, one.bytes)
+    if kind == "DC":
+        chunk = options.chunk or gradient.default_chunk(where, options.compile)
+        outer, inner = loops
+        distill = costs.dc_iteration(
+            cell, own["batch_real"], chunk, own["dis_metric"], outer, inner, options.batch_train
+        )
+    elif kind == "TM":
+        one = costs.tm_update(
+            cell, own["syn_steps"], options.chunk or trajectory.default_chunk(where, shape.im_size), own["unroll"]
+        )
+        distill = Cost(own["experts_per_iteration"] * one.flops, one.bytes)
     else:
-        assert isinstance(options, dm.Options)
-        chunk = options.chunk or dm.default_chunk(where, options.batch_real, shape.im_size)
-        distill = costs.dm_update(cell, options.batch_real, chunk)
+        chunk = options.chunk or distribution.default_chunk(where, own["batch_real"], shape.im_size)
+        distill = costs.dm_update(cell, own["batch_real"], chunk)
     evaluation = _evaluation(cell, options, where)
     experts = Cost(0, 0) if buffer is None else _experts(shape, buffer)
     values = math.prod(shape.im_size) * shape.channels * (4 if options.zca else shape.value_bytes)
@@ -103,7 +108,7 @@ def seconds(estimate: Estimate, tflops: float) -> float:
     return estimate.flops / (tflops * 1e12)
 
 
-def _evaluation(cell: costs.Cell, options: DistillOptions, device: torch.device) -> Cost:
+def _evaluation(cell: costs.Workload, options: DistillOptions, device: torch.device) -> Cost:
     """All evaluations of a run: before the first update, every eval_it, and after the last one."""
     every, last = options.eval_it, options.Iteration
     points = len({0, last, *(range(0, last, every) if every else ())})

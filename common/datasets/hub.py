@@ -22,7 +22,7 @@ from common.images import disk_cache
 from common.images.decode import Encoded, Source
 from common.images.decoded import check_request, decode_once
 from common.images.image_data import ImageData, Request
-from common.images.pixels import Resize, stated
+from common.images.pixels import Resize, resize_key
 from common.system.errors import InputError
 
 PREFIX = "hf:"
@@ -87,7 +87,7 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
     image, label = _choose_columns(datasets, name, chosen[train_split].features)
     class_names, labels = _labels(datasets, name, label, chosen)
     sources = _Images(datasets, name, image, chosen)
-    cache = disk_cache.named_file("hub", [str(name), *stated(request.resize)])
+    cache = disk_cache.named_file("hub", [str(name), *resize_key(request.resize)])
     key = _fingerprint(chosen, image, request.resize)
     decoded = decode_once(sources, labels, class_names, cache, key, request, Path(name.path).name)
     train, test = (
@@ -270,7 +270,7 @@ class _Images(Sequence[Source]):
 
 def _fingerprint(splits: dict[str, Any], column: str, resize: Resize | None) -> str:
     """A hash that changes with the files behind the two splits, the image column and the resizing."""
-    how = "\0".join(map(str, stated(resize)))
+    how = "\0".join(map(str, resize_key(resize)))
     digest = hashlib.blake2b(f"{FORMAT}\0{column}\0{how}".encode(), digest_size=20)
     for split, table in splits.items():
         digest.update(f"\0\0{split}\0{len(table)}".encode())

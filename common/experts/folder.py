@@ -5,22 +5,23 @@
     expert_0000.safetensors     `trajectory`, float32 [epochs + 1, P]: row e holds the weights after e epochs
     expert_0001.safetensors     ...
     .expert_0002.lock           while a process trains this one
+    .lock                       while a process writes the manifest
 
 Every file is written once and whole, so that any number of processes may fill a folder, and be killed while they do.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 _METADATA_KEY = "fred"
 _EXPERT = re.compile(r"expert_(\d+)\.safetensors")
+_OF_AN_EXPERT = re.compile(r"\.expert_(\d+)\.")
 _NOT_FLAGS = ("image_size", "channels", "mean", "std")
 _OF_THE_DATASET = ("image_size", "channels", "class_names", "training_images", "mean", "std", "parameters")
 # What safe_open and reading from it raise for a file that is not whole, or another.
@@ -68,7 +70,7 @@ def describe(data: ImageData, model: str, network: nn.Module) -> dict[str, Any]:
         },
         "mean": list(data.mean),
         "std": list(data.std),
-        "zca": None if zca is None else zca.stated(),
+        "zca": None if zca is None else zca.as_metadata(),
         "model": model,
         "parameters": {name: list(parameter.shape) for name, parameter in network.named_parameters()},
         "parameter_count": sum(parameter.numel() for parameter in network.parameters()),
@@ -83,26 +85,27 @@ def filling(folder: Path, made_for: dict[str, Any], made_by: dict[str, Any]) -> 
     both as the manifest; raises InputError where there is one that differs, saying in what, and where the folder cannot
     be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}; choose another --buffer_path") from error
-    with lock:
-        if take_lock(lock):
-            for pattern in (".*.tmp", ".expert_*.lock"):  # of a process killed while it wrote, or trained
-                for leftover in folder.glob(pattern):
-                    leftover.unlink()
-            if not (folder / MANIFEST).exists() and not expert_files(folder):
-                stated = {"format": FORMAT, "format_version": VERSION, **made_for, **made_by}
+    stated = {"format": FORMAT, "format_version": VERSION, **made_for, **made_by}
+    while not _is_begun(folder):
+        lock = _lock(folder, ".lock")
+        if lock is None:
+            time.sleep(1)  # a process is just writing the manifest
+            continue
+        try:
+            if not _is_begun(folder):
+                _remove_temporary(folder, MANIFEST)
                 write_json(folder / MANIFEST, stated | {"version": code_version()})
-        fcntl.flock(lock, fcntl.LOCK_SH)  # waits for a process that is just writing the manifest
-        told = differences(read_manifest(folder), made_for | made_by)
-        if told:
-            raise InputError(
-                f"{folder} holds experts with other settings ({told}): give another --buffer_path, or remove it"
-            )
-        yield
+        finally:
+            lock.release()
+    told = differences(read_manifest(folder), made_for | made_by)
+    if told:
+        raise InputError(
+            f"{folder} holds experts with other settings ({told}): give another --buffer_path, or remove it"
+        )
+    for number in _left_over(folder):
+        with _held(folder, number):
+            pass  # removes what is there, unless a process is at this expert
+    yield
 
 
 def missing_experts(folder: Path, num_experts: int, shape: tuple[int, int]) -> list[int]:
@@ -125,23 +128,8 @@ def claimed(
     Inside, other processes are told no. while_waiting: wait for a process that is at it, until it has saved the expert
     or ended, and call this every second; it may raise. Raises InputError where the folder cannot be written.
     """
-    path = folder / f".expert_{number:04d}.lock"
-    try:
-        lock = path.open("w")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another --buffer_path") from error
-    with lock:
-        while not take_lock(lock):
-            if while_waiting is None:
-                yield False
-                return
-            while_waiting()
-            time.sleep(1)
-        try:
-            yield not _is_there(folder, number, shape)
-        finally:
-            # A process that has just opened it locks what has no name: at worst an expert is trained twice, alike.
-            path.unlink(missing_ok=True)
+    with _held(folder, number, while_waiting) as held:
+        yield held and not _is_there(folder, number, shape)
 
 
 def save_expert(folder: Path, number: int, trajectory: Tensor, accuracies: dict[int, float]) -> Path:
@@ -239,6 +227,48 @@ def _difference(key: str, stored: Any, asked: Any) -> str:
     if key == "parameters":
         return "parameters of other names or shapes"
     return difference(key if key in _NOT_FLAGS else f"--{key}", stored, asked)
+
+
+def _lock(folder: Path, name: str) -> BaseFileLock | None:
+    return take_lock(folder / name, "the buffer", "--buffer_path")
+
+
+@contextmanager
+def _held(folder: Path, number: int, while_waiting: Callable[[], None] | None = None) -> Iterator[bool]:
+    """Whether this process has expert `number` to itself inside; while_waiting: see `claimed`."""
+    name = f".expert_{number:04d}.lock"
+    while (lock := _lock(folder, name)) is None:
+        if while_waiting is None:
+            yield False
+            return
+        while_waiting()
+        time.sleep(1)
+    try:
+        _remove_temporary(folder, expert_file(folder, number).name)
+        yield True
+    finally:
+        # A process of an earlier version that has just opened the file locks what has no name: at worst an expert is
+        # trained twice, alike. Windows removes no open file; filelock does it there when it lets go.
+        with suppress(PermissionError):
+            (folder / name).unlink(missing_ok=True)
+        lock.release()
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether there is a manifest, or experts without one. It is written whole, so it can be read without a lock."""
+    return (folder / MANIFEST).exists() or bool(expert_files(folder))
+
+
+def _left_over(folder: Path) -> list[int]:
+    """Experts with a lock or a temporary file: a process is at them, or was killed while it was."""
+    files = [*folder.glob(".expert_*.lock"), *folder.glob(".expert_*.tmp")]
+    return sorted({int(match[1]) for file in files if (match := _OF_AN_EXPERT.match(file.name))})
+
+
+def _remove_temporary(folder: Path, name: str) -> None:
+    """Remove what a process killed in the middle of writing the file `name` has left; call it with the file's lock."""
+    for leftover in folder.glob(f".{name}.*.tmp"):
+        leftover.unlink()
 
 
 def _is_there(folder: Path, number: int, shape: tuple[int, int]) -> bool:

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from common.config.checks import check_least, check_positive
+from common.config.options import BufferOptions
 from common.matching.augment import parse_strategy
 from common.matching.trajectory import flatten
 from common.networks import reinitialise
@@ -39,6 +40,21 @@ class ExpertProtocol:
     dsa_strategy: str
     seed: int
 
+    @classmethod
+    def of(cls, options: BufferOptions) -> ExpertProtocol:
+        """The protocol that the options of a buffer ask for."""
+        return cls(
+            train_epochs=options.train_epochs,
+            keep_epochs=options.train_epochs if options.keep_epochs is None else options.keep_epochs,
+            batch_train=options.batch_train,
+            lr_teacher=options.lr_teacher,
+            mom=options.mom,
+            l2=options.l2,
+            decay=options.decay,
+            dsa_strategy=options.strategy,
+            seed=options.seed,
+        )
+
     def __post_init__(self) -> None:
         for key in ("train_epochs", "keep_epochs", "batch_train"):
             check_least(self, key, 1)
@@ -56,28 +72,24 @@ class ExpertProtocol:
         parse_strategy(self.dsa_strategy)
 
 
-def train_expert(
+def expert_epochs(
     network: nn.Module,
     data: TrainingSet,
     protocol: ExpertProtocol,
     number: int,
     forward: Callable[[Tensor], Tensor] | None = None,
     check_stop: Callable[[], None] = lambda: None,
-    on_epoch: Callable[[int], object] = lambda epochs: None,
-) -> Tensor:
-    """The trajectory of expert `number`: float32 [keep_epochs + 1, P] on the CPU, row e the weights after e epochs.
+) -> Iterator[tuple[int, Tensor]]:
+    """Train expert `number`: (0, its initial weights), then (epochs, weights) after each, float32 [P] on its device.
 
-    `network`, on the data's device, is given new weights and trained in place. The trajectory is a function of the
-    data, the protocol and the number, whatever was trained before; a smaller keep_epochs gives the beginning of it. No
-    global random state is used. forward: the network or its compiled form. check_stop may raise between steps.
-    on_epoch is told how many epochs are done; it may use the network, but not change its weights.
+    `network`, on the data's device, is given new weights and trained in place; between two epochs it may be used, but
+    not changed. The weights are a function of the data, the protocol and the number, whatever was trained before; a
+    smaller keep_epochs gives the beginning of them. No global random state is used. forward: the network or its
+    compiled form. check_stop may raise between steps.
     Raises InputError once a weight is no longer finite.
     """
     reinitialise(network, derive(protocol.seed, "expert", number))
-    initial = flatten(network.parameters())
-    # Rows of one tensor: a detached parameter would still share the memory that the next step changes.
-    trajectory = torch.empty(protocol.keep_epochs + 1, len(initial), dtype=torch.float32)
-    trajectory[0] = initial
+    yield 0, flatten(network.parameters())
     for epoch in range(protocol.keep_epochs):
         if epoch == 0 or (protocol.decay and epoch == slow_from(protocol.train_epochs)):
             lr = protocol.lr_teacher if epoch == 0 else 0.1 * protocol.lr_teacher
@@ -87,11 +99,18 @@ def train_expert(
             train_epoch(
                 network, data, optimizer, protocol.batch_train, protocol.dsa_strategy, draws, forward, check_stop
             )
-        trajectory[epoch + 1] = flatten(network.parameters())
-        if not trajectory[epoch + 1].isfinite().all():
+        weights = flatten(network.parameters())
+        if not weights.isfinite().all():
             raise InputError(
                 f"the weights of expert {number} are not finite after {epoch + 1} epochs: "
                 f"lower --lr_teacher ({protocol.lr_teacher:g})"
             )
-        on_epoch(epoch + 1)
-    return trajectory
+        yield epoch + 1, weights
+
+
+def train_expert(network: nn.Module, data: TrainingSet, protocol: ExpertProtocol, number: int) -> Tensor:
+    """The trajectory of expert `number`, float32 [keep_epochs + 1, P] on the CPU: row e is the weights after e epochs.
+
+    Raises InputError as `expert_epochs`.
+    """
+    return torch.stack([weights.cpu() for _, weights in expert_epochs(network, data, protocol, number)])

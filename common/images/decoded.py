@@ -182,7 +182,7 @@ def _gathered(pieces: Iterator[np.ndarray], rows: int) -> Tensor | None:
     return None if whole is None else whole[:filled]
 
 
-def measure(images: Tensor) -> Statistics:
+def channel_statistics(images: Tensor) -> Statistics:
     """Mean and std of each channel of uint8 images `[N, ch, H, W]`, in units of 0..1; a constant channel gets std 1."""
     return _statistics(count_values(images))
 

@@ -13,7 +13,7 @@ import torch
 from common.images.decoded import check_request, decode_once
 from common.images.disk_cache import named_file
 from common.images.image_data import ImageData, Request, Statistics
-from common.images.pixels import Resize, stated
+from common.images.pixels import Resize, resize_key
 
 FORMAT = 1  # of the decoded images: raise it when the same files give other pixels
 # torchvision's IMG_EXTENSIONS; to import it for them would take most of a start from the cache.
@@ -83,7 +83,7 @@ def load_tree(
     files = [file.path for file in tree.train + tree.test]
     labels = tuple(torch.tensor([file.label for file in files_of]) for files_of in (tree.train, tree.test))
     cache = cache_file(folder, request.resize, *([part] if part else []))
-    key = fingerprint(folder, request.resize, tree)
+    key = tree_fingerprint(folder, request.resize, tree)
     said = part or folder.name
     decoded = decode_once(files, (labels[0], labels[1]), tree.class_names, cache, key, request, said, colour)
     train, test = (
@@ -93,9 +93,9 @@ def load_tree(
     return train, test
 
 
-def fingerprint(folder: Path, resize: Resize | None, tree: Tree) -> str:
+def tree_fingerprint(folder: Path, resize: Resize | None, tree: Tree) -> str:
     """A hash that changes with the folder, the resizing, and any file's name, size or time of change."""
-    how = "\0".join(map(str, stated(resize)))
+    how = "\0".join(map(str, resize_key(resize)))
     digest = hashlib.blake2b(f"{FORMAT}\0{folder}\0{how}".encode(), digest_size=20)
     start = len(str(folder))
     for file in tree.train + tree.test:
@@ -106,4 +106,4 @@ def fingerprint(folder: Path, resize: Resize | None, tree: Tree) -> str:
 def cache_file(folder: Path, resize: Resize | None, *part: str) -> Path:
     """Where the decoded images of `folder`, or of a part of it, belong."""
     # What the folder holds is not in the name: after a change the old file is replaced, not left behind.
-    return named_file("folder", [str(folder), *stated(resize), *part])
+    return named_file("folder", [str(folder), *resize_key(resize), *part])

@@ -33,7 +33,7 @@ class Resize(NamedTuple):
     antialias: bool = True
 
 
-def stated(resize: Resize | None) -> list[int | str | bool | None]:
+def resize_key(resize: Resize | None) -> list[int | str | bool | None]:
     """What the name and the fingerprint of a cache say of it: the side alone where the rest is as usual."""
     if resize is None:
         return [None]

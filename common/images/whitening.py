@@ -23,9 +23,9 @@ class Whitening:
     eps: float
     """Added to the covariance's eigenvalues before their square root."""
     fingerprint: str
-    """What it was fitted to, and how: see `zca.fingerprint`."""
+    """What it was fitted to, and how: see `zca.whitening_fingerprint`."""
 
-    def stated(self) -> dict[str, Any]:
+    def as_metadata(self) -> dict[str, Any]:
         """What files say of it, as JSON values."""
         return {"eps": self.eps, "fingerprint": self.fingerprint}
 

@@ -28,7 +28,7 @@ LONG_FIT = 1e11  # N D^2 from which a fit is announced: it takes a few seconds o
 CHUNK = 1024  # images transformed at a time: 12 MB in float32 at 3 x 32 x 32, 50 MB at 3 x 64 x 64
 
 
-def fingerprint(images: Tensor, eps: float = EPS) -> str:
+def whitening_fingerprint(images: Tensor, eps: float = EPS) -> str:
     """A hash of images `[N, ...]` (values, shape, type), eps and FORMAT: the same in every process."""
     return pixels.fingerprint(images, FORMAT, eps)
 
@@ -43,7 +43,7 @@ def fit(images: Tensor, eps: float = EPS) -> Whitening:
 
     matrix, mean, inverse = zca_mean(in_unit_range(images).flatten(1), eps=eps, return_inverse=True)
     assert inverse is not None  # asked for
-    return Whitening(mean[0], matrix, inverse, eps, fingerprint(images, eps))
+    return Whitening(mean[0], matrix, inverse, eps, whitening_fingerprint(images, eps))
 
 
 def whitening_of(train: ImageData, eps: float = EPS, progress: bool = True) -> Whitening:
@@ -54,7 +54,7 @@ def whitening_of(train: ImageData, eps: float = EPS, progress: bool = True) -> W
     if len(train.im_size) != 2:
         sides = " x ".join(map(str, train.im_size))
         raise InputError(f"ZCA whitening is for 2-D images, and those of {train.name} are {sides}: leave out --zca")
-    key = fingerprint(train.images, eps)
+    key = whitening_fingerprint(train.images, eps)
     # What the images hold is not in the name: after a change the old file is replaced, not left behind.
     file = disk_cache.named_file("zca", [train.name, *train.im_size, eps])
     stored = disk_cache.read(file, key)

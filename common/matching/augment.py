@@ -254,7 +254,7 @@ def _resample(x: torch.Tensor, theta: torch.Tensor, align_corners: bool) -> torc
     """Bilinear samples of x [G, m, ch, H, W] at the positions that theta [G, 2, 3] maps the pixels to, zero outside."""
     groups, each, channels, height, width = x.shape
     grid = F.affine_grid(theta, [groups, channels, height, width], align_corners=align_corners)  # [G, H, W, 2]
-    # The grid is made once a group and repeated: that is several times as fast as a grid an image.
+    # The grid is made once per group and repeated: that is several times as fast as one grid per image.
     grid = grid.unsqueeze(1).expand(groups, each, height, width, 2).flatten(0, 1)
     moved = F.grid_sample(x.flatten(0, 1), grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)
     return moved.unflatten(0, (groups, each))

@@ -7,7 +7,8 @@ A_c is a differentiable augmentation whose parameters both sides of a class shar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from common.matching.augment import DSAParams, apply
 
 Embed = Callable[[Tensor], Tensor]
+
+_GPU_PIXELS = 4096 * 32 * 32
 
 
 class Rows(Protocol):
@@ -38,12 +41,15 @@ def match(
 
     embed: [B, ch, ...] -> features [B, F]. real [C * m, ch, ...] (read a chunk at a time) and synthetic
     [C * n, ch, ...], grouped by class.
-    augmentation: one parameter set a class. chunk: images a forward pass takes at most; None for all at once, which a
+    augmentation: one parameter set per class. chunk: images a forward pass takes at most; None for all at once, which a
     network with batch statistics needs. Each cut gives the same result: whole classes share a pass where they fit,
     and a class larger than a chunk is embedded twice, once for its mean and once for its gradient.
+    num_classes may be 0, for a process whose classes others match: the loss is zero then, and the gradient empty.
     """
-    per_class = len(synthetic) // num_classes
     synthetic = synthetic.detach()
+    if num_classes == 0:
+        return synthetic.new_zeros(()), torch.empty_like(synthetic)
+    per_class = len(synthetic) // num_classes
     target = _class_means(embed, real, num_classes, augmentation, chunk)
     gradient = torch.empty_like(synthetic)
     loss = target.new_zeros(())
@@ -98,6 +104,11 @@ def _embed(embed: Embed, images: Tensor, augmentation: DSAParams | None) -> Tens
     features = embed(images if augmentation is None else apply(images, augmentation))
     # Two nearly equal means are subtracted: in half precision little would be left of the difference.
     return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
+
+
+def default_chunk(device: torch.device, batch_real: int, im_size: Sequence[int]) -> int:
+    """Images per pass: on a CPU the real ones of one class; on a GPU about 4 GB of activations, untried."""
+    return batch_real if device.type == "cpu" else max(1, _GPU_PIXELS // math.prod(im_size))
 
 
 def class_ranges(num_classes: int, per_class: int, chunk: int | None) -> list[tuple[int, int]]:

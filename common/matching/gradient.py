@@ -27,6 +27,7 @@ from common.system.errors import InputError
 Gradients = dict[str, Tensor]  # of each parameter, by its name in the network
 Distance = Callable[[Gradients, Gradients], Tensor]
 
+BATCHNORM_IMAGES = 16  # per class, whose statistics a network is matched with
 _EPSILON = 1e-6  # beside a product of norms, in the authors' code
 
 
@@ -65,6 +66,14 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 DISTANCES: dict[str, Distance] = {"ours": row_cosine, "mse": squared, "cos": whole_cosine}
 
 
+def default_chunk(device: torch.device, compiled: bool) -> int | None:
+    """Images per pass; None: class by class.
+
+    Measured on a CPU: small pieces stay in the cache (32: a quarter faster than whole classes), unless compiled.
+    """
+    return 32 if device.type == "cpu" and not compiled else None
+
+
 def match(
     network: nn.Module,
     real: Tensor | Rows,
@@ -85,15 +94,18 @@ def match(
     fit a chunk together share a pass (`vmap`, more memory and fewer kernel launches), and a class larger than a chunk
     is taken in pieces, the synthetic one twice, once for its gradient and once for the derivative of that.
     compile: such as torch.compile, for the network's passes; what it compiled serves later calls with the same network.
+    num_classes may be 0, for a process whose classes others match: the loss is zero then, and the gradient empty.
     Raises InputError for an unknown distance, ValueError for a network with batch statistics: see `freeze_batchnorm`.
     """
     if distance not in DISTANCES:
         raise InputError(f"there is no distance '{distance}' between gradients: give one of {', '.join(DISTANCES)}")
     if any(module.training for module in _batchnorms(network)):
         raise ValueError("Batch statistics would depend on the cut: freeze_batchnorm comes before match.")
+    synthetic = synthetic.detach()
+    if num_classes == 0:
+        return synthetic.new_zeros(()), torch.empty_like(synthetic)
     per_class, per_class_real = len(synthetic) // num_classes, len(real) // num_classes
     passes = _Passes(network, compile)
-    synthetic = synthetic.detach()
     gradient = torch.empty_like(synthetic)
     loss = synthetic.new_zeros(())
     for first, last in class_ranges(num_classes, max(per_class, per_class_real), chunk or 1):

@@ -34,6 +34,8 @@ from common.system.errors import InputError
 
 Unroll = Literal["adjoint", "plain"]
 
+_GPU_PIXELS = 1024 * 32 * 32
+
 # (theta [P], images [B, ch, ...], labels [B]) -> d CE / d theta [P], the cross-entropy summed over the images
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]
 # (theta, images, labels, direction [P]) -> d<g, direction> / d theta [P], d<g, direction> / d images, <g, direction>
@@ -46,7 +48,7 @@ class Step(NamedTuple):
     rows: Tensor | None = None
     """int64 [B], the images of the batch, on their device; None for all of them"""
     augmentation: DSAParams | None = None
-    """one parameter set an image of the batch, on their device"""
+    """one parameter set per image of the batch, on their device"""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Team(Protocol):
     def sum_(self, *tensors: Tensor) -> None:
         """Replace tensors by their sums over the team."""
         ...
+
+
+def default_chunk(device: torch.device, im_size: Sequence[int]) -> int:
+    """Images per pass. On a CPU 32 stay in the cache, 1.6 times as fast as all 160; on a GPU about 6 GB, untried."""
+    return 32 if device.type == "cpu" else max(1, _GPU_PIXELS // math.prod(im_size))
 
 
 def flatten(parameters: Iterable[Tensor]) -> Tensor:

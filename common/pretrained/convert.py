@@ -28,13 +28,6 @@ from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
 from common.training.train import EvaluationProtocol
 
-# What the folders' scripts say otherwise than `DistillOptions`, where their recipes say nothing.
-_ABCDE = {"model": "ConvNetD5", "eval_protocol": "glad"}
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "DC": {"dsa": False, "epoch_eval_train": None},
-    **dict.fromkeys(("ImageNet-abcde/TM", "ImageNet-abcde/DM", "ImageNet-abcde/DC"), _ABCDE),
-}
-
 
 @dataclass
 class Provenance:
@@ -127,7 +120,7 @@ def likely_objective(dataset: str, ipc: int) -> str:
 
 def defaults_of(objective: str, recipe: recipes.Recipe) -> dict[str, Any]:
     """Options that the objective's scripts have another default for than `DistillOptions`, and its recipe none."""
-    return {key: value for key, value in _DEFAULTS.get(objective, {}).items() if key not in recipe.values}
+    return {key: value for key, value in recipes.defaults(objective).items() if key not in recipe.values}
 
 
 def _recipe(provenance: Provenance, ipc: int) -> recipes.Recipe | None:

@@ -1,8 +1,8 @@
-"""Hyper-parameters per (objective, dataset, ipc), each with its source: one TOML file an objective.
+"""Hyper-parameters per (objective, dataset, ipc), each with its source: one TOML file per objective.
 
 The objective ImageNet-abcde/DM has the file ImageNet-abcde/DM.toml.
 
-[[CIFAR10.ipc2]]                      several blocks a cell, one for each source
+[[CIFAR10.ipc2]]                      several blocks per cell, one for each source
 source = "published: ..."             where the values of this block come from
 lr_freq = 1e6                         the names are those of the command line
 
@@ -11,6 +11,7 @@ lr_freq = 1e6                         the names are those of the command line
 [CIFAR10.ipc2_published]              accuracy in %, as published, with its source (where there is one)
 ["imagenet-a".ipc1_256px_published]   the same for images of another size than the recipe's own
 [[pixels.any]]                        the baseline on plain pixels (--transform identity), for every dataset
+[defaults]                            options with another default than the other objectives', see `defaults`
 """
 
 from __future__ import annotations
@@ -71,6 +72,20 @@ def find(objective: str, dataset: str, ipc: int, pixels: bool = False) -> Recipe
     return Recipe(objective, dataset, ipc, values, sources, table.get(dataset, {}).get(f"ipc{ipc}_published"))
 
 
+def defaults(objective: str) -> dict[str, Any]:
+    """Options that an objective's folder, and then the objective, gives another default than the other objectives.
+
+    They hold for distilling, converting and evaluating alike, where neither flag nor recipe says more. They stand in
+    the tables `[defaults]` of <folder>/defaults.toml and of the objective's own file; "none" there means None.
+    """
+    files = [_FOLDER / objective.rpartition("/")[0] / "defaults.toml", _FOLDER / f"{objective}.toml"]
+    found: dict[str, Any] = {}
+    for file in files:
+        if file.exists():
+            found |= _read(file).get("defaults", {})
+    return {key: None if value == "none" else value for key, value in found.items()}
+
+
 def published(objective: str, dataset: str, ipc: int, image_size: int | None = None) -> dict[str, Any] | None:
     """What is published for a cell, {"accuracy", "std", "source"}, or None.
 
@@ -104,7 +119,7 @@ def check_dataset(objective: str, dataset: str) -> None:
 
 def _datasets(objective: str) -> list[str]:
     """The datasets that have a recipe; the table of ImageNet is not one, but stands for all of its subsets."""
-    names = [name for name in _table(objective) if name not in ("pixels", WHOLE)]
+    names = [name for name in _table(objective) if name not in ("defaults", "pixels", WHOLE)]
     return [*names, *(name for name in NAMES if name not in names)] if WHOLE in _table(objective) else names
 
 
@@ -115,9 +130,13 @@ def _cells(objective: str, dataset: str) -> list[dict[str, Any]]:
     return [table[name] for name in names if name in table]
 
 
-@lru_cache
 def _table(objective: str) -> dict[str, Any]:
-    with (_FOLDER / f"{objective}.toml").open("rb") as file:
+    return _read(_FOLDER / f"{objective}.toml")
+
+
+@lru_cache
+def _read(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
         return tomllib.load(file)
 
 

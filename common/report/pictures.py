@@ -25,7 +25,7 @@ _DPI = 150
 
 
 def draw_images(path: Path, images: Tensor, class_names: Sequence[str], title: str) -> None:
-    """A row a class of images [C * n, ch, H, W] in [0, 1], grouped by class; at most 20 classes and 16 images each."""
+    """One row per class of images [C * n, ch, H, W] in [0, 1], by class; at most 20 classes, 16 images each."""
     rows = images.unflatten(0, (len(class_names), -1))[:MAX_CLASSES, :MAX_IMAGES].cpu().numpy()
     count, columns, _, height, width = rows.shape
     # One picture with white gaps: an axis for each image takes twenty times as long.
@@ -50,7 +50,7 @@ def draw_images(path: Path, images: Tensor, class_names: Sequence[str], title: s
 
 
 def draw_voxels(path: Path, volumes: Tensor, class_names: Sequence[str], title: str) -> None:
-    """A row a class of volumes [C * n, ch, D, H, W] in [0, 1], grouped by class, each turned to face the viewer.
+    """One row per class of volumes [C * n, ch, D, H, W] in [0, 1], grouped by class, each turned to face the viewer.
 
     Channels are averaged. At most 20 classes and 16 volumes each are drawn: 25 ms a volume on one core.
     """

@@ -20,9 +20,9 @@ from common.system.text import best_of
 # Options that count something a published setting has more of, and what they count.
 _AMOUNTS = {
     "Iteration": "updates",
-    "num_eval": "networks an evaluation",
+    "num_eval": "networks per evaluation",
     "epoch_eval_train": "epochs of their training",
-    "batch_real": "real images a class and update",
+    "batch_real": "real images per class and update",
     "syn_steps": "steps of the student",
     "expert_epochs": "epochs of the expert",
     "max_start_epoch": "epochs to start from",

@@ -126,7 +126,7 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
     if run.summary is not None:
         facts.append(("time, evaluations included", describe_seconds(run.summary["seconds"])))
         facts += [
-            (f"peak memory, {kind}", describe_bytes(count))
+            (f"peak memory, {kind}", "unknown" if count is None else describe_bytes(count))
             for kind, count in run.summary.get("peak_memory_bytes", {}).items()
         ]
         facts.append(("synthetic-set file", describe_bytes(run.summary["file_bytes"])))

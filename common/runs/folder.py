@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -12,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import BaseFileLock
 from tqdm import tqdm
 
-from common.config.command_line import described
-from common.config.options import NOT_PART_OF_A_RUN, DistillOptions, Sources
+from common.config.command_line import options_with_sources
+from common.config.options import DistillOptions, Sources
 from common.config.places import dataset_folder, run_folder
+from common.runs.identity import automatic_name, differences, identity
 from common.runs.track import TRACKER_FOLDERS
 from common.system import parallel
 from common.system.devices import describe_hardware
@@ -48,9 +48,7 @@ class Run(Stoppable):
 
     def __init__(self, options: DistillOptions, sources: Sources, objective: str, device: torch.device) -> None:
         super().__init__(*_WORDS)
-        values = dataclasses.asdict(options)
-        identity = {key: value for key, value in values.items() if key not in NOT_PART_OF_A_RUN}
-        name = options.name or hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=5).hexdigest()
+        name = options.name or automatic_name(options, objective)
         self.folder = run_folder(options.save_path, objective, options.dataset, options.ipc, name)
         self.dataset = dataset_folder(options.dataset)
         self._entries: list[dict[str, Any]] = []
@@ -60,14 +58,14 @@ class Run(Stoppable):
         try:
             if options.resume == "never":
                 self._clear()
-            self._check_identity(identity)
+            self._check_identity(options)
         except BaseException:
             self.close()
             raise
         self.config = {
             "objective": objective,
-            "options": described(options, sources, objective),
-            "identity": identity,
+            "options": options_with_sources(options, sources, objective),
+            "identity": identity(options),
             "version": code_version(),
             "hardware": describe_hardware(device),
         }
@@ -151,20 +149,13 @@ class Run(Stoppable):
 
     def close(self) -> None:
         """Let go of the folder."""
-        self._lock.close()
+        self._lock.release()
 
     # -- opening -----------------------------------------------------------------------------------------------
 
-    def _take_folder(self) -> Any:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".lock").open("w")
-        except OSError as error:
-            raise InputError(
-                f"cannot write to the run folder {self.folder}: {error.strerror}; choose another --save_path"
-            ) from error
-        if not take_lock(lock):
-            lock.close()
+    def _take_folder(self) -> BaseFileLock:
+        lock = take_lock(self.folder / ".lock", "the run folder", "--save_path")
+        if lock is None:
             raise InputError(f"another process is at work in {self.folder}: wait for it, or give another --name")
         return lock
 
@@ -176,7 +167,7 @@ class Run(Stoppable):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
 
-    def _check_identity(self, identity: dict[str, Any]) -> None:
+    def _check_identity(self, options: DistillOptions) -> None:
         path = self.folder / "config.json"
         if not path.exists():
             if any((self.folder / name).exists() for name in _CHECKPOINTS):
@@ -189,11 +180,8 @@ class Run(Stoppable):
             stored = dict(json.loads(path.read_text(encoding="utf-8"))["identity"])
         except (ValueError, LookupError, TypeError) as error:
             raise InputError(f"{path} is not the configuration of a run: give another --name") from error
-        # JSON has no tuples: compare what would be written with what was.
-        asked = json.loads(json.dumps(identity))
-        differ = [key for key in sorted({*stored, *asked}) if stored.get(key) != asked.get(key)]
-        if differ:
-            told = ", ".join(f"--{key} {stored.get(key)} there, {asked.get(key)} now" for key in differ)
+        told = differences(stored, options)
+        if told:
             raise InputError(
                 f"{self.folder} belongs to a run with another configuration ({told}): "
                 f"give another --name, or --resume never to replace it"

@@ -1,4 +1,4 @@
-"""The loop that every objective shares: evaluate, update, keep.
+"""`Distillation`: the loop that every objective writes its own updates into. Between them it evaluates and saves.
 
 A run makes exactly `Iteration` updates. It is evaluated before the first, every `eval_it`, and after the last one, and
 what is saved at a point is what was evaluated there.
@@ -6,45 +6,49 @@ what is saved at a point is what was evaluated there.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from common.config.options import DistillOptions, Sources
+from common.datasets import ClassSampler, Gathered
+from common.matching import augment
 from common.matching.step_size import StepSize
-from common.report import pictures
-from common.report.record import read_metrics
-from common.report.run_page import write_run_report
-from common.runs.folder import Run, open_run
-from common.runs.setup import Setting
-from common.runs.track import Tracker, open_tracker
-from common.synset.file import export_pair, load_synset, save_synset
+from common.networks import Network
+from common.runs.evaluation import Evaluations
+from common.runs.folder import open_run
+from common.runs.losses import Losses
+from common.runs.output import Output, export, say
+from common.runs.setup import set_up
+from common.runs.sharding import ClassShare, share_statistics
 from common.system import parallel
-from common.system.devices import peak_memory
+from common.system.devices import precision
 from common.system.errors import InputError
-from common.system.text import best_by_network, best_of, in_percent, point_of
-from common.training.pool import EvaluationNetwork, evaluate_pool
-from common.training.train import Batches, EvaluationProtocol
+from common.system.seeds import Draws, seeded
+from common.system.text import best_of
+from common.training.train import EvaluationProtocol
 
-Step = Callable[[int], Tensor]
-
-# Losses stay on the device between two looks at them; looking waits for the device.
-_LOOK_EVERY = 10
-_CHECKPOINT_SHARE = 0.01
+_CHECKPOINT_SHARE = 0.01  # of the time that updates take
 
 
-class Source(Protocol):
-    """What an objective takes its updates from beside the images, of which a run has to keep to the same."""
+class Kept(Protocol):
+    """State that a checkpoint holds beside the synthetic set."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Source(Kept, Protocol):
+    """What an objective takes its updates from beside the images, of which a run has to keep to the same."""
 
     def stated(self) -> dict[str, Any]:
         """Facts for config.json and summary.json."""
@@ -55,342 +59,302 @@ class Source(Protocol):
         ...
 
 
-def distill(
-    setting: Setting, step: Step, step_size: StepSize | None = None, source: Source | None = None
-) -> dict[str, Any]:
-    """Run to the end, from wherever the run folder left off; returns the summary (also in summary.json).
+class Distillation:
+    """One distillation, from its options to a run folder with the finished synthetic set.
 
-    step: iteration -> loss (a scalar without graph), having updated the coefficients. step_size: what the networks are
-    trained with, where the objective learns it; `step` updates it too. source: what `step` reads beside the images.
-    Of several processes all make the same updates, and the first one alone writes and says what there is to say.
-    Raises Stopped after SIGINT or SIGTERM, with everything saved; InputError for a loss that is not finite.
+        with Distillation(options, sources, "DM") as run:
+            for iteration in run:
+                draws = run.draws(iteration)
+                synthetic = run.synthetic(options.batch_syn, draws)
+                ...                                     # loss [], gradient like synthetic
+                run.update(synthetic, gradient, loss)
+
+    The loop yields the iterations that are still to make. Between them it evaluates, saves, shows progress, and stops
+    where a signal asks for it. Leaving the block in any way closes what is open and never saves: after a `break`, as
+    after a kill, the same command goes on from the last checkpoint. State that changes from one update to the next has
+    to be given to `keep`, for no checkpoint holds any other. Processes of a job run the loop alike: a `break` in one of
+    them leaves the others waiting.
+
+    Objects that a script reads: `train` and `test` (ImageData), `synset`, `network` (the one to match, in training
+    mode), `device`, `share` (the classes of this process), `options` (as far as the data decide them), and after the
+    loop `summary`.
+
+    Raises InputError for options that cannot work, and in the loop for a run folder that cannot be used and for a loss
+    that is not finite; Stopped after SIGINT or SIGTERM, with everything saved; ProcessLost.
     """
-    with contextlib.ExitStack() as stack:
-        run = open_run(setting.options, setting.sources, setting.objective, setting.device)
-        stack.callback(run.close)
-        summary = run.summary
-        if summary is None:
-            loop = _Loop(setting, run, step_size, source)
-            stack.callback(lambda: loop.tracker.close())  # after the closing lines: it may have to wait for the network
-            loop.restore()
-            with run.catching_signals():
-                loop.run_through(step)
-            summary = parallel.broadcast(loop.finish() if parallel.is_main() else None)
-        else:
-            if source is not None:
-                source.check(summary)
-            run.log(f"{run.folder} is finished; --resume never would start it over")
-        if setting.options.export and parallel.is_main():
-            best, _ = load_synset(run.folder / "synset_best.safetensors")
-            run.log(f"{'exported':>20}: {', '.join(map(str, export_pair(best, run.folder)))}")
-        _say(summary, run)
-        return summary
 
-
-def _say(summary: dict[str, Any], run: Run) -> None:
-    """The closing lines."""
-    for label, key in {"before optimisation": "start", "last": "last", "best on test": "best_on_test"}.items():
-        point = summary[key]
-        run.log(f"{label:>20}: {in_percent(point)} ({point['n']} x {point['network']}, {point['iteration']} updates)")
-    for name, figures in summary.get("best_on_test_by_network", {}).items():
-        last = summary["last"]["networks"][name]
-        run.log(
-            f"{name:>20}: last {in_percent(last)}, best on test {in_percent(figures)} ({figures['iteration']} updates)"
-        )
-    run.log(f"{'synthetic set':>20}: {summary['file']} ({summary['file_bytes']:,} bytes)")
-
-
-class _Loop:
-    """The state of a distillation between two updates, all of which a checkpoint holds."""
-
-    def __init__(self, setting: Setting, run: Run, step_size: StepSize | None, source: Source | None) -> None:
-        self.run, self.step_size, self.source = run, step_size, source
-        self.setting, self.options, self.synset = setting, setting.options, setting.synset
-        self.networks = {name: EvaluationNetwork(each, setting.compile) for name, each in setting.evaluated.items()}
-        self.iteration = 0
-        self.evaluations: list[dict[str, Any]] = []
-        self.unfinished: dict[str, list[float]] = {}  # accuracies of the evaluation under way, by network
-        self.seconds = 0.0
-        self.last_loss: float | None = None
-        self.tracker = Tracker()
-        self._losses: list[Tensor] = []
+    def __init__(self, options: DistillOptions, sources: Sources, objective: str) -> None:
+        self.objective = objective
+        self._setup = setup = set_up(options, sources)
+        self.options, self.device = setup.options, setup.device
+        self.train, self.test, self.synset, self.network = setup.train, setup.test, setup.synset, setup.network
+        self.share = ClassShare.of(setup.train.num_classes)
+        self.summary: dict[str, Any] | None = None
+        self._step_size: StepSize | None = None
+        self._source: Source | None = None
+        self._others: dict[str, Kept] = {}
+        self._iteration = 0
+        self._evaluations = Evaluations(setup)
+        self._losses = Losses(self._record_loss, self._diverged)
+        self._seconds = 0.0
         self._started = self._saved = time.monotonic()
         self._saving = 0.0
+        self._open = ExitStack()
 
-    # -- checkpoints -------------------------------------------------------------------------------------------
+    def __enter__(self) -> Distillation:
+        return self
 
-    def restore(self) -> None:
-        state = parallel.broadcast(self.run.load_checkpoint())
-        if self.source is not None:
-            # Of a new run too: processes may see files appear at different moments.
-            begun_with = self.source.state_dict() if state is None else state["source"]
-            self.source.load_state_dict(parallel.broadcast(begun_with))
-            self.run.state(self.source.stated())
-        if state is None:
-            self.run.log(self.synset.describe_budget())
-            self.run.log(f"run folder {self.run.folder}")
-            self.tracker = self._open_tracker(None)
-            self._draw_masks()
-            return
-        self.synset.load_state_dict(state["synset"])
-        if self.step_size is not None:
-            self.step_size.load_state_dict(state["step_size"])
-        self.iteration, self.seconds = state["iteration"], state["seconds"]
-        self.evaluations, self.unfinished = state["evaluations"], state["unfinished"]
-        self.run.log(f"resumed from iteration {self.iteration} ({self.run.folder})")
-        self.tracker = self._open_tracker(self.iteration)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        return bool(self._open.__exit__(kind, error, trace))
 
-    def _open_tracker(self, resumed_from: int | None) -> Tracker:
-        if not parallel.is_main():
-            return Tracker()
-        context = {key: self.run.config[key] for key in ("objective", "version", "hardware")}
-        place = self.run.folder.relative_to(self.options.save_path)
-        return open_tracker(
-            self.options.track,
-            self.run.folder,
-            context | dataclasses.asdict(self.options),
-            name=place.as_posix(),
-            group=self.options.track_group or place.parent.as_posix(),
-            project=self.options.track_project,
-            resumed_from=resumed_from,
-            say=self.run.log,
+    def keep(self, step_size: StepSize | None = None, source: Source | None = None, **others: Kept) -> None:
+        """Keep these in every checkpoint, and restore them before the first update. Call it before the loop.
+
+        step_size: learned with the set, and what the networks of an evaluation are trained with. source: what updates
+        read beside the images. others: anything else that changes from one update to the next, by a name of its own.
+        """
+        self._step_size, self._source, self._others = step_size, source, others
+
+    # -- the pieces of an update -------------------------------------------------------------------------------
+
+    def draws(self, *numbers: int) -> Draws:
+        """The random draws of the update with these numbers: its iteration, and more where an iteration has several."""
+        return Draws(self.options.seed, numbers)
+
+    def real(self, count: int, draws: Draws) -> Gathered:
+        """`count` random real images of each of this process's c classes: [c * count, ch, ...], read in slices."""
+        rows = self.sampler.draw(count, draws.generator("real"))  # [C, count]
+        return Gathered(self.train, rows[self.share.rows].flatten())
+
+    def synthetic(self, count: int, draws: Draws) -> Tensor:
+        """`count` random synthetic images of each of this process's classes, or all n (0): [c * n, ch, ...].
+
+        They are grouped by class and differentiable with respect to the coefficients.
+        """
+        if count == 0:
+            whole = self.share.count == self.train.num_classes
+            return self.synset.decode(None if whole else self.share.rows)
+        count = min(count, self.synset.num_per_class)
+        rows = self._synthetic_sampler.draw(count, draws.generator("synthetic"))  # [C, count]
+        return self.synset.get(rows[self.share.rows].flatten())[0]
+
+    def augmentation(self, draws: Draws) -> augment.DSAParams:
+        """One set of augmentation parameters per class of this process, for its real and synthetic images alike."""
+        classes, im_size = self.train.num_classes, self.train.im_size
+        drawn = augment.sample(
+            self.options.strategy, classes, draws.generator("augmentation"), im_size, device=self.device
         )
+        return drawn[self.share.rows]
 
-    def save(self) -> None:
-        self.look_at_losses()
-        if not self.synset.coefficients.isfinite().all():
-            raise self._diverged(f"the coefficients after {self.iteration} updates are not finite")
-        if self.step_size is not None and not self.step_size.value.isfinite():
-            raise self._diverged(f"the step size after {self.iteration} updates is not finite")
-        if not parallel.is_main():
-            return
-        begun = time.monotonic()
-        self.run.save_checkpoint({
-            "synset": self.synset.state_dict(),
-            "step_size": None if self.step_size is None else self.step_size.state_dict(),
-            "source": None if self.source is None else self.source.state_dict(),
-            "iteration": self.iteration,
-            "seconds": self.seconds + begun - self._started,
-            "evaluations": self.evaluations,
-            "unfinished": self.unfinished,
-        })  # fmt: skip
-        self._saved = time.monotonic()
-        self._saving = self._saved - begun
+    @contextmanager
+    def matching(self, network: nn.Module, draws: Draws) -> Iterator[None]:
+        """Inside, networks run in --precision, and the dropout of `network` is a function of the draws."""
+        # Other classes, other dropout: processes do not all draw the same.
+        numbers = (*draws.numbers, self.share.first) if self.share.first else draws.numbers
+        with precision(self.options.precision, self.device), seeded(network, draws.base, "dropout", *numbers):
+            yield
 
-    def save_if_due(self) -> None:
-        if not parallel.is_main():
-            return
-        if self.options.checkpoint_every:
-            due = self.iteration % self.options.checkpoint_every == 0
+    def update(self, synthetic: Tensor, gradient: Tensor, loss: Tensor, *also: Tensor, whole: bool = False) -> None:
+        """Go from the gradient back through the inverse transform, and make one step of the coefficients' optimiser.
+
+        synthetic: what `synthetic` or `synset.decode` gave. gradient: of the loss with respect to it. loss: a scalar
+        without graph. Processes add up their gradients and losses, and what is given as `also`, in place; with `whole`
+        each of them has all of it, and takes that of process 0. An iteration may make several updates.
+        """
+        self.synset.optim_zero_grad()
+        synthetic.backward(gradient)
+        assert self.synset.coefficients.grad is not None
+        parts = [loss, *also, self.synset.coefficients.grad]
+        if whole:  # processors of several kinds may have rounded it differently
+            parallel.copy_from_main_(parts)
         else:
-            due = time.monotonic() - self._saved > self._saving / _CHECKPOINT_SHARE
-        if due:
-            self.save()
+            parallel.sum_(*parts)
+        self.synset.optim_step()
+        self._losses.add(loss)
 
-    def look_at_losses(self) -> None:
-        """Fetch the losses of the last updates, record them, and refuse to go on from one that is not finite."""
-        if not self._losses:
-            return
-        first = self.iteration - len(self._losses)
-        for index, loss in enumerate(torch.stack(self._losses).tolist(), start=first):
-            if not math.isfinite(loss):
-                raise self._diverged(f"the loss of iteration {index} is {loss}")
-            self.run.record(iteration=index, loss=loss)
-            self.tracker.scalars(index + 1, loss=loss)
-            self.last_loss = loss
-        self._losses.clear()
+    @cached_property
+    def sampler(self) -> ClassSampler:
+        """Draws real images, the same number of every class."""
+        return ClassSampler(self.train)
 
-    def _diverged(self, what: str) -> InputError:
-        kept = f"the last good checkpoint is kept in {self.run.folder}"
-        flags = [f"--lr_freq ({self.options.lr_freq:g})"]
-        if self.step_size is not None:
-            flags += [f"--lr_lr ({self.step_size.lr:g})", f"--lr_teacher ({self.step_size.initial:g})"]
-        return InputError(f"{what}: lower {' or '.join(flags)}; {kept}")
+    @cached_property
+    def _synthetic_sampler(self) -> ClassSampler:
+        rows = torch.arange(len(self.synset.labels), device=self.device)
+        return ClassSampler(rows.split(self.synset.num_per_class))
+
+    def share_statistics(self, network: Network) -> Network:
+        """The network to match with where batch statistics are of all classes; decides `share` (see `sharding`)."""
+        network, self.share = share_statistics(network, self.train.num_classes, self.device, self.options.model)
+        return network
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function compiled, if --compile asks for it and this machine can; else the function."""
+        return torch.compile(function) if self._setup.compile else function
+
+    @property
+    def compiler(self) -> Callable[..., Any] | None:
+        """torch.compile for objectives that compile functions of their own, or None where nothing is compiled.
+
+        A size is compiled when it comes: with sizes left open, older versions fail on derivatives of derivatives.
+        """
+        return partial(torch.compile, dynamic=False) if self._setup.compile else None
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
-    def run_through(self, step: Step) -> None:
-        bar = tqdm(
+    def __iter__(self) -> Iterator[int]:
+        self._run = run = open_run(self.options, self._setup.sources, self.objective, self.device)
+        self._open.callback(run.close)
+        if run.summary is None:
+            self._restore()
+            self._open.callback(self._output.tracker.close)  # after the closing lines: it may wait for the network
+            looping = self._open.enter_context(ExitStack())
+            looping.enter_context(run.catching_signals())
+            bar = looping.enter_context(self._progress())
+            while True:
+                if self._evaluations.are_due(self._iteration):
+                    self._evaluate()
+                    bar.set_postfix(self._postfix())
+                if self._iteration == self.options.Iteration:
+                    break
+                yield self._iteration
+                self._count_update(bar)
+            looping.close()
+            self.summary = parallel.broadcast(self._finish() if parallel.is_main() else None)
+        else:
+            self.summary = run.summary
+            if self._source is not None:
+                self._source.check(run.summary)
+            run.log(f"{run.folder} is finished; --resume never would start it over")
+        if self.options.export and parallel.is_main():
+            export(run)
+        say(self.summary, run)
+
+    def _progress(self) -> tqdm:
+        return tqdm(
             total=self.options.Iteration,
-            initial=self.iteration,
-            desc=self.setting.objective,
+            initial=self._iteration,
+            desc=self.objective,
             unit="it",
             dynamic_ncols=True,
             disable=not parallel.is_main(),
         )
-        with bar:
-            while True:
-                if self._evaluation_is_due():
-                    self._evaluate()
-                    bar.set_postfix(self._postfix())
-                if self.iteration == self.options.Iteration:
-                    return
-                self._losses.append(step(self.iteration))
-                self.iteration += 1
-                bar.update()
-                if len(self._losses) == _LOOK_EVERY:
-                    self.look_at_losses()
-                    bar.set_postfix(self._postfix())
-                if self.run.is_stopped():
-                    self.save()
-                    self.run.raise_if_stopped()
-                self.save_if_due()
 
     def _postfix(self) -> dict[str, str]:
-        shown = {} if self.last_loss is None else {"loss": f"{self.last_loss:.4g}"}
-        return shown | ({"acc": f"{100 * self.evaluations[-1]['mean']:.1f}%"} if self.evaluations else {})
+        shown = {} if self._losses.last is None else {"loss": f"{self._losses.last:.4g}"}
+        points = self._evaluations.points
+        return shown | ({"acc": f"{100 * points[-1]['mean']:.1f}%"} if points else {})
 
-    def _evaluation_is_due(self) -> bool:
-        every = self.options.eval_it
-        ends = self.iteration in (0, self.options.Iteration)
-        seen = bool(self.evaluations) and self.evaluations[-1]["iteration"] == self.iteration
-        return (ends or (every > 0 and self.iteration % every == 0)) and not seen
+    def _count_update(self, bar: tqdm) -> None:
+        """What follows the body of the loop: the iteration counts, and is saved where that is due."""
+        look = self._losses.end_iteration()
+        self._iteration += 1
+        bar.update()
+        if look:
+            self._losses.look(self._iteration)
+            bar.set_postfix(self._postfix())
+        if self._run.is_stopped():
+            self._save()
+            self._run.raise_if_stopped()
+        self._save_if_due()
+
+    def _record_loss(self, iteration: int, loss: float) -> None:
+        self._run.record(iteration=iteration, loss=loss)
+        self._output.tracker.scalars(iteration + 1, loss=loss)
+
+    def _diverged(self, what: str) -> InputError:
+        kept = f"the last good checkpoint is kept in {self._run.folder}"
+        flags = [f"--lr_freq ({self.options.lr_freq:g})"]
+        if self._step_size is not None:
+            flags += [f"--lr_lr ({self._step_size.lr:g})", f"--lr_teacher ({self._step_size.initial:g})"]
+        return InputError(f"{what}: lower {' or '.join(flags)}; {kept}")
+
+    # -- evaluations -------------------------------------------------------------------------------------------
 
     @property
-    def protocol(self) -> EvaluationProtocol:
+    def _protocol(self) -> EvaluationProtocol:
         """How networks are trained at this point: kind dc takes the learned step size, where there is one."""
-        protocol = self.setting.protocol
-        if self.step_size is None or protocol.kind == "glad":
+        protocol = self._setup.protocol
+        if self._step_size is None or protocol.kind == "glad":
             return protocol
-        return dataclasses.replace(protocol, lr=self.step_size.value.item())
+        return dataclasses.replace(protocol, lr=self._step_size.value.item())
 
     def _evaluate(self) -> None:
-        """Train and test `num_eval` networks of each kind on the set as it is now; keep set, figures and a picture."""
-        self.save()
-        begun, options = time.monotonic(), self.options
-        images, labels = self.synset.get(need_copy=True)
-        batches = Batches(images, labels)
-        accuracies = evaluate_pool(
-            self._tested_now(),
-            lambda number: batches,
-            self.setting.test,
-            self.protocol,
-            options.num_eval,
-            options.seed,
-            dataset=options.dataset,
-            point=self.iteration,
-            together=options.networks_at_once,
-            precision=options.precision,
-            finished=self.unfinished,
-            check_stop=self.run.raise_if_stopped,
-            on_accuracy=self._keep_accuracy,
-            title="  evaluation",
-            leave=False,
-        )
-        point = {"iteration": self.iteration, **point_of(accuracies, self.setting.principal)}
-        if self.step_size is not None:
-            point["step_size"] = self.step_size.value.item()
-        self.unfinished = {}
-        self._keep(point, images)
-        self.run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
-        self.save()
-        if self.iteration < self.options.Iteration:  # after the last one `finish` writes it, with the summary
-            self._write_report()
+        """Evaluate the set as it is now; keep it, the figures and a picture."""
+        self._save()
+        begun, protocol = time.monotonic(), self._protocol
+        point = self._evaluations.make(self._iteration, protocol, self._run.raise_if_stopped, self._save)
+        learned = None if self._step_size is None else self._step_size.value
+        if learned is not None:
+            point["step_size"] = learned.item()
+        self._output.evaluated(point, point is best_of(self._evaluations.points), protocol, learned)
+        self._run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
+        self._save()
+        if self._iteration < self.options.Iteration:  # after the last one `finish` writes it, with the summary
+            self._output.write_report()
 
-    def _keep_accuracy(self, name: str, accuracy: float) -> None:
-        self.unfinished.setdefault(name, []).append(accuracy)
-        self.save()
+    def _finish(self) -> dict[str, Any]:
+        seconds = self._seconds + time.monotonic() - self._started
+        more = {} if self._source is None else self._source.stated()
+        return self._output.finish(self._evaluations.points, self._protocol, seconds, more)
 
-    def _tested_now(self) -> dict[str, EvaluationNetwork]:
-        """All networks, or only the one that stands for them while the others wait."""
-        if not self.options.wait_eval or self.iteration == self.options.Iteration:
-            return self.networks
-        return {self.setting.principal: self.networks[self.setting.principal]}
+    # -- checkpoints -------------------------------------------------------------------------------------------
 
-    def _keep(self, point: dict[str, Any], images: Tensor) -> None:
-        data = self.setting.train
-        self.evaluations.append(point)
+    def _restore(self) -> None:
+        state = parallel.broadcast(self._run.load_checkpoint())
+        if self._source is not None:
+            # Of a new run too: processes may see files appear at different moments.
+            begun_with = self._source.state_dict() if state is None else state["source"]
+            self._source.load_state_dict(parallel.broadcast(begun_with))
+            self._run.state(self._source.stated())
+        if state is None:
+            self._run.log(self.synset.describe_budget())
+            self._run.log(f"run folder {self._run.folder}")
+            self._output = Output(self._setup, self._run, None)
+            return
+        self.synset.load_state_dict(state["synset"])
+        if self._step_size is not None:
+            self._step_size.load_state_dict(state["step_size"])
+        for name, each in self._others.items():
+            if name not in state.get("others", {}):
+                raise InputError(
+                    f"the checkpoint in {self._run.folder} has no {name}, which the script gives to `keep`: "
+                    "give another --name, or --resume never to start over"
+                )
+            each.load_state_dict(state["others"][name])
+        self._evaluations.load_state_dict(state)
+        self._iteration, self._seconds = state["iteration"], state["seconds"]
+        self._run.log(f"resumed from iteration {self._iteration} ({self._run.folder})")
+        self._output = Output(self._setup, self._run, self._iteration)
+
+    def _save(self) -> None:
+        self._losses.look(self._iteration)
+        if not self.synset.coefficients.isfinite().all():
+            raise self._diverged(f"the coefficients after {self._iteration} updates are not finite")
+        if self._step_size is not None and not self._step_size.value.isfinite():
+            raise self._diverged(f"the step size after {self._iteration} updates is not finite")
         if not parallel.is_main():
             return
-        text = f"accuracy {in_percent(point)} ({point['n']} networks)"
-        before = " (before optimisation)" if self.iteration == 0 else ""
-        self.run.log(f"iteration {self.iteration}: {text}{before}")
-        for name, figures in point.get("networks", {}).items():
-            self.run.log(f"{name:>20}: {in_percent(figures)}")
-        metadata = self._metadata(point)
-        learned = None if self.step_size is None else self.step_size.value
-        save_synset(self.synset, self.run.folder / "synset.safetensors", metadata, learned)
-        if point is self.best:
-            save_synset(self.synset, self.run.folder / "synset_best.safetensors", metadata, learned)
-        what = f"{self.run.dataset}, ipc {self.options.ipc}, {self.setting.objective}"
-        title = f"{what}, {self.iteration} updates: {text}"
-        path = self.run.folder / f"images_{self.iteration:06d}.png"
-        draw = pictures.draw_images if len(data.im_size) == 2 else pictures.draw_voxels
-        draw(path, data.denormalise(images), data.class_names, title)
-        self.tracker.picture("images", path, self.iteration)
-        self.tracker.evaluation(point)
+        begun = time.monotonic()
+        self._run.save_checkpoint({
+            "synset": self.synset.state_dict(),
+            "step_size": None if self._step_size is None else self._step_size.state_dict(),
+            "source": None if self._source is None else self._source.state_dict(),
+            "others": {name: each.state_dict() for name, each in self._others.items()},
+            "iteration": self._iteration,
+            "seconds": self._seconds + begun - self._started,
+            **self._evaluations.state_dict(),
+        })  # fmt: skip
+        self._saved = time.monotonic()
+        self._saving = self._saved - begun
 
-    @property
-    def best(self) -> dict[str, Any]:
-        """The evaluation with the highest mean, the first of equals."""
-        return best_of(self.evaluations)
-
-    def _metadata(self, point: dict[str, Any]) -> dict[str, Any]:
-        data, options = self.setting.train, self.options
-        return {
-            "dataset": options.dataset,
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "zca": None if data.whitening is None else data.whitening.stated(),
-            "class_names": list(data.class_names),
-            "image_size": options.image_size,
-            "resize": options.resize,
-            "antialias": options.antialias,
-            "objective": self.setting.objective,
-            "model": options.model,
-            "network": self.setting.principal,
-            "evaluation": self.protocol.as_metadata(),
-            "accuracy": point,
-            "seed": options.seed,
-            "version": self.run.config["version"],
-        }
-
-    def _write_report(self) -> None:
+    def _save_if_due(self) -> None:
         if not parallel.is_main():
             return
-        try:
-            write_run_report(self.run.folder)
-        except InputError as error:  # everything else is saved: it can be written later
-            self.run.log(f"no report.html ({error})")
-
-    def _draw_masks(self) -> None:
-        if not parallel.is_main():
-            return
-        kept = f"{self.options.msz_per_channel} of {self.synset.d} {self.synset.transform} coefficients"
-        title = f"{kept} kept, by {self.synset.selection}"
-        path = self.run.folder / "masks.png"
-        pictures.draw_masks(path, self.synset.mask, self.setting.train.class_names, title)
-        self.tracker.picture("masks", path, 0)
-
-    # -- the end -----------------------------------------------------------------------------------------------
-
-    def finish(self) -> dict[str, Any]:
-        losses, _ = read_metrics(self.run.folder / "metrics.jsonl")
-        pictures.draw_curves(self.run.folder / "curves.png", losses, self.evaluations)
-        self.tracker.picture("curves", self.run.folder / "curves.png", self.iteration)
-        picture = self.run.folder / f"images_{self.iteration:06d}.png"
-        summary: dict[str, Any] = {
-            "objective": self.setting.objective,
-            "dataset": self.options.dataset,
-            "start": self.evaluations[0],
-            "last": self.evaluations[-1],
-            "best_on_test": self.best,
-            **(
-                {}
-                if len(self.setting.evaluated) == 1
-                else {"best_on_test_by_network": best_by_network(self.evaluations)}
-            ),
-            "evaluation": self.protocol.as_metadata(),
-            "budget": self.synset.budget(),
-            "file": str(self.run.folder / "synset.safetensors"),
-            "file_bytes": (self.run.folder / "synset.safetensors").stat().st_size,
-            "picture": str(picture) if picture.exists() else None,
-            "seconds": round(self.seconds + time.monotonic() - self._started, 1),
-            "peak_memory_bytes": peak_memory(self.setting.device),  # of this process, where the run was continued
-            "version": self.run.config["version"],
-            **({} if self.source is None else self.source.stated()),
-        }
-        self.run.finish(summary)
-        self._write_report()
-        self.tracker.summary(summary)
-        return summary
+        if self.options.checkpoint_every:
+            due = self._iteration % self.options.checkpoint_every == 0
+        else:
+            due = time.monotonic() - self._saved > self._saving / _CHECKPOINT_SHARE
+        if due:
+            self._save()

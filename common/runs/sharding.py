@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import nn
+from tqdm import tqdm
 
-from common.synset.synset import SynSet
+from common.networks import Network, has_batchnorm
 from common.system import parallel
 
 
 @dataclass(frozen=True)
 class ClassShare:
-    """The classes [first, last) of `classes` that this process matches, the others match the rest."""
+    """The classes [first, last) that this process matches; others match the rest."""
 
-    classes: int
     first: int
     last: int
 
@@ -24,39 +23,33 @@ class ClassShare:
     def of(cls, classes: int, undivided: bool = False) -> ClassShare:
         """This process's share. undivided: process 0 matches all classes, for they cannot be taken apart."""
         if undivided:
-            return cls(classes, 0, classes if parallel.is_main() else 0)
-        return cls(classes, *parallel.share(classes))
+            return cls(0, classes if parallel.is_main() else 0)
+        return cls(*parallel.share(classes))
 
     @property
     def count(self) -> int:
-        """How many classes they are; 0 where others match all of them."""
+        """How many classes they are; 0 where other processes match them all."""
         return self.last - self.first
 
     @property
     def rows(self) -> slice:
-        """Which rows they are of what is drawn a class: [C, ...] of indices, C sets of augmentation parameters."""
+        """Slice of this process's classes, for anything whose first axis is the class."""
         return slice(self.first, self.last)
 
-    def match(self, images: Tensor, matched: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """This share's loss, and its gradient with respect to all synthetic images: zero for those of other classes.
 
-        images [C * n, ch, ...], grouped by class. matched: (images of the share's classes) -> loss, gradient.
-        """
-        images = images.detach()
-        if self.count == self.classes:
-            return matched(images)
-        loss, gradient = images.new_zeros(()), torch.zeros_like(images)
-        if self.count:
-            each = len(images) // self.classes
-            rows = slice(self.first * each, self.last * each)
-            loss, gradient[rows] = matched(images[rows])
-        return loss, gradient
+def share_statistics(network: Network, classes: int, device: torch.device, model: str) -> tuple[Network, ClassShare]:
+    """The network for matching, and the classes that this process matches, where batch statistics are of all classes.
 
-    def update(self, synset: SynSet, images: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
-        """Update the coefficients, in every process alike, with all shares' gradients; the loss of all of them."""
-        synset.optim_zero_grad()
-        images.backward(gradient)
-        assert synset.coefficients.grad is not None
-        parallel.sum_(loss, synset.coefficients.grad)
-        synset.optim_step()
-        return loss
+    On GPUs the processes put the statistics together (SyncBatchNorm). Where they cannot, process 0 matches all classes
+    and one line, which names the `model`, says so. A network without batch statistics is returned as it is.
+    """
+    if parallel.world() == 1 or not has_batchnorm(network):
+        return network, ClassShare.of(classes)
+    if device.type == "cuda" and parallel.world() <= classes:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network), ClassShare.of(classes)
+    reason = "on a CPU" if device.type != "cuda" else f"with more processes than the {classes} classes"
+    tqdm.write(
+        f"{model} normalises over the batch, which is not shared {reason}: "
+        f"one of the {parallel.world()} processes matches all classes, and the others wait"
+    )
+    return network, ClassShare.of(classes, undivided=True)

@@ -51,12 +51,12 @@ _SURVEY_CHUNK_VALUES = 1_000_000
 
 
 class SynSet:
-    """n = int(ipc * d / k) synthetic images a class from k coefficients per channel each; d = product of the sides.
+    """n = int(ipc * d / k) synthetic images per class from k coefficients per channel each; d = product of the sides.
 
     Held: `coefficients` float32 [C, n, ch, k] (the only thing learned), `positions` int32 [C, k] (which ones they
     are, fixed by `init`), `labels` int64 [C * n], grouped by class. Images are what the inverse transform makes of it.
 
-    Raises InputError where the budget is impossible: ipc < 1, k < 1, k > d, or fewer than one image a class.
+    Raises InputError where the budget is impossible: ipc < 1, k < 1, k > d, or fewer than one image per class.
     """
 
     def __init__(self, args: SynSetArgs | Any) -> None:
@@ -99,7 +99,7 @@ class SynSet:
         labels_all: Tensor,
         indices_class: Sequence[Sequence[int] | Tensor],
     ) -> None:
-        """Start from real images: draw n a class without replacement, choose the positions, keep those coefficients.
+        """Start from real images: draw n per class without replacement, choose the positions, keep those coefficients.
 
         images_all: normalised images [N, ch, *im_size], or an object whose `batch(indices)` gathers such images.
         labels_all: int64 [N]. indices_class: for each class the indices of its images.
@@ -138,9 +138,14 @@ class SynSet:
         rule = generator(self.seed, "selection")
         self.positions = selection.select(self.selection, self._survey, self.msz_per_channel, self.transform, rule)
 
-    def decode(self) -> Tensor:
-        """All images, float32 [C * n, ch, *im_size], differentiable with respect to `coefficients`."""
-        return self._decode(self.coefficients, self.positions).flatten(0, 1)
+    def decode(self, classes: slice | None = None) -> Tensor:
+        """All images, float32 [C * n, ch, *im_size], differentiable with respect to `coefficients`.
+
+        classes: those of some classes alone, [c * n, ch, *im_size] of c of them.
+        """
+        if classes is None:
+            return self._decode(self.coefficients, self.positions).flatten(0, 1)
+        return self._decode(self.coefficients[classes], self.positions[classes]).flatten(0, 1)
 
     def get(self, indices: Iterable[int] | Tensor | None = None, need_copy: bool = False) -> tuple[Tensor, Tensor]:
         """(images, labels) of some or all synthetic images; with `need_copy` detached copies without a graph."""

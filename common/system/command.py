@@ -61,7 +61,7 @@ def exit_code(main: Callable[[], None]) -> int:
 
 
 def _run_as_one_of_several(main: Callable[[], None], rank: int) -> NoReturn:
-    with _output_of(rank):
+    with output_of(rank):
         try:
             code = exit_code(lambda: _in_group(main))
         except Exception:  # no kind that a command ends with: shown as Python would, so that nobody waits for this one
@@ -86,7 +86,7 @@ def _in_group(main: Callable[[], None]) -> None:
 
 
 @contextmanager
-def _output_of(rank: int) -> Iterator[None]:
+def output_of(rank: int) -> Iterator[None]:
     if rank == 0:
         yield
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from common.system import parallel
 from common.system.errors import InputError
@@ -116,13 +116,24 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
     return described
 
 
-def peak_memory(device: torch.device) -> dict[str, int]:
-    """The most bytes that this process has held so far: `cpu` (resident) and, on CUDA, `cuda` (tensors there)."""
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = {"cpu": resident * (1 if sys.platform == "darwin" else 1024)}  # in bytes there, in KiB elsewhere
+def peak_memory(device: torch.device) -> dict[str, int | None]:
+    """The most bytes that this process has held so far: `cpu` (resident) and, on CUDA, `cuda` (tensors there).
+
+    None where the system does not say (Windows).
+    """
+    peak = {"cpu": _peak_resident()}
     if device.type == "cuda":
         peak["cuda"] = torch.cuda.max_memory_allocated(device)
     return peak
+
+
+def _peak_resident() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return None
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident * (1 if sys.platform == "darwin" else 1024)  # in bytes there, in KiB elsewhere
 
 
 def _cpu_name() -> str:
@@ -133,3 +144,8 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device. Only from pinned memory does a GPU copy without keeping the CPU waiting."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import os
 import pickle
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+from filelock import BaseFileLock, FileLock, Timeout
 
 from common.system.errors import InputError
 
@@ -69,13 +70,23 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
 
 
-def take_lock(file: IO[str]) -> bool:
-    """Lock an open file for this process, until it is closed; False, at once, where another process holds the lock."""
+def take_lock(path: Path, called: str, flag: str) -> BaseFileLock | None:
+    """Lock the file `path`, making it and its folder; None, at once, where another process holds the lock.
+
+    The lock holds until its `release()`, or until the process ends, however it ends. Do not enter it with `with`, which
+    would take it a second time. Raises InputError where the file cannot be written: `called` is what its folder is
+    called ("the run folder"), `flag` the one that names another ("--save_path").
+    """
+    lock = FileLock(path, thread_local=False)  # whichever thread releases it
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:  # an OSError, too
+        return None
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write to {called} {path.parent}: {reason}; choose another {flag}") from error
+    return lock
 
 
 def torch_bytes(content: Any) -> memoryview:
@@ -87,6 +98,8 @@ def torch_bytes(content: Any) -> memoryview:
 
 def _fsync_folder(folder: Path) -> None:
     # The rename itself is only durable once the folder's entry is.
+    if sys.platform == "win32":
+        return  # where a folder cannot be opened, and NTFS keeps a journal of its entries
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

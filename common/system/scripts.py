@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -10,8 +11,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from common.system.errors import InputError
 
@@ -19,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 """The repository: the folder that `common` and the scripts' folders lie in."""
 _KEPT = 1 << 16  # bytes of what a script said last: torchrun adds much to it
 _ERROR = re.compile(r"(?:rank \d+: )?error: (.*)")
+_IMPORTABLE = ("DM", "DC", "TM")
 VOXELS = "3D-MNIST/distill.py"  # DM of voxels, filed under DM
 
 
@@ -31,6 +35,36 @@ def distill_script(objective: str) -> list[str]:
 def buffer_script(objective: str) -> str:
     """The script that trains the experts of an objective that needs some."""
     return f"{objective.partition('/')[0]}/buffer.py"
+
+
+def load_script(script: str) -> ModuleType:
+    """A script as a module, for those in a folder whose name cannot be imported: ImageNet-abcde, 3D-MNIST.
+
+    script: relative to the repository's root. It is executed once.
+    """
+    name = re.sub(r"\W", "_", script.removesuffix(".py"))
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / script)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Inside, a script imports those of DM, DC and TM; an environment that does not know them yet is told of.
+
+    It was installed before these folders could be imported. Exits with code 2 and the sentence that says what to run.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in _IMPORTABLE:
+            raise
+        print(f"error: this environment does not know the folder {error.name} yet: run make install", file=sys.stderr)
+        sys.exit(2)
 
 
 def run_script(script: str, *flags: object) -> str:

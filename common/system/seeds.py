@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -23,6 +24,24 @@ def derive(seed: int, purpose: str, *numbers: int) -> int:
 def generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
     """A fresh CPU generator for one purpose. Draws are made on the CPU so that every device sees the same ones."""
     return torch.Generator().manual_seed(derive(seed, purpose, *numbers))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random draws of one update: for each purpose those of (seed, purpose, numbers), whoever asks, and when."""
+
+    base: int
+    """The run's seed."""
+    numbers: tuple[int, ...]
+    """What tells the update apart: its iteration, and more where an iteration has several."""
+
+    def seed(self, purpose: str) -> int:
+        """A 63-bit seed for one purpose."""
+        return derive(self.base, purpose, *self.numbers)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A fresh CPU generator for one purpose."""
+        return generator(self.base, purpose, *self.numbers)
 
 
 @contextmanager

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from common import recipes
 from common.config.checks import check_least
 from common.config.command_line import find_recipe, with_recipe
 from common.config.options import DataOptions, DistillOptions, EvaluateOptions
 from common.datasets import ImageData, check_dataset, is_resizable, load_dataset
 from common.images.pixels import Resize, ResizeMode
-from common.images.zca import fingerprint, whiten, whitening_of
+from common.images.zca import whiten, whitening_fingerprint, whitening_of
 from common.matching.augment import parse_strategy
 from common.networks import build_network
 from common.synset.file import StoredSet
@@ -96,7 +97,7 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
     if test.num_classes != synset.num_classes or names not in (None, list(test.class_names)):
         raise InputError(f"{file} was made for other classes than those of {test.name}: give its own --dataset")
     if zca is not None:
-        if zca["fingerprint"] not in (None, fingerprint(train.images, zca["eps"])):
+        if zca["fingerprint"] not in (None, whitening_fingerprint(train.images, zca["eps"])):
             raise InputError(
                 f"{file} was whitened by other training images than those of {train.name}: "
                 "give the --dataset it was made from"
@@ -185,6 +186,7 @@ def _of_baseline(
     options: EvaluateOptions, objective: str, defaults: dict[str, Any], device: torch.device
 ) -> EvaluationSetup:
     """Trained as the objective's recipe for this dataset and ipc trains, so that the two can be compared."""
+    defaults = recipes.defaults(objective) | defaults
     dataset = options.dataset or defaults.get("dataset", DataOptions.dataset)
     ipc = options.ipc or DistillOptions.ipc
     recipe = find_recipe(objective, dataset, ipc, options.recipe)

@@ -1,0 +1,86 @@
+"""The evaluations of a run: networks trained from scratch on the synthetic set as it is at a point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from common.runs.setup import Setup
+from common.system.text import point_of
+from common.training.pool import EvaluationNetwork, evaluate_pool
+from common.training.train import Batches, EvaluationProtocol
+
+
+class Evaluations:
+    """The evaluations made so far, and the one under way; both are part of a checkpoint.
+
+    `points` holds {"iteration", "network", "mean", "std", "n", "accuracies"} of each and, with a pool, "networks".
+    Accuracies are fractions.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.points: list[dict[str, Any]] = []
+        self._setup = setup
+        self._networks = {name: EvaluationNetwork(network, setup.compile) for name, network in setup.pool.items()}
+        self._unfinished: dict[str, list[float]] = {}  # accuracies of the evaluation under way, by network
+
+    def are_due(self, iteration: int) -> bool:
+        """Whether the set is to be evaluated after so many updates, and has not been yet."""
+        options = self._setup.options
+        ends = iteration in (0, options.Iteration)
+        seen = bool(self.points) and self.points[-1]["iteration"] == iteration
+        return (ends or (options.eval_it > 0 and iteration % options.eval_it == 0)) and not seen
+
+    def make(
+        self,
+        iteration: int,
+        protocol: EvaluationProtocol,
+        check_stop: Callable[[], None],
+        after_each: Callable[[], None],
+    ) -> dict[str, Any]:
+        """Train and test `num_eval` networks of each kind; returns the new point, the last of `points`.
+
+        Networks that are finished are not trained again after a stop. check_stop may raise between steps; after_each is
+        called when a network is finished.
+        """
+        options, batches = self._setup.options, Batches(*self._setup.synset.get(need_copy=True))
+
+        def keep(name: str, accuracy: float) -> None:
+            self._unfinished.setdefault(name, []).append(accuracy)
+            after_each()
+
+        accuracies = evaluate_pool(
+            self._tested_after(iteration),
+            lambda number: batches,
+            self._setup.test,
+            protocol,
+            options.num_eval,
+            options.seed,
+            dataset=options.dataset,
+            point=iteration,
+            together=options.networks_at_once,
+            precision=options.precision,
+            finished=self._unfinished,
+            check_stop=check_stop,
+            on_accuracy=keep,
+            title="  evaluation",
+            leave=False,
+        )
+        point = {"iteration": iteration, **point_of(accuracies, self._setup.principal)}
+        self._unfinished = {}
+        self.points.append(point)
+        return point
+
+    def _tested_after(self, iteration: int) -> dict[str, EvaluationNetwork]:
+        """All networks or, with --wait_eval before the last update, the principal one alone."""
+        if not self._setup.options.wait_eval or iteration == self._setup.options.Iteration:
+            return self._networks
+        return {self._setup.principal: self._networks[self._setup.principal]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Points and the accuracies of an evaluation under way."""
+        return {"evaluations": self.points, "unfinished": self._unfinished}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.points, self._unfinished = state["evaluations"], state["unfinished"]

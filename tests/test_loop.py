@@ -1,0 +1,237 @@
+"""The loop that scripts write their updates into: what it keeps, and how it is left."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from common.config.command_line import parse
+from common.runs.loop import Distillation
+from common.system.errors import InputError, ProcessLost
+from common.system.files import take_lock
+from DM.distill import Options
+from tests.command_line import call
+from tests.conftest import ROOT
+from tests.left_out import leave_out_pictures, leave_out_report
+
+KILLS = 5
+SETTING = [
+    "--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", "--eval_it", 3, "--num_eval", 1,
+    "--epoch_eval_train", 0, "--checkpoint_every", 2,
+]  # fmt: skip
+# Updates beyond the last kill; of DC two in an iteration.
+SCRIPTS = {
+    "DM": ["--Iteration", 7, "--batch_real", 8],
+    "DC": ["--Iteration", 4, "--batch_real", 8, "--method", "DSA", "--outer_loop", 2, "--inner_loop", 1],
+    "TM": ["--Iteration", 7, "--syn_steps", 2, "--max_start_epoch", 2, "--expert_epochs", 1, "--lr_teacher", 0.05],
+}
+EXPERTS = ["--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", "--num_experts", 3, "--train_epochs", 2]
+
+# For each number n up to KILLS a run named n: SIGKILL right after its n-th update, then the same command again. Each in
+# a fork of this process, which has paid for the imports by the run that is never killed, 0.
+DRIVER = """
+import os, runpy, signal, sys
+import pytest, tqdm
+from common.runs.loop import Distillation
+from tests.left_out import leave_out_pictures, leave_out_report
+
+kills, script, *flags = sys.argv[1:]
+patch = pytest.MonkeyPatch()
+leave_out_pictures(patch)
+leave_out_report(patch)
+tqdm.tqdm.monitor_interval = 0  # no thread of its own, which a fork would lose
+update, calls = Distillation.update, []
+
+def run(name):
+    sys.argv = [script, *flags, "--name", str(name)]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        return end.code or 0
+
+def forked(name, killed_after):
+    def counted(*positional, **named):
+        update(*positional, **named)
+        calls.append(None)
+        if len(calls) == killed_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        Distillation.update = counted
+        code = run(name)
+        sys.stdout.flush()
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+assert run(0) == 0
+sys.stdout.flush()
+for n in range(1, int(kills) + 1):
+    assert forked(n, n) == -signal.SIGKILL, n
+    assert forked(n, None) == 0, n
+"""
+
+
+@pytest.mark.parametrize("objective", SCRIPTS)
+def test_a_kill_after_any_update_changes_nothing(tmp_path, objective):
+    """All that learns is in the checkpoint: the set, its momentum, TM's step size and the order of its experts."""
+    words = [*SETTING, *SCRIPTS[objective], "--save_path", tmp_path]
+    if objective == "TM":
+        assert call("TM/buffer.py", *EXPERTS, "--buffer_path", tmp_path / "buffers").code == 0
+        words += ["--buffer_path", tmp_path / "buffers"]
+    command = [sys.executable, "-c", DRIVER, KILLS, ROOT / f"{objective}/distill.py", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("resumed from iteration") == KILLS
+    never_killed, *killed = (outcome(tmp_path / objective / "digits/ipc1" / str(n)) for n in range(KILLS + 1))
+    for n, each in enumerate(killed, 1):
+        assert each == never_killed, f"after a kill that followed update {n}"
+
+
+def outcome(folder):
+    """Synthetic sets, byte for byte, and metrics but for the time they took."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    files = ("synset.safetensors", "synset_best.safetensors")
+    return {
+        **{file: (folder / file).read_bytes() for file in files},
+        "metrics": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
+    }
+
+
+# -- leaving the block -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    leave_out_pictures(monkeypatch)
+    leave_out_report(monkeypatch)
+    words = [*SETTING, "--Iteration", 6, "--save_path", tmp_path, "--name", "run", "--checkpoint_every", 1]
+    return parse(Options, "DM", [str(word) for word in words])
+
+
+def update(run, iteration, size=1.0):
+    """An objective of its own: images get darker."""
+    synthetic = run.synthetic(0, run.draws(iteration))
+    run.update(synthetic, torch.full_like(synthetic, size), torch.tensor(float(iteration)))
+
+
+def make(options, body):
+    """A run whose loop has this body."""
+    with Distillation(*options, "DM") as run:
+        for iteration in run:
+            body(run, iteration)
+
+
+def is_free(folder):
+    lock = take_lock(folder / ".lock", "the run folder", "--save_path")
+    if lock is not None:
+        lock.release()
+    return lock is not None
+
+
+def test_a_break_is_a_kill_and_the_same_command_goes_on(options, tmp_path):
+    folder, made = tmp_path / "DM/digits/ipc1/run", []
+    with Distillation(*options, "DM") as run:
+        for iteration in run:
+            assert not is_free(folder)
+            update(run, iteration)
+            made.append(iteration)
+            if iteration == 3:
+                break  # the checkpoint is of three updates: that of this iteration is not saved any more
+        assert run.summary is None
+    assert is_free(folder)
+    with Distillation(*options, "DM") as run:
+        for iteration in run:
+            update(run, iteration)
+            made.append(iteration)
+    assert made == [0, 1, 2, 3, 3, 4, 5]
+    assert run.summary["last"]["iteration"] == 6
+    with Distillation(*options, "DM") as run:
+        assert list(run) == []  # finished
+    assert run.summary["last"]["iteration"] == 6
+
+
+def test_an_error_in_the_body_leaves_nothing_open(options, tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        make(options, lambda run, iteration: update(run, iteration / 0))
+    assert is_free(tmp_path / "DM/digits/ipc1/run")
+
+
+def test_a_lost_process_is_told_with_what_is_kept(options):
+    def lose(run, iteration):
+        raise ProcessLost("connection closed")
+
+    with pytest.raises(ProcessLost, match="the last checkpoint is kept"):
+        make(options, lose)
+
+
+def test_nothing_is_written_before_the_loop(options, tmp_path):
+    with Distillation(*options, "DM"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_body_without_an_update_is_refused(options):
+    with pytest.raises(RuntimeError, match="no update"):
+        make(options, lambda run, iteration: None)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(options):
+    with pytest.raises(InputError, match="lower --lr_freq"):
+        make(options, lambda run, iteration: update(run, iteration, float("nan")))
+
+
+class Counter:
+    """State of an objective of one's own."""
+
+    def __init__(self):
+        self.count = 0
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+def test_what_is_given_to_keep_is_restored(options):
+    for last in (3, None):
+        counter = Counter()
+        with Distillation(*options, "DM") as run:
+            run.keep(counter=counter)
+            for iteration in run:
+                assert counter.count == iteration
+                update(run, iteration)
+                counter.count += 1
+                if iteration == last:
+                    break
+    assert counter.count == 6
+
+
+def test_a_checkpoint_without_what_is_kept_is_refused(options):
+    with Distillation(*options, "DM") as run:
+        for iteration in run:
+            update(run, iteration)
+            if iteration == 1:
+                break
+    with Distillation(*options, "DM") as run:
+        run.keep(counter=Counter())
+        with pytest.raises(InputError, match="has no counter"):
+            next(iter(run))
+
+
+def test_several_updates_of_an_iteration_are_one_loss(options, tmp_path):
+    with Distillation(*options, "DM") as run:
+        for iteration in run:
+            update(run, iteration)
+            update(run, iteration + 1)
+    lines = (tmp_path / "DM/digits/ipc1/run/metrics.jsonl").read_text().splitlines()
+    losses = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+    assert losses == [iteration + 0.5 for iteration in range(6)]
+    with safe_open(tmp_path / "DM/digits/ipc1/run/synset.safetensors", framework="pt") as file:
+        assert file.get_tensor("coefficients").isfinite().all()

@@ -1,0 +1,181 @@
+"""What others build on: names to import and flags of the commands, and that importing them changes nothing else.
+
+tests/public_names.txt lists them. After adding one: `python -m tests.test_public` writes the list anew.
+"""
+
+import contextlib
+import importlib
+import inspect
+import io
+import pkgutil
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import common
+import common.matching
+import common.synset
+from common.system.devices import peak_memory
+
+ROOT = Path(__file__).parent.parent
+LIST = ROOT / "tests" / "public_names.txt"
+
+COMMANDS = [
+    "DM/distill.py", "DC/distill.py", "TM/distill.py", "TM/buffer.py", "3D-MNIST/distill.py",
+    "ImageNet-abcde/distill.py --objective DM", "ImageNet-abcde/distill.py --objective DC",
+    "ImageNet-abcde/distill.py --objective TM", "ImageNet-abcde/buffer.py", "DM/evaluate.py", "DC/evaluate.py",
+    "TM/evaluate.py", "3D-MNIST/evaluate.py", "ImageNet-abcde/evaluate.py", "corruption-exp/evaluate.py", "ablate.py",
+    "reproduce.py", "-m common.report", "-m common.pretrained",
+]  # fmt: skip
+
+
+# -- the list ------------------------------------------------------------------------------------------------------
+
+
+def names():
+    """Every public name as it is imported: those of `common`, and functions and classes of the algorithm's modules."""
+    found = [f"{package.__name__}.{name}" for package in (common, common.synset) for name in package.__all__]
+    matching = [f"common.matching.{each.name}" for each in pkgutil.iter_modules(common.matching.__path__)]
+    for module in map(importlib.import_module, ["common.frequency", *matching]):
+        for name, value in vars(module).items():
+            own = (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == module.__name__
+            if own and not name.startswith("_"):
+                found.append(f"{module.__name__}.{name}")
+    return sorted(found)
+
+
+def shown(command):
+    """What a command shows when it is asked for help, run in this process."""
+    words = command.split()
+    if words[0] == "-m":
+        words[:2] = [f"{words[1].replace('.', '/')}/__main__.py"]
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setenv("COLUMNS", "300")  # so that a flag and its other names share a line
+        patch.setattr(sys, "argv", [*words, "--help"])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    assert not end.value.code, f"{command} --help ended with {end.value.code}"
+    return out.getvalue()
+
+
+def flags(command):
+    """`command --flag` for every flag that the command's help explains, and those of its subcommands."""
+    text = shown(command)
+    for line in text.splitlines():
+        if re.match(r"[│ ] --", line):  # the text on a flag, two spaces further, may name others
+            told = re.split(r"\s{2,}", line.strip("│ "))[0]
+            yield from (f"{command} {flag}" for flag in re.findall(r"(?:^|, )(--\w+)", told))
+    for subcommand in re.findall(r"^[│ ]\s+• (\w+)", text, re.MULTILINE):
+        yield f"{command} {subcommand}"
+        yield from flags(f"{command} {subcommand}")
+
+
+def everything():
+    """The lines of the list, in its order."""
+    return [*names(), *(line for command in COMMANDS for line in flags(command))]
+
+
+def test_names_and_flags_are_those_of_the_list():
+    listed, found = set(LIST.read_text(encoding="utf-8").splitlines()), set(everything())
+    assert not listed - found, "these are gone, and somebody may use them"
+    assert not found - listed, "new ones belong in the list: python -m tests.test_public writes it anew"
+
+
+# -- importing -----------------------------------------------------------------------------------------------------
+
+EVERYTHING = """
+import importlib, pkgutil
+import common.training.evaluate
+for name in common.__all__:
+    assert callable(getattr(common, name))
+for each in pkgutil.walk_packages(common.__path__, "common."):
+    importlib.import_module(each.name)
+"""
+
+
+def run(code):
+    """Run code, which must not fail, in a Python of its own and from another folder than this one."""
+    words = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT / "docs")
+    assert done.returncode == 0, done.stderr
+
+
+def test_names_are_resolved_on_first_use():
+    """Importing a module of a low room loads none of those above it, and dir() knows the names all the same."""
+    run("""
+import common.system.errors
+assert not {"torch", "common.datasets", "common.synset"} & sys.modules.keys()
+assert set(common.__all__) <= set(dir(common))
+""")
+    assert common.SynSet is common.synset.SynSet
+    with pytest.raises(AttributeError, match="module 'common' has no attribute 'Synset'"):
+        _ = common.Synset
+    with pytest.raises(ImportError, match="cannot import name 'Synset'"):
+        from common import Synset  # noqa: F401
+
+
+def test_everything_is_imported_where_modules_of_unix_are_missing():
+    """As on Windows, where there is neither."""
+    run(f"sys.modules['fcntl'] = sys.modules['resource'] = None\n{EVERYTHING}")
+
+
+def test_peak_memory_is_unknown_where_the_system_does_not_say(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert peak_memory(torch.device("cpu")) == {"cpu": None}
+
+
+def test_importing_changes_nothing_in_its_host():
+    """Other libraries come first: what they change is theirs."""
+    run(f"""
+import decimal, locale, logging, multiprocessing, os, random, signal, threading, warnings
+import filelock, h5py, jinja2, kornia, matplotlib, matplotlib.figure, numpy, PIL.Image, pywt, safetensors.torch
+import scipy.fft, sklearn.datasets, torch, torch.distributed, torchvision, tqdm, tyro
+
+def state():
+    backends = torch.backends
+    root = logging.getLogger()
+    return {{
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "path": list(sys.path),
+        "warnings": list(warnings.filters),
+        "signals": {{number: signal.getsignal(number) for number in signal.valid_signals()}},
+        "hooks": (sys.excepthook, sys.unraisablehook, sys.displayhook, threading.excepthook),
+        "streams": (sys.stdin, sys.stdout, sys.stderr),
+        "recursion": sys.getrecursionlimit(),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "logging": (root.level, list(root.handlers), logging.root.manager.disable),
+        "processes": multiprocessing.get_start_method(allow_none=True),
+        "threads": {{each.name for each in threading.enumerate()}},
+        "random": random.getstate(),
+        "numpy": (str(numpy.random.get_state()), numpy.geterr(), numpy.get_printoptions()),
+        "torch random": torch.get_rng_state().tolist(),
+        "torch": (
+            torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads(),
+            torch.get_num_interop_threads(), torch.is_grad_enabled(), torch.get_float32_matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(), torch.multiprocessing.get_sharing_strategy(),
+            backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic, backends.cudnn.allow_tf32,
+            backends.cuda.matmul.allow_tf32, backends.mkldnn.enabled,
+        ),
+        "matplotlib": (matplotlib.rcParams.copy(), matplotlib.get_backend(auto_select=False)),
+        "PIL": PIL.Image.MAX_IMAGE_PIXELS,
+    }}
+
+before = state()
+{EVERYTHING}
+after = state()
+differ = [key for key in before if before[key] != after[key]]
+assert not differ, {{key: (before[key], after[key]) for key in differ}}
+assert "matplotlib.pyplot" not in sys.modules  # which would choose a backend
+""")
+
+
+if __name__ == "__main__":
+    LIST.write_text("".join(f"{each}\n" for each in everything()), encoding="utf-8")
+    print(f"wrote {LIST.relative_to(ROOT)}")

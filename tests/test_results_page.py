@@ -1,0 +1,60 @@
+"""The page of results tells every cell, and is as closed as a run's."""
+
+import html
+import re
+
+import pytest
+from PIL import Image
+
+from reproduction.page import STATES, write_results_page
+from tests.html_pages import BROWSER, HOSTILE, assert_shown, page, words
+
+
+def rows(picture):
+    nothing = dict.fromkeys(("ours", "n", "difference", "time", "memory", "hardware", "version", "note", "command"), "")
+    plain = {"scale": "full", "published": "unknown", "picture": None, "report": None, **nothing}
+    full = {
+        "table": "Trajectories", "cell": "CIFAR10, ipc 1", "state": "finished", "ours": "60.12 ± 0.40", "n": 5,
+        "published": "60.6 ± 0.8", "difference": "-0.48", "time": "1 h 20 min", "memory": "1.2 GB", "hardware": "a GPU",
+        "version": "0.1.0-abc", "command": "python TM/distill.py --dataset CIFAR10 --ipc 1", "picture": picture,
+        "report": "TM/CIFAR10/ipc1/run/report.html",
+    }  # fmt: skip
+    others = [
+        {"table": "Trajectories" if state == "running" else "ImageNet", "cell": f"cell of {state}", "state": state}
+        for state in STATES[1:]
+    ]
+    short = {**full, "scale": "short", "note": "scale short: 40 of 15000 updates", "report": "javascript:alert(1)"}
+    hostile = dict.fromkeys(("table", "cell", "note", "command", "hardware"), HOSTILE) | {"state": "failed"}
+    return [plain | row for row in (full, *others, short, hostile)]
+
+
+@pytest.fixture
+def results(tmp_path):
+    Image.new("RGB", (2000, 1000), (200, 30, 30)).save(tmp_path / "images.png")
+    path = tmp_path / "results.html"
+    write_results_page(path, rows(tmp_path / "images.png"), "All <tables>", ["Read & beware.", HOSTILE])
+    return path
+
+
+def test_the_page_of_results_has_every_cell(results):
+    text = page(results)
+    read = words(text)
+    assert read.startswith("All <tables> All <tables> Read & beware.")
+    counts = {"finished": 2, "running": 1, "interrupted": 1, "failed": 2, "not started": 1}
+    for state, count in counts.items():
+        assert f"{count} {state}" in read
+        # its label on the cells, and the one that counts them
+        assert text.count(f'<span class="label {state}">') == count + 1
+    assert [html.unescape(each) for each in re.findall("<h2>(.*?)</h2>", text)] == ["Trajectories", "ImageNet", HOSTILE]
+    for part in ("60.12 ± 0.40", "60.6 ± 0.8", "-0.48", "1 h 20 min", "1.2 GB", "a GPU", "0.1.0-abc", "--ipc 1"):
+        assert part in read
+    assert read.count("scale: short") == 1
+    assert text.count('href="TM/CIFAR10/ipc1/run/report.html"') == 1
+    assert "javascript" not in text
+    assert text.count("<img") == 2
+    assert len(text) < 50_000  # the picture was made small
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_browser_shows_all_of_it_at_any_width(results, tmp_path):
+    assert_shown(results.read_text(encoding="utf-8"), tmp_path, images=2)
