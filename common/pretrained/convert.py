@@ -23,8 +23,8 @@ from common.images.image_data import Statistics
 from common.recipes import OBJECTIVES
 from common.synset import open as opening
 from common.synset.authors import AuthorsSet
-from common.synset.recover import Recovered, recover
-from common.synset.synset import SynSet, SynSetArgs
+from common.synset.recover import recover
+from common.synset.synset import SynSet
 from common.system.errors import InputError
 from common.training.train import EvaluationProtocol
 
@@ -86,26 +86,10 @@ def from_authors(
     else:
         found = recover(authors, provenance.ipc)
         recipe, residual = _recipe(provenance, found.ipc), found.residual
-        synset = _synset(authors, found, recipe, device)
+        values = {} if recipe is None else recipe.values
+        steps: dict[str, Any] = {key: values.get(key) or 0.0 for key in ("lr_freq", "mom_freq")}
+        synset = opening.synset_of(authors, found.coefficients, found.positions, found.ipc, device, **steps)
     return synset, {**_metadata(authors, provenance, recipe), "source": opening.source_of(authors, residual)}
-
-
-def _synset(authors: AuthorsSet, found: Recovered, recipe: recipes.Recipe | None, device: torch.device | str) -> SynSet:
-    stepped = {} if recipe is None else recipe.values
-    synset = SynSet(
-        SynSetArgs(
-            channel=authors.channels,
-            num_classes=authors.num_classes,
-            im_size=authors.im_size,
-            device=device,
-            ipc=found.ipc,
-            msz_per_channel=found.coefficients.shape[3],
-            lr_freq=stepped.get("lr_freq") or 0.0,
-            mom_freq=stepped.get("mom_freq") or 0.0,
-        )
-    )
-    synset.load_state_dict({"coefficients": found.coefficients.to(device), "positions": found.positions.to(device)})
-    return synset
 
 
 # -- what is known of them ---------------------------------------------------------------------------------------
