@@ -245,7 +245,7 @@ def test_every_expert_comes_once_before_any_comes_again(folder):
     assert all(sorted(each) == list(range(EXPERTS)) for each in rounds)
     assert len({tuple(each) for each in rounds}) > 1
     first = ExpertOrder(open_buffer(folder, made_for()), seed=3, max_experts=2)
-    assert len(first) == first.stated()["experts"] == 2
+    assert len(first) == first.as_metadata()["experts"] == 2
     assert {first.expert(i) for i in range(8)} == {0, 1}
 
 
@@ -280,7 +280,7 @@ def test_a_run_is_not_continued_with_another_buffer(folder, tmp_path):
     for path in (tmp_path / "other", replay(tmp_path / "replayed", random_rows())):
         other = ExpertOrder(open_buffer(path, made_for()), seed=0)
         refused(lambda other=other: other.load_state_dict(order.state_dict()), "other experts than those in")
-        refused(lambda other=other: other.check(order.stated()), "--buffer_path that it began with")
+        refused(lambda other=other: other.check(order.as_metadata()), "--buffer_path that it began with")
 
 
 # -- the authors' files ------------------------------------------------------------------------------------------

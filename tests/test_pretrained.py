@@ -523,7 +523,7 @@ def test_a_set_goes_to_the_hub_and_back(hub, ours, tmp_path):
     parts = (
         "| dataset | digits |",
         "1 image per class",
-        "| coefficients | 16 per channel",
+        "| coefficients | 16 of 64 DCT coefficients per channel",
         "50.00 +- 1.00 %",
         "| network | ConvNetD3 |",
         "python TM/evaluate.py --synset hf://me/digits-ipc1/synset.safetensors",

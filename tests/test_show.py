@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from common import frequency
-from common.report.show import describe, draw, energy_by_frequency, visible
-from common.synset.file import save_synset
+from common.report.description import describe_set
+from common.report.show import draw, energy_by_frequency, visible
+from common.synset.file import load_synset, save_synset
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.seeds import generator
 from tests.conftest import ROOT
@@ -65,6 +66,30 @@ def test_pictures_of_any_set(tmp_path, im_size, transform, pictures):
         assert pixels.std() > 5  # not a blank page
 
 
+def test_a_set_in_words():
+    stated = {
+        "dataset": "folder:/a/b", "objective": "DM", "network": "ConvNet", "version": "1",
+        "channel": 3, "num_classes": 2, "im_size": [8, 8], "ipc": 1, "msz_per_channel": 16, "transform": "dct",
+        "selection": "energy", "accuracy": {"mean": 0.5, "std": 0.01, "n": 3, "network": "ConvNet"},
+    }  # fmt: skip
+    assert describe_set(stated) == {
+        "dataset": "folder-b",
+        "budget": "1 image per class (ipc), 2 classes",
+        "images": "4 per class, 8 x 8 pixels, 3 channels",
+        "coefficients": "16 of 64 DCT coefficients per channel, chosen by energy; 384 numbers, 1.5 kB",
+        "objective": "DM",
+        "network": "ConvNet",
+        "accuracy": "50.00 +- 1.00 % (3 x ConvNet), measured on the test images",
+        "code": "1",
+    }
+    unknown = {"dataset": None, "network": None, "model": None, "accuracy": None, "transform": "identity"}
+    rows = describe_set(stated | unknown | {"msz_per_channel": 64, "ipc": 2, "channel": 1})
+    assert [label for label, text in rows.items() if text == "unknown"] == ["dataset", "network", "accuracy"]
+    assert rows["budget"].startswith("2 images per class")
+    assert rows["images"] == "2 per class, 8 x 8 pixels, 1 channel"
+    assert rows["coefficients"].startswith("64 of 64 pixels per channel")
+
+
 def test_the_command_says_and_draws(tmp_path):
     synset = some_set()
     accuracy = {"mean": 0.5, "std": 0.01, "n": 3, "network": "ConvNet"}
@@ -72,9 +97,8 @@ def test_the_command_says_and_draws(tmp_path):
     file = save_synset(synset, tmp_path / "set.safetensors", json.loads(json.dumps(metadata)))
     words = [sys.executable, "-m", "common.report", "show", str(file)]
     said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert said[:4] == describe(synset, metadata, file)
-    assert "50.00 +- 1.00 % test accuracy (3 x ConvNet)" in said
-    assert f"{file.stat().st_size:,} bytes" in said[2]
+    rows = {line.split(maxsplit=1)[0]: line.split(maxsplit=1)[1] for line in said[:-3]}
+    assert rows == describe_set(load_synset(file)[1]) | {"file": f"{file.stat().st_size:,} bytes"}
     assert [line for line in said if line.endswith(".png")] == [
         str(tmp_path / "set_pictures" / f"{name}.png") for name in ("images", "masks", "energy")
     ]

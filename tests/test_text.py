@@ -6,6 +6,7 @@ import pytest
 from common.system.text import (
     best_by_network,
     best_of,
+    counted,
     describe_bytes,
     describe_seconds,
     difference,
@@ -51,6 +52,12 @@ def test_durations_in_words(seconds, words):
 )
 def test_amounts_in_words(number, words):
     assert describe_bytes(number) == words
+
+
+def test_one_thing_or_several():
+    assert counted(1, "image") == "1 image"
+    assert counted(0, "image") == "0 images"
+    assert counted(1024, "image") == "1,024 images"
 
 
 def test_mean_and_std_are_numpys():

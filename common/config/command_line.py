@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, TypeVar, Union, get_type_hints
 
 import tyro
 
@@ -192,7 +192,7 @@ def data_flags(options: DataOptions, unless: DataOptions) -> list[str]:
 
 def _spell_out_booleans(kind: type, argv: list[str]) -> list[str]:
     """`--dsa`, `--no_dsa` and `--dsa true` become `--dsa True` or `--dsa False`: the usual form and the authors'."""
-    booleans = {field.name for field in dataclasses.fields(kind) if "bool" in str(field.type)}
+    booleans = {name for name, hint in get_type_hints(kind).items() if "bool" in str(hint)}
     words: list[str] = []
     rest = iter([*argv, ""])
     word: Any = next(rest)

@@ -39,6 +39,32 @@ NOT_PART_OF_A_RUN = frozenset({
 _ALIASES = {"res": "image_size"}
 ImageSize = Annotated[int | None, tyro.conf.arg(aliases=tuple(f"--{alias}" for alias in _ALIASES))]
 
+# Options of several commands that mean the same in all of them.
+Subset = Annotated[
+    str | None,
+    tyro.conf.arg(
+        help="with --dataset ImageNet: a, b, c, d, e, imagenette, imagewoof, fruits, yellow, cats, birds, geo, food, "
+        "mammals or marine"
+    ),
+]
+NoDownload = Annotated[bool, tyro.conf.arg(help="never download a missing dataset")]
+SkipCorrupt = Annotated[
+    bool, tyro.conf.arg(help="leave out image files that cannot be read, and say how many, instead of stopping")
+]
+Workers = Annotated[
+    int | None, tyro.conf.arg(help="threads that decode image files (default: by image size and cores)")
+]
+NetworksAtOnce = Annotated[
+    int,
+    tyro.conf.arg(
+        help="networks of a kind that are trained at the same time (0: all on a GPU, one after another on a CPU)"
+    ),
+]
+Seed = Annotated[int, tyro.conf.arg(help="every random draw is a function of it")]
+Device = Annotated[str, tyro.conf.arg(help="auto (a CUDA GPU if there is one), cpu, cuda, cuda:N")]
+NetworkPrecision = Annotated[Precision, tyro.conf.arg(help="networks in fp32, tf32 or bf16")]
+Compile = Annotated[bool, tyro.conf.arg(help="compile the network: half a minute once, then faster epochs")]
+
 
 @dataclass
 class DataOptions:
@@ -47,14 +73,11 @@ class DataOptions:
     dataset: str = "digits"
     """digits (built in), MNIST, FashionMNIST, SVHN, CIFAR10, CIFAR100, Tiny, 3D-MNIST, imagenet-SUBSET, folder:PATH
     with train/CLASS/ and test/CLASS/ (or val/), hf:owner/name of the Hugging Face hub, or hf:PATH with parquet files"""
-    subset: str | None = None
-    """with --dataset ImageNet: a, b, c, d, e, imagenette, imagewoof, fruits, yellow, cats, birds, geo, food, mammals or
-    marine"""
+    subset: Subset = None
     data_path: str | None = None
     """folder that holds the datasets, or into which they are downloaded; of imagenet-SUBSET the one with train/ and
     val/ (default: data; for imagenet-SUBSET what the variable IMAGENET names, if set)"""
-    no_download: bool = False
-    """never download a missing dataset"""
+    no_download: NoDownload = False
     image_size: ImageSize = None
     """side in pixels of the squares that the images of imagenet-SUBSET (default: 128), folder: or hf: (default: left
     as they are) are made"""
@@ -62,16 +85,14 @@ class DataOptions:
     """crop: the shorter side is scaled to image_size pixels and the centre square cut out; squash: both sides are"""
     antialias: bool = True
     """antialias what is scaled down; without, as the authors' torchvision 0.12 did"""
-    skip_corrupt: bool = False
-    """leave out image files that cannot be read, and say how many, instead of stopping"""
+    skip_corrupt: SkipCorrupt = False
     recipe: str | None = None
     """take hyper-parameters (for folder: and hf: also mean and std) from this dataset's recipe"""
     zca: bool = False
     """whiten the images (ZCA, fitted to the training images; 2-D only) instead of normalising by mean and std"""
     cifar100_stats: Literal["cifar100", "cifar10"] = "cifar100"
     """mean and std that CIFAR100 is normalised with; cifar10: those of the authors' trajectory-matching folder"""
-    workers: int | None = None
-    """threads that decode image files (default: by image size and cores)"""
+    workers: Workers = None
 
     def __post_init__(self) -> None:
         # Names in one form only. What makes no sense is left for `check` and `load` to refuse.
@@ -140,8 +161,7 @@ class EvaluationOptions:
     eval_protocol: EvalProtocol = "dc"
     """dc: constant step size, a tenth of it in the second half; glad (ImageNet-abcde): warm-up, cosine, a step size by
     architecture (1e-3, VGG11 1e-4), and the weights' moving average over epochs is tested"""
-    networks_at_once: int = 0
-    """networks of a kind that are trained at the same time (0: all on a GPU, one after another on a CPU)"""
+    networks_at_once: NetworksAtOnce = 0
 
 
 @dataclass
@@ -178,10 +198,8 @@ class DistillOptions(EvaluationOptions, DataOptions):
     """updates between two evaluations (0: only before the first and after the last update)"""
     wait_eval: bool = False
     """test the distillation network alone until the last update, and only then the other networks of --eval_mode"""
-    seed: int = 0
-    """every random draw is a function of it"""
-    device: str = "auto"
-    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
+    seed: Seed = 0
+    device: Device = "auto"
     precision: Precision = "fp32"
     """networks in fp32, tf32 or bf16; the coefficients and their transform are always float32"""
     compile: bool = False
@@ -243,14 +261,10 @@ class BufferOptions(DataOptions):
     """where other processes train the last of the experts, wait until all are there"""
     buffer_path: str = "buffers"
     """experts lie below it: <dataset>[_zca]/<model>"""
-    seed: int = 0
-    """every random draw is a function of it"""
-    device: str = "auto"
-    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
-    precision: Precision = "fp32"
-    """networks in fp32, tf32 or bf16"""
-    compile: bool = False
-    """compile the network: half a minute once, then faster epochs"""
+    seed: Seed = 0
+    device: Device = "auto"
+    precision: NetworkPrecision = "fp32"
+    compile: Compile = False
 
     @property
     def strategy(self) -> str:
@@ -291,21 +305,17 @@ class EvaluateOptions:
     """test these networks, joined by commas, e.g. ConvNetD3,AlexNet,VGG11,ResNet18"""
     eval_protocol: EvalProtocol | None = None
     """how networks are trained, dc or glad, if not as the file or the recipe says; glad has its own step sizes"""
-    networks_at_once: int = 0
-    """networks of a kind that are trained at the same time (0: all on a GPU, one after another on a CPU)"""
+    networks_at_once: NetworksAtOnce = 0
     dataset: str | None = None
     """where the test images are, e.g. folder:PATH, if not where they were (baselines: digits)"""
-    subset: str | None = None
-    """with --dataset ImageNet: a, b, c, d, e, imagenette, imagewoof, fruits, yellow, cats, birds, geo, food, mammals or
-    marine"""
+    subset: Subset = None
     image_size: ImageSize = None
     """side in pixels of the squares that images of imagenet-SUBSET, folder: or hf: are made, if not as the file says"""
     resize: ResizeMode | None = None
     """crop or squash, see distill.py --help; if not as the file (baselines: the recipe) says"""
     antialias: bool | None = None
     """antialias what is scaled down, if not as the file (baselines: the recipe) says"""
-    skip_corrupt: bool = False
-    """leave out image files that cannot be read, and say how many, instead of stopping"""
+    skip_corrupt: SkipCorrupt = False
     recipe: str | None = None
     """baselines: train as this dataset's recipe says; on folder: and hf: also take its mean and std"""
     zca: bool | None = None
@@ -315,10 +325,8 @@ class EvaluateOptions:
     data_path: str | None = DataOptions.data_path
     """folder that holds the datasets, or into which they are downloaded (default: data; for imagenet-SUBSET what the
     variable IMAGENET names, if set)"""
-    no_download: bool = False
-    """never download a missing dataset"""
-    workers: int | None = None
-    """threads that decode image files (default: by image size and cores)"""
+    no_download: NoDownload = False
+    workers: Workers = None
     num_eval: int = 5
     """networks trained"""
     epoch_eval_train: int | None = None
@@ -329,14 +337,10 @@ class EvaluateOptions:
     """step size of the networks; a learned one in the file goes before the protocol's"""
     dsa_strategy: str | None = None
     """augmentations joined by underscores, or none (MNIST and ConvNetBN then get the augmentation of DC)"""
-    seed: int = 0
-    """every random draw is a function of it"""
-    device: str = "auto"
-    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
-    precision: Precision = "fp32"
-    """networks in fp32, tf32 or bf16"""
-    compile: bool = False
-    """compile the network: half a minute once, then faster epochs"""
+    seed: Seed = 0
+    device: Device = "auto"
+    precision: NetworkPrecision = "fp32"
+    compile: Compile = False
     output: str | None = None
     """write the accuracies to this JSON file too"""
 

@@ -86,13 +86,13 @@ class ExpertOrder:
         order = torch.randperm(len(self), generator=generator(self._seed, "experts", position // len(self)))
         return self._experts[int(order[position % len(self)])]
 
-    def stated(self) -> dict[str, Any]:
+    def as_metadata(self) -> dict[str, Any]:
         """For configuration and summary: how many experts are used, and of which buffer."""
         return {"experts": len(self), "buffer": self._buffer.digest}
 
-    def check(self, stated: dict[str, Any]) -> None:
-        """Raises InputError where a run, by what it `stated`, has followed the experts of another buffer."""
-        if stated["buffer"] != self._buffer.digest:
+    def check(self, metadata: dict[str, Any]) -> None:
+        """Raises InputError where a run, by the metadata in its summary, has followed the experts of another buffer."""
+        if metadata["buffer"] != self._buffer.digest:
             raise InputError(
                 f"the run has followed other experts than those in {self._buffer.folder}: give the --buffer_path "
                 "that it began with, another --name, or --resume never to start over"
@@ -101,7 +101,7 @@ class ExpertOrder:
     def state_dict(self) -> dict[str, Any]:
         """The experts that are used, and of which buffer they are."""
         names = self._buffer.names
-        return self.stated() | {"names": [names[expert] for expert in self._experts]}
+        return self.as_metadata() | {"names": [names[expert] for expert in self._experts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`. Raises InputError for another buffer, and for one that lacks some of the experts."""

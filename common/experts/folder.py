@@ -85,7 +85,7 @@ def filling(folder: Path, made_for: dict[str, Any], made_by: dict[str, Any]) -> 
     both as the manifest; raises InputError where there is one that differs, saying in what, and where the folder cannot
     be written.
     """
-    stated = {"format": FORMAT, "format_version": VERSION, **made_for, **made_by}
+    manifest = {"format": FORMAT, "format_version": VERSION, **made_for, **made_by}
     while not _is_begun(folder):
         lock = _lock(folder, ".lock")
         if lock is None:
@@ -94,7 +94,7 @@ def filling(folder: Path, made_for: dict[str, Any], made_by: dict[str, Any]) -> 
         try:
             if not _is_begun(folder):
                 _remove_temporary(folder, MANIFEST)
-                write_json(folder / MANIFEST, stated | {"version": code_version()})
+                write_json(folder / MANIFEST, manifest | {"version": code_version()})
         finally:
             lock.release()
     told = differences(read_manifest(folder), made_for | made_by)
@@ -137,8 +137,8 @@ def save_expert(folder: Path, number: int, trajectory: Tensor, accuracies: dict[
 
     Raises InputError where it cannot be written.
     """
-    stated = {"format": FORMAT, "format_version": VERSION, "expert": number, "accuracies": accuracies}
-    content = save({"trajectory": trajectory.contiguous()}, {_METADATA_KEY: json.dumps(stated, allow_nan=False)})
+    metadata = {"format": FORMAT, "format_version": VERSION, "expert": number, "accuracies": accuracies}
+    content = save({"trajectory": trajectory.contiguous()}, {_METADATA_KEY: json.dumps(metadata, allow_nan=False)})
     file = expert_file(folder, number)
     write_atomically(file, lambda temporary: temporary.write_bytes(content))
     return file

@@ -235,9 +235,9 @@ def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
     return (synset, metadata), (metadata["objective"], provenance.dataset, ipc)
 
 
-def _made_from(asked: str | None, stated: str | None) -> str | None:
+def _made_from(asked: str | None, recorded: str | None) -> str | None:
     """The dataset whose cell is meant: folder: and hf: say where the test images are, not which those are."""
-    return stated if stated and (asked is None or asked.startswith(tuple(PREFIXES))) else asked
+    return recorded if recorded and (asked is None or asked.startswith(tuple(PREFIXES))) else asked
 
 
 def _shortened(options: Check, result: dict[str, Any], objective: str, recipe: recipes.Recipe) -> list[str]:

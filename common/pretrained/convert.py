@@ -16,15 +16,15 @@ import tyro
 
 from common import recipes
 from common.config.command_line import find_recipe, with_recipe
-from common.config.options import DataOptions, DistillOptions
+from common.config.options import DataOptions, DistillOptions, Subset
 from common.datasets import check_dataset, is_resizable, statistics
 from common.datasets.imagenet_classes import PREFIX, SUBSETS, resolve
 from common.images.image_data import Statistics
 from common.recipes import OBJECTIVES
 from common.synset import open as opening
 from common.synset.authors import AuthorsSet
-from common.synset.recover import Recovered, recover
-from common.synset.synset import SynSet, SynSetArgs
+from common.synset.recover import recover
+from common.synset.synset import SynSet
 from common.system.errors import InputError
 from common.training.train import EvaluationProtocol
 
@@ -38,9 +38,7 @@ class Provenance:
 
     dataset: str | None = None
     """dataset that the set was made from: its recipe, statistics and class names complete the file"""
-    subset: str | None = None
-    """with --dataset ImageNet: a, b, c, d, e, imagenette, imagewoof, fruits, yellow, cats, birds, geo, food, mammals or
-    marine"""
+    subset: Subset = None
     objective: str | None = None
     """objective that made it: TM, DM, DC, or ImageNet-abcde/TM and so on, whose recipe says how networks are trained
     (default: the first of these that has published figures for dataset and ipc)"""
@@ -88,26 +86,10 @@ def from_authors(
     else:
         found = recover(authors, provenance.ipc)
         recipe, residual = _recipe(provenance, found.ipc), found.residual
-        synset = _synset(authors, found, recipe, device)
+        values = {} if recipe is None else recipe.values
+        steps: dict[str, Any] = {key: values.get(key) or 0.0 for key in ("lr_freq", "mom_freq")}
+        synset = opening.synset_of(authors, found.coefficients, found.positions, found.ipc, device, **steps)
     return synset, {**_metadata(authors, provenance, recipe), "source": opening.source_of(authors, residual)}
-
-
-def _synset(authors: AuthorsSet, found: Recovered, recipe: recipes.Recipe | None, device: torch.device | str) -> SynSet:
-    stepped = {} if recipe is None else recipe.values
-    synset = SynSet(
-        SynSetArgs(
-            channel=authors.channels,
-            num_classes=authors.num_classes,
-            im_size=authors.im_size,
-            device=device,
-            ipc=found.ipc,
-            msz_per_channel=found.coefficients.shape[3],
-            lr_freq=stepped.get("lr_freq") or 0.0,
-            mom_freq=stepped.get("mom_freq") or 0.0,
-        )
-    )
-    synset.load_state_dict({"coefficients": found.coefficients.to(device), "positions": found.positions.to(device)})
-    return synset
 
 
 # -- what is known of them ---------------------------------------------------------------------------------------

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common.config.places import dataset_folder
+from common.report.description import describe_set
 from common.synset.file import load_synset
 from common.synset.hub import KIND, SUFFIX, Address, hub_errors, import_library, parse_address
 from common.system.errors import InputError
-from common.system.text import in_percent
 
 
 def push(path: Path, address: str, private: bool = False) -> tuple[Address, bool]:
@@ -46,19 +45,7 @@ def push(path: Path, address: str, private: bool = False) -> tuple[Address, bool
 
 def card(place: Address, metadata: dict[str, Any]) -> str:
     """README.md of a repository: what the set is, as far as its file says, and the command that evaluates it."""
-    sides = " x ".join(map(str, metadata["im_size"]))
-    ipc, channels = metadata["ipc"], metadata["channel"]
-    stated = {
-        "dataset": metadata.get("dataset") and dataset_folder(metadata["dataset"]),
-        "budget": f"{ipc} image{'s' * (ipc > 1)} per class (ipc), {metadata['num_classes']} classes",
-        "images": f"{sides} pixels, {channels} channel{'s' * (channels > 1)}",
-        "coefficients": f"{metadata['msz_per_channel']} per channel ({metadata['transform']})",
-        "objective": metadata.get("objective"),
-        "network": metadata.get("network"),
-        "accuracy": _accuracy(metadata),
-        "code": metadata.get("version"),
-    }
-    rows = "\n".join(f"| {name} | {value or 'unknown'} |" for name, value in stated.items())
+    rows = "\n".join(f"| {label} | {text} |" for label, text in describe_set(metadata).items())
     folder = (metadata.get("objective") or "DM").partition("/")[0]
     return (
         "---\ntags:\n- dataset-distillation\n---\n\n"
@@ -68,10 +55,3 @@ def card(place: Address, metadata: dict[str, Any]) -> str:
         f"| | |\n| --- | --- |\n{rows}\n\n"
         f"```sh\npython {folder}/evaluate.py --synset {place}\n```\n"
     )
-
-
-def _accuracy(metadata: dict[str, Any]) -> str | None:
-    figures = metadata.get("accuracy")
-    if not figures:
-        return None
-    return f"{in_percent(figures)} ({figures['n']} networks), measured on the test images"

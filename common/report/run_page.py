@@ -12,6 +12,7 @@ from torch import Tensor
 
 from common.config.places import dataset_folder
 from common.report import pictures
+from common.report.description import kept
 from common.report.page import TEMPLATES, png_uri, svg_uri, write_page
 from common.report.record import RunRecord, read_run
 from common.report.show import energy_by_frequency, visible
@@ -20,6 +21,7 @@ from common.synset.file import load_synset
 from common.synset.synset import SynSet
 from common.system.text import (
     best_by_network,
+    counted,
     describe_bytes,
     describe_seconds,
     networks_of,
@@ -61,7 +63,7 @@ def write_run_report(folder: Path) -> Path:
         curves=_curves(run),
         facts=_facts(run),
         files=[name for name in _FILES if (folder / name).exists()],
-        plural=_plural,
+        plural=counted,
     )
     return path
 
@@ -131,10 +133,6 @@ def _facts(run: RunRecord) -> list[tuple[str, str]]:
     return facts
 
 
-def _plural(count: int, one: str) -> str:
-    return f"{count:,} {one}{'s' * (count != 1)}"
-
-
 # -- pictures ----------------------------------------------------------------------------------------------------
 
 
@@ -151,7 +149,6 @@ def _pictures(synset: SynSet, metadata: dict[str, Any]) -> dict[str, Any]:
     if synset.transform != "identity":
         frequencies, energies = energy_by_frequency(synset)
         energy = svg_uri(lambda path: pictures.draw_energy(path, frequencies, energies, names, ""))
-    kind = "pixels" if synset.transform == "identity" else f"{synset.transform.upper()} coefficients"
     height, width = rows[0].shape[1:3]
     scale = max(1, round(_SIDE / max(height, width)))
     return {
@@ -165,7 +162,7 @@ def _pictures(synset: SynSet, metadata: dict[str, Any]) -> dict[str, Any]:
         "num_per_class": synset.num_per_class,
         "shown": len(rows[0]),
         "iteration": (metadata.get("accuracy") or {}).get("iteration"),
-        "kept": f"{synset.msz_per_channel:,} of {synset.d:,} {kind} kept",
+        "kept": f"{kept(metadata)} kept",
         "volumes": len(synset.im_size) == 3,
         "energy": energy,
         "whitened": bool(metadata.get("zca")),

@@ -13,9 +13,9 @@ from torch import Tensor
 from common import frequency
 from common.config.places import dataset_folder
 from common.report import pictures
+from common.report.description import describe_set
 from common.synset.file import load_synset
 from common.synset.synset import SynSet
-from common.system.text import in_percent
 
 
 @dataclass
@@ -33,25 +33,11 @@ def show(options: ShowOptions) -> None:
     file = Path(options.file)
     synset, metadata = load_synset(file)
     folder = Path(options.output) if options.output else file.with_name(f"{file.stem}_pictures")
-    for line in describe(synset, metadata, file):
-        print(line)
+    rows = describe_set(metadata) | {"file": f"{file.stat().st_size:,} bytes"}
+    for label, text in rows.items():
+        print(f"{label:<14}{text}")
     for picture in draw(synset, metadata, folder):
         print(picture)
-
-
-def describe(synset: SynSet, metadata: dict[str, Any], file: Path) -> list[str]:
-    """A line a fact: what the set was made from and how, what it takes, what it is worth."""
-    lines = [
-        f"{metadata.get('dataset') or 'unknown dataset'}, {metadata.get('objective') or 'unknown objective'}, "
-        f"{metadata.get('model') or 'unknown network'}",
-        synset.describe_budget(),
-        f"{len(synset.labels)} images of {synset.channel}x{'x'.join(map(str, synset.im_size))}, "
-        f"positions chosen by {synset.selection}; the file has {file.stat().st_size:,} bytes",
-    ]
-    accuracy = metadata.get("accuracy")
-    if accuracy:
-        lines.append(f"{in_percent(accuracy)} test accuracy ({accuracy['n']} x {accuracy['network']})")
-    return lines
 
 
 def draw(synset: SynSet, metadata: dict[str, Any], folder: Path) -> list[Path]:

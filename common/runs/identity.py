@@ -14,6 +14,7 @@ import json
 from typing import Any
 
 from common.config.options import NOT_PART_OF_A_RUN, DistillOptions
+from common.system.text import difference
 
 _EVERY_OBJECTIVE = frozenset({
     "dataset", "subset", "image_size", "resize", "antialias", "skip_corrupt", "recipe", "zca", "cifar100_stats",
@@ -57,9 +58,9 @@ def automatic_name(options: DistillOptions, objective: str) -> str:
 def differences(stored: dict[str, Any], options: DistillOptions) -> str:
     """In words, what is otherwise in the run whose identity is stored than in these options; "" if nothing is."""
     asked, there = identity(options), _declared_defaults(type(options)) | stored
-    told = [f"--{key} {there[key]} there, {asked[key]} now" for key in sorted(asked) if there[key] != asked[key]]
+    told = [difference(f"--{key}", there[key], asked[key]) for key in sorted(asked) if there[key] != asked[key]]
     gone = sorted(stored.keys() - asked.keys() - NOT_PART_OF_A_RUN)
-    return ", ".join([*told, *(f"--{key} {stored[key]} there, no such option now" for key in gone)])
+    return ", ".join([*told, *(difference(f"--{key}", stored[key], "no such option") for key in gone)])
 
 
 def _declared_defaults(kind: type[DistillOptions]) -> dict[str, Any]:

@@ -50,12 +50,12 @@ class Kept(Protocol):
 class Source(Kept, Protocol):
     """What an objective takes its updates from beside the images, of which a run has to keep to the same."""
 
-    def stated(self) -> dict[str, Any]:
-        """Facts for config.json and summary.json."""
+    def as_metadata(self) -> dict[str, Any]:
+        """Entries for config.json and summary.json."""
         ...
 
-    def check(self, stated: dict[str, Any]) -> None:
-        """Raises InputError where a finished run had another, by the facts in its summary."""
+    def check(self, metadata: dict[str, Any]) -> None:
+        """Raises InputError where a finished run had another, by those entries of its summary."""
         ...
 
 
@@ -296,7 +296,7 @@ class Distillation:
 
     def _finish(self) -> dict[str, Any]:
         seconds = self._seconds + time.monotonic() - self._started
-        more = {} if self._source is None else self._source.stated()
+        more = {} if self._source is None else self._source.as_metadata()
         return self._output.finish(self._evaluations.points, self._protocol, seconds, more)
 
     # -- checkpoints -------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ class Distillation:
             # Of a new run too: processes may see files appear at different moments.
             begun_with = self._source.state_dict() if state is None else state["source"]
             self._source.load_state_dict(parallel.broadcast(begun_with))
-            self._run.state(self._source.stated())
+            self._run.state(self._source.as_metadata())
         if state is None:
             self._run.log(self.synset.describe_budget())
             self._run.log(f"run folder {self._run.folder}")

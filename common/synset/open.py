@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from common.images.zca import EPS
 from common.networks.pools import principal
@@ -37,21 +38,39 @@ def open_synset(
 def as_pixels(authors: AuthorsSet, device: torch.device | str = "cpu") -> SynSet:
     """The images exactly as they are stored: transform identity, k = d coefficients and ipc = n images per class."""
     d = math.prod(authors.im_size)
+    coefficients = authors.images.flatten(2).unflatten(0, (authors.num_classes, authors.num_per_class))
+    positions = torch.arange(d, dtype=torch.int32).expand(authors.num_classes, d)
+    return synset_of(authors, coefficients, positions, authors.num_per_class, device, transform="identity")
+
+
+def synset_of(
+    authors: AuthorsSet,
+    coefficients: Tensor,
+    positions: Tensor,
+    ipc: int,
+    device: torch.device | str,
+    *,
+    transform: str = "dct",
+    lr_freq: float = 0.0,
+    mom_freq: float = 0.0,
+) -> SynSet:
+    """A `SynSet` for an authors' set, of its coefficients float32 [C, n, ch, k] at positions int32 [C, k].
+
+    ipc: the budget that pays for n images. Raises InputError where they do not fit together.
+    """
     synset = SynSet(
         SynSetArgs(
             channel=authors.channels,
             num_classes=authors.num_classes,
             im_size=authors.im_size,
             device=device,
-            ipc=authors.num_per_class,
-            msz_per_channel=d,
-            lr_freq=0.0,
-            mom_freq=0.0,
-            transform="identity",
+            ipc=ipc,
+            msz_per_channel=coefficients.shape[3],
+            lr_freq=lr_freq,
+            mom_freq=mom_freq,
+            transform=transform,
         )
     )
-    coefficients = authors.images.flatten(2).unflatten(0, (authors.num_classes, authors.num_per_class))
-    positions = torch.arange(d, dtype=torch.int32).expand(authors.num_classes, d)
     synset.load_state_dict({"coefficients": coefficients.to(device), "positions": positions.to(device)})
     return synset
 

@@ -30,6 +30,11 @@ def describe_bytes(number: float) -> str:
     return f"{number:.0f} bytes"
 
 
+def counted(number: int, one: str) -> str:
+    """A number of things: "1 image", "1,024 images"."""
+    return f"{number:,} {one}{'s' * (number != 1)}"
+
+
 def _two_digits(value: float) -> str:
     return f"{value:.1f}" if round(value, 1) < 10 else f"{value:.0f}"
 
