@@ -1,5 +1,6 @@
 # make demo   distil the built-in digits dataset and compare with three baselines (two to three minutes on 2 CPU cores)
 # make test   run the test suite          make lint   ruff and mypy          make bench   speed
+# make install   the virtual environment alone; also after a pull that a script answers with "run make install"
 # VENV=DIR puts the virtual environment elsewhere; PYTHON=python3.12 chooses the interpreter it is made with.
 VENV ?= .venv
 PYTHON ?= python3
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 # The stamp is named by content, so an environment serves every checkout with the same requirements.
 STAMP := $(VENV)/.installed-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lint bench env clean
+.PHONY: demo test lint bench install env clean
 
 demo: env
 	$(BIN)/python demo.py
@@ -25,6 +26,10 @@ lint: env
 bench: env
 	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/trajectory.py
+
+# Once more even where it is installed: the install knows the packages that there were at the time.
+install: env
+	$(BIN)/python -m pip install -q --no-deps -e .
 
 # The editable install points to one checkout: say so again whenever another one used this environment last.
 env: $(STAMP)
