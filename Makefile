@@ -2,6 +2,8 @@
 # make test   run the test suite          make lint   ruff and mypy          make bench   speed
 # make same AGAINST=COMMIT   compare what the working tree distils with what a commit does, to the bit (a minute or two);
 #                            RESUMED=1: the commit begins the runs, and the working tree finishes them
+
+# make install   the virtual environment alone; also after a pull that a script answers with "run make install"
 # VENV=DIR puts the virtual environment elsewhere; PYTHON=python3.12 chooses the interpreter it is made with.
 VENV ?= .venv
 PYTHON ?= python3
@@ -9,7 +11,7 @@ BIN := $(VENV)/bin
 # The stamp is named by content, so an environment serves every checkout with the same requirements.
 STAMP := $(VENV)/.installed-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lint bench same env clean
+.PHONY: demo test lint bench same install env clean
 
 demo: env
 	$(BIN)/python demo.py
@@ -31,6 +33,10 @@ bench: env
 same: $(if $(AGAINST),env)
 	@[ -n '$(AGAINST)' ] || { echo 'make same compares with a commit, and was given none: make same AGAINST=HEAD~1' >&2; exit 2; }
 	$(BIN)/python tests/same.py '$(AGAINST)' $(if $(RESUMED),--resumed)
+
+# Once more even where it is installed: the install knows the packages that there were at the time.
+install: env
+	$(BIN)/python -m pip install -q --no-deps -e .
 
 # The editable install points to one checkout: say so again whenever another one used this environment last.
 env: $(STAMP)

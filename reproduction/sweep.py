@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from submitit import AutoExecutor, Job
 
 Launcher = Literal["here", "local", "slurm"]
+INSTALL = "pip install 'submitit>=1.5' (part of the extra clusters)"
 _POLL = 0.2  # seconds between two looks at local jobs
 _REQUEUES = 1000  # time limits that a job may meet: each time it has come further
 
@@ -119,8 +120,7 @@ def submit_slurm(jobs: Sequence[CellJob], cluster: Cluster, folder: Path) -> Non
 
     folder: for submitit's files and logs, on a file system that the nodes share. Raises InputError without a cluster.
     """
-    from submitit.core import utils
-
+    utils = _import_submitit().core.utils
     jobs = [job for job in jobs if job.plan.resume == "never" or not is_finished(job.cell, job.plan)]
     jobs = [job for job in jobs if read_record(job.cell, job.plan)["state"] != "running"]
     if not jobs:
@@ -139,10 +139,19 @@ def submit_slurm(jobs: Sequence[CellJob], cluster: Cluster, folder: Path) -> Non
         print(f"{job.cell.name}: job {submitted.job_id}, log {submitted.paths.stdout}")
 
 
+def _import_submitit() -> Any:
+    try:
+        import submitit
+    except ImportError as error:
+        raise InputError(
+            f"--launcher needs the package submitit: {INSTALL}; without it, leave --launcher out"
+        ) from error
+    return submitit
+
+
 def _executor(kind: Literal["local", "slurm"], cluster: Cluster, folder: Path, gpus: int) -> AutoExecutor:
     """gpus: of a job, where the cluster's options do not say."""
-    import submitit
-
+    submitit = _import_submitit()
     try:
         limit: Any = {f"{kind}_max_num_timeout": _REQUEUES}
         executor = submitit.AutoExecutor(folder, cluster=kind, **limit)

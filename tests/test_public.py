@@ -20,7 +20,9 @@ import torch
 import common
 import common.matching
 import common.synset
+from common import recipes
 from common.system.devices import peak_memory
+from tests.test_rooms import imported
 
 ROOT = Path(__file__).parent.parent
 LIST = ROOT / "tests" / "public_names.txt"
@@ -87,6 +89,35 @@ def test_names_and_flags_are_those_of_the_list():
     assert not found - listed, "new ones belong in the list: python -m tests.test_public writes it anew"
 
 
+# -- the package ---------------------------------------------------------------------------------------------------
+
+PACKAGES = ("common", "reproduction", "DM", "DC", "TM")
+PROJECT = recipes.tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NAMED_OTHERWISE = {"PIL": "pillow", "pywt": "pywavelets", "sklearn": "scikit-learn"}  # by what is imported
+EXTRAS = ("datasets", "gdown", "huggingface_hub", "submitit", "tensorboard", "wandb")
+
+
+def test_what_the_package_imports_it_depends_on():
+    """What the extras bring is imported within functions, under a sentence that names the extra."""
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    names = {module.partition(".")[0] for path in files for module in imported(path)}
+    others = names - {*PACKAGES, *sys.stdlib_module_names, *EXTRAS, "tomli"}
+    stated = {re.split(r"[>; ]", each)[0].lower() for each in PROJECT["project"]["dependencies"]}
+    assert stated - {"tomli"} == {NAMED_OTHERWISE.get(name, name) for name in others}
+    extras = PROJECT["project"]["optional-dependencies"]
+    brought = {each.partition(">")[0] for name in ("trackers", "clusters", "hub", "authors") for each in extras[name]}
+    assert brought == set(EXTRAS)
+
+
+def test_files_beside_modules_are_shipped():
+    """In a wheel, too. run.sh is for the scripts of the checkout."""
+    for package, patterns in PROJECT["tool"]["setuptools"]["package-data"].items():
+        there = {path for path in (ROOT / package).rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+        shipped = {path for pattern in patterns for path in (ROOT / package).glob(pattern)}
+        assert there - shipped <= {ROOT / "common/run.sh"}
+        assert all(list((ROOT / package).glob(pattern)) for pattern in patterns)
+
+
 # -- importing -----------------------------------------------------------------------------------------------------
 
 EVERYTHING = """
@@ -121,8 +152,8 @@ assert set(common.__all__) <= set(dir(common))
 
 
 def test_everything_is_imported_where_modules_of_unix_are_missing():
-    """As on Windows, where there is neither."""
-    run(f"sys.modules['fcntl'] = sys.modules['resource'] = None\n{EVERYTHING}")
+    """As on Windows, where there is neither; and without what the extras bring."""
+    run(f"sys.modules.update(dict.fromkeys({('fcntl', 'resource', *EXTRAS)}))\n{EVERYTHING}")
 
 
 def test_peak_memory_is_unknown_where_the_system_does_not_say(monkeypatch):
@@ -133,7 +164,7 @@ def test_peak_memory_is_unknown_where_the_system_does_not_say(monkeypatch):
 def test_importing_changes_nothing_in_its_host():
     """Other libraries come first: what they change is theirs."""
     run(f"""
-import decimal, locale, logging, multiprocessing, os, random, signal, threading, warnings
+import locale, logging, multiprocessing, os, random, signal, threading, warnings
 import filelock, h5py, jinja2, kornia, matplotlib, matplotlib.figure, numpy, PIL.Image, pywt, safetensors.torch
 import scipy.fft, sklearn.datasets, torch, torch.distributed, torchvision, tqdm, tyro
 
@@ -154,7 +185,7 @@ def state():
         "processes": multiprocessing.get_start_method(allow_none=True),
         "threads": {{each.name for each in threading.enumerate()}},
         "random": random.getstate(),
-        "numpy": (str(numpy.random.get_state()), numpy.geterr(), numpy.get_printoptions()),
+        "numpy": (numpy.random.get_state()[1].tolist(), numpy.geterr(), numpy.get_printoptions()),
         "torch random": torch.get_rng_state().tolist(),
         "torch": (
             torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads(),

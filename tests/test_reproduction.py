@@ -504,6 +504,13 @@ def test_local_jobs_are_started_as_others_end(here, monkeypatch, tmp_path, capsy
     assert capsys.readouterr().out.count(": finished") == 2
 
 
+@pytest.mark.parametrize("launch", [sweep.run_local, sweep.submit_slurm])
+def test_without_submitit_a_launcher_is_refused_in_a_sentence(tmp_path, monkeypatch, launch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(InputError, match=r"needs the package submitit: pip install 'submitit.* extra clusters"):
+        launch([CellJob(SMALL, Plan(scale="smoke", output=str(tmp_path)))], sweep.Cluster(), tmp_path / "jobs")
+
+
 def test_a_signal_to_the_sweep_saves_what_runs(quiet, tmp_path):
     plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
     driver = (

@@ -30,7 +30,7 @@ KEYS = ("config", "image", "label", "train", "test")
 TEST_SPLITS = ("test", "validation", "valid", "val")  # the first that exists
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")  # where no column has the type ClassLabel
 OLDEST = 4  # version of `datasets`, the first that cannot run a dataset's own code
-INSTALL = "pip install 'datasets>=4.0'"
+INSTALL = "pip install 'datasets>=4.0' (part of the extra hub)"
 FORMAT = 1  # of the decoded images: raise it when the same dataset gives other pixels
 
 

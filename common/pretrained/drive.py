@@ -26,7 +26,7 @@ from common.system.files import read_json, write_json
 FOLDER_ID = "1r1OMVv9llejGmpHfK5DpW4m57Dz_SZ2n"
 URL = f"https://drive.google.com/drive/folders/{FOLDER_ID}"
 RECORD = "sha256.json"
-INSTALL = "pip install 'gdown>=6.0'"
+INSTALL = "pip install 'gdown>=6.0' (part of the extra authors)"
 
 _IN_PAIR = re.compile(r"ipc(?P<ipc>\d+)\D*#(?:images|labels)_")
 _RESULTS = re.compile(

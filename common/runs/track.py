@@ -238,7 +238,9 @@ def _run_id(path: Path) -> str:
 
 
 def _missing(package: str, error: ImportError) -> InputError:
-    return InputError(f"--track {package} needs the package {package} ({error}): pip install {package}")
+    return InputError(
+        f"--track {package} needs the package {package} ({error}): pip install {package} (part of the extra trackers)"
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from common.system.files import write_atomically
 PREFIX = "hf://"
 SUFFIX = ".safetensors"
 FIRST = "synset.safetensors"  # what is taken of several files: a run's last set
-INSTALL = "pip install 'huggingface_hub>=0.34'"
+INSTALL = "pip install 'huggingface_hub>=0.34' (part of the extra hub)"
 KIND = "dataset"  # of the repositories; a synthetic set is data, not a model
 
 
