@@ -2,7 +2,6 @@
 # make test   run the test suite          make lint   ruff and mypy          make bench   speed
 # make same AGAINST=COMMIT   compare what the working tree distils with what a commit does, to the bit (a minute or two);
 #                            RESUMED=1: the commit begins the runs, and the working tree finishes them
-
 # make install   the virtual environment alone; also after a pull that a script answers with "run make install"
 # VENV=DIR puts the virtual environment elsewhere; PYTHON=python3.12 chooses the interpreter it is made with.
 VENV ?= .venv

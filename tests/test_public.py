@@ -22,7 +22,7 @@ import common.matching
 import common.synset
 from common import recipes
 from common.system.devices import peak_memory
-from tests.test_rooms import imported
+from tests.imports import imported
 
 ROOT = Path(__file__).parent.parent
 LIST = ROOT / "tests" / "public_names.txt"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.imports import imported
 
 # In this order: a room may import itself and those before it. frequency is a module of its own, common/frequency.py.
 ROOMS = [
@@ -26,19 +27,12 @@ def room_of(module):
     return room if room in ROOMS else ""
 
 
-def imported(path):
-    """Modules that a file imports, wherever in it: within functions and under TYPE_CHECKING, too."""
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
-        if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from ([f"common.{each.name}" for each in node.names] if node.module == "common" else [node.module])
-
-
 @pytest.mark.parametrize("path", [path for path in FILES if path != PUBLIC], ids=str)
 def test_a_room_imports_only_rooms_before_it(path):
     own = path.parts[1].removesuffix(".py") if path.parts[0] == "common" else path.parts[0]
-    upward = [each for each in imported(path) if room_of(each) and ROOMS.index(room_of(each)) > ROOMS.index(own)]
+    found = list(imported(path))
+    assert not [each for each in found if each.startswith("common") and not room_of(each)], "import it from its room"
+    upward = [each for each in found if room_of(each) and ROOMS.index(room_of(each)) > ROOMS.index(own)]
     assert not upward, f"{path} imports {', '.join(upward)}, which come after {own}"
     assert not any(word in (ROOT / path).read_text() for word in ("importlib.import_module", "__import__"))
 

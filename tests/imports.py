@@ -1,0 +1,14 @@
+"""What files import, read from their text."""
+
+import ast
+
+from tests.conftest import ROOT
+
+
+def imported(path):
+    """Modules that a file imports, wherever in it: within functions and under TYPE_CHECKING, too."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ([f"common.{each.name}" for each in node.names] if node.module == "common" else [node.module])
