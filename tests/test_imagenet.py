@@ -408,24 +408,6 @@ def test_a_synthetic_set_says_how_its_images_were_resized(tmp_path: Path, monkey
     assert json.loads((file.parent / "config.json").read_text())["options"]["image_size"]["source"] == "flag"
 
 
-def test_a_baseline_resizes_as_the_recipe_does(tmp_path: Path, table: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {}
-
-    def remember(data: DataOptions) -> tuple[ImageData, ImageData]:
-        asked.update(vars(data))
-        raise InputError("seen")
-
-    monkeypatch.setattr(DataOptions, "load", remember)
-    words = ["--baseline", "random", "--dataset", "imagenet-a", "--device", "cpu"]
-    for more, expected in (
-        ([], ("squash", True, 64)),
-        (["--resize", "crop", "--no_antialias", "--res", "32"], ("crop", False, 32)),
-    ):
-        with pytest.raises(InputError, match="seen"):
-            evaluate_file(parse_plain(EvaluateOptions, [*words, *more]), "DM", {})
-        assert (asked["resize"], asked["antialias"], asked["image_size"]) == expected
-
-
 # -- real images ---------------------------------------------------------------------------------------------------
 
 

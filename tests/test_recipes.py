@@ -12,13 +12,14 @@ import pytest
 from common import recipes
 from common.config import options as options_module
 from common.config.checks import check
-from common.config.command_line import parse, with_recipe
-from common.config.options import DSA_STRATEGY, BufferOptions, ClassMatchingOptions
+from common.config.command_line import parse, parse_plain, with_recipe
+from common.config.options import DSA_STRATEGY, BufferOptions, ClassMatchingOptions, DataOptions, EvaluateOptions
 from common.costs.estimate import SHAPES, estimate
 from common.datasets.imagenet_classes import NAMES
 from common.networks import build_network
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
+from common.training.evaluate_command import evaluate_file
 from DC import distill as dc
 from DM import distill as dm
 from tests.conftest import ROOT
@@ -344,6 +345,24 @@ def test_the_command_line_finds_a_subsets_recipe(imagenet_table):
     assert (borrowed.recipe, borrowed.resize, borrowed.image_size) == ("imagenet-cats", "squash", 64)
     borrowed, _ = parse(dm.Options, "DM", ["--dataset", "digits", "--recipe", "imagenet-cats"])
     assert (borrowed.msz_per_channel, borrowed.resize, borrowed.image_size) == (100, "crop", None)
+
+
+def test_a_baseline_resizes_as_the_recipe_does(imagenet_table, monkeypatch):
+    asked = {}
+
+    def remember(data):
+        asked.update(vars(data))
+        raise InputError("seen")
+
+    monkeypatch.setattr(DataOptions, "load", remember)
+    words = ["--baseline", "random", "--dataset", "imagenet-a", "--device", "cpu"]
+    for more, expected in (
+        ([], ("squash", True, 64)),
+        (["--resize", "crop", "--no_antialias", "--res", "32"], ("crop", False, 32)),
+    ):
+        with pytest.raises(InputError, match="seen"):
+            evaluate_file(parse_plain(EvaluateOptions, [*words, *more]), "DM", {})
+        assert (asked["resize"], asked["antialias"], asked["image_size"]) == expected
 
 
 def test_recipes_lie_in_folders_too(tmp_path, monkeypatch):
