@@ -17,6 +17,9 @@ from tests.conftest import ROOT
 from tests.image_sets import make_folder
 from tests.synsets import started
 
+pytestmark = pytest.mark.usefixtures("cache")
+
+
 # -- distil ------------------------------------------------------------------------------------------------------
 
 
@@ -213,11 +216,6 @@ FOLDER = [
     "--model", "ConvNetD1W32", "--batch_real", 4, "--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0,
     "--msz_per_channel", 72, "--lr_freq", 10, "--name", "run", "--device", "cpu",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FRED_CACHE", str(tmp_path / "cache"))
 
 
 def test_a_folder_is_distilled_and_evaluated_elsewhere(tmp_path):

@@ -24,14 +24,9 @@ from tests.command_line import SHORT, assert_refused, call, run_folder
 from tests.conftest import ROOT
 from tests.image_sets import make_folder
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 REAL = Path(os.environ.get("FRED_DATA", "no data"))
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("FRED_CACHE", str(path))
-    return path
 
 
 def forbid_fitting(monkeypatch: pytest.MonkeyPatch) -> None:
