@@ -7,8 +7,9 @@ g is the gradient of a network's weights by the cross-entropy on images of one c
 it, trains it on the synthetic set, matches it again, and so on. With --method DSA, A_c augments real images x and
 synthetic images s of a class alike.
 
-python DC/distill.py                                    the built-in digits, a few minutes on a CPU
-sh DC/scripts/run_DC_FreD.sh                            CIFAR-10, ipc 2, as published: 1,000 iterations, for a GPU
+python DC/distill.py                     the built-in digits, ipc 1: 87.8 +- 0.0 % (3 networks; 81.7 before the first
+                                         update), 4 minutes on one CPU core (results/demos_digits.csv)
+sh DC/scripts/run_DC_FreD.sh             CIFAR-10, ipc 2, as published: 1,000 iterations, for a GPU, not yet measured
 """
 
 from __future__ import annotations

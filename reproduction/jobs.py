@@ -46,11 +46,11 @@ def read_record(cell: Cell, plan: Plan) -> dict[str, Any]:
     return record
 
 
-def write_record(cell: Cell, plan: Plan, **facts: Any) -> None:
-    """Change some facts of a record."""
+def write_record(cell: Cell, plan: Plan, **entries: Any) -> None:
+    """Change some entries of a record."""
     file = record_file(cell, plan)
     before = read_json(file) if file.exists() else {}
-    write_json(file, {**before, "cell": cell.name, "scale": plan.scale, **facts})
+    write_json(file, {**before, "cell": cell.name, "scale": plan.scale, **entries})
 
 
 def is_finished(cell: Cell, plan: Plan) -> bool:
@@ -141,8 +141,8 @@ class CellJob:
         if code:
             raise InputError(f"{step.script} ended with exit code {code}: {script.reason}")
 
-    def _note(self, **facts: Any) -> None:
-        write_record(self.cell, self.plan, **facts)
+    def _note(self, **entries: Any) -> None:
+        write_record(self.cell, self.plan, **entries)
 
     def _note_interruption(self, reason: str) -> None:
         record = read_record(self.cell, self.plan)

@@ -65,14 +65,14 @@ def decode_once(
             stored = reading.keep(cache, key, int(map_above))
         except _Colour:  # after gray ones, which have been decoded for nothing
             stored = _Reading(sources, len(labels[0]), request, first, 3, name).keep(cache, key, int(map_above))
-    images_of, facts = stored
+    images_of, metadata = stored
     left = _left(sources, images_of.get("unreadable"), request, name)
     splits = []
     for split, given, kept in zip(("train", "test"), labels, left.split([len(part) for part in labels]), strict=True):
         if emptied := sorted(set(given.tolist()) - set(given[kept].tolist())):
             raise InputError(f"none of the {split} images of the class {class_names[emptied[0]]} in {name} can be read")
         splits.append((images_of[split], given[kept]))
-    mean, std = map(tuple, facts["statistics"])
+    mean, std = map(tuple, metadata["statistics"])
     return Decoded(splits[0], splits[1], (mean, std))
 
 

@@ -30,7 +30,7 @@ from common.system.errors import InputError
 from common.system.files import write_atomically
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors by name, and facts."""
+"""Tensors by name, and details as JSON values."""
 
 _HEADER = 4096  # bytes before the data of a file that is written piece by piece; a page, so that rows are aligned
 _LONGEST_HEADER = 1 << 20  # bytes; what claims more is not one of these files
@@ -50,7 +50,7 @@ def named_file(kind: str, names: Sequence[str | float | None]) -> Path:
 
 
 def read(file: Path, fingerprint: str, map_above: int | None = None) -> Stored | None:
-    """The tensors and the facts that were stored, or None if there are none for `fingerprint`, or damaged ones.
+    """The tensors and the details that were stored, or None if there are none for `fingerprint`, or damaged ones.
 
     A file of more than `map_above` bytes is mapped: its tensors are read-only and take no memory of their own. Then
     only its length is checked. To compare the checksum, as is done with every other file, would read it all before
@@ -79,12 +79,12 @@ def read(file: Path, fingerprint: str, map_above: int | None = None) -> Stored |
     return None
 
 
-def write(file: Path, fingerprint: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Store tensors and JSON facts, whole or not at all; where that is impossible, warn and go on."""
+def write(file: Path, fingerprint: str, tensors: dict[str, Tensor], details: dict[str, Any]) -> None:
+    """Store tensors and JSON details, whole or not at all; where that is impossible, warn and go on."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    metadata = {"fingerprint": fingerprint, "checksum": _checksum(tensors), "facts": json.dumps(facts)}
+    metadata = {"fingerprint": fingerprint, "checksum": _checksum(tensors), "facts": json.dumps(details)}
     try:
         write_atomically(file, lambda temporary: save_file(tensors, temporary, metadata))
     except (InputError, SafetensorError) as error:
@@ -95,13 +95,13 @@ def write_in_pieces(
     file: Path,
     fingerprint: str,
     parts: Mapping[str, Iterable[np.ndarray]],
-    facts: Callable[[], dict[str, Any]],
+    details: Callable[[], dict[str, Any]],
     size: int,
 ) -> Stored:
     """Store what `write` would, without ever holding it in memory, and map it as `read` does.
 
     parts: for each tensor its uint8 rows `[B, ...]`, piece by piece; a part of no piece is left out. The names must be
-    in sorted order, which is that of the checksum. facts: asked for after the last piece. size: bytes expected.
+    in sorted order, which is that of the checksum. details: asked for after the last piece. size: bytes expected.
     Raises `InputError` where the file cannot be written.
     """
     assert list(parts) == sorted(parts)
@@ -126,7 +126,7 @@ def write_in_pieces(
                 if rows:
                     header[name] = {"dtype": "U8", "shape": [rows, *shape], "data_offsets": [begin, end]}
                 begin = end
-            kept = json.dumps(facts())
+            kept = json.dumps(details())
             header["__metadata__"] = {"fingerprint": fingerprint, "checksum": str(checksum), "facts": kept}
             stream.seek(0)
             stream.write((_HEADER - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(_HEADER - 8))

@@ -16,8 +16,8 @@ def in_unit_range(images: Tensor) -> Tensor:
 
 def fingerprint(images: Tensor, *how: object) -> str:
     """A hash of images `[N, ...]` (values, shape, type), and of what else is given: the same in every process."""
-    stated = (*how, images.dtype, tuple(images.shape))
-    digest = hashlib.blake2b("".join(f"{each}\0" for each in stated).encode(), digest_size=20)
+    described = (*how, images.dtype, tuple(images.shape))
+    digest = hashlib.blake2b("".join(f"{each}\0" for each in described).encode(), digest_size=20)
     digest.update(images.cpu().contiguous().numpy().data)
     return digest.hexdigest()
 

@@ -121,7 +121,7 @@ def draw_losses(path: Path, losses: Sequence[tuple[int, float]]) -> None:
 
 
 def draw_evaluations(path: Path, evaluations: Sequence[dict[str, Any]]) -> None:
-    """Accuracy in % (mean and standard deviation over networks) against the updates, a line a network of a pool."""
+    """Accuracy in % (mean and standard deviation over networks) against the updates, one line per network of a pool."""
     figure = _figure(4.2, 3.2)
     _plot_accuracies(figure.subplots(), evaluations)
     _save(figure, path)

@@ -61,7 +61,7 @@ def write_run_report(folder: Path) -> Path:
         pool=_pool(run),
         comparison=_comparison(run),
         curves=_curves(run),
-        facts=_facts(run),
+        details=_details(run),
         files=[name for name in _FILES if (folder / name).exists()],
         plural=counted,
     )
@@ -119,18 +119,18 @@ def _curves(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _facts(run: RunRecord) -> list[tuple[str, str]]:
+def _details(run: RunRecord) -> list[tuple[str, str]]:
     """What the figures cost and where they come from."""
-    facts = [("code version", run.config.get("version", "unknown"))]
-    facts += [(f"hardware: {key}", value) for key, value in run.config.get("hardware", {}).items()]
+    details = [("code version", run.config.get("version", "unknown"))]
+    details += [(f"hardware: {key}", value) for key, value in run.config.get("hardware", {}).items()]
     if run.summary is not None:
-        facts.append(("time, evaluations included", describe_seconds(run.summary["seconds"])))
-        facts += [
+        details.append(("time, evaluations included", describe_seconds(run.summary["seconds"])))
+        details += [
             (f"peak memory, {kind}", "unknown" if count is None else describe_bytes(count))
             for kind, count in run.summary.get("peak_memory_bytes", {}).items()
         ]
-        facts.append(("synthetic-set file", describe_bytes(run.summary["file_bytes"])))
-    return facts
+        details.append(("synthetic-set file", describe_bytes(run.summary["file_bytes"])))
+    return details
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """A drifted test set, in the order of its tables."""
+    """A shifted test set, in the order of its tables."""
 
     name: TargetName
     parts: dict[Condition, Part]

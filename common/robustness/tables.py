@@ -50,7 +50,7 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def as_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a network and condition, those on clean images first: accuracies as fractions."""
+    """One row per network and condition, those on clean images first: accuracies as fractions."""
     tests = [{"kind": "clean", "level": None, **result["clean"]}, *result["conditions"]]
     return [
         {"kind": test["kind"], "level": test["level"], "network": result["network"], "number": number, "accuracy": each}

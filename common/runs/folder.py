@@ -80,9 +80,9 @@ class Run(Stoppable):
         with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 
-    def state(self, facts: dict[str, Any]) -> None:
-        """Say these in config.json too."""
-        self.config |= facts
+    def add_to_config(self, entries: dict[str, Any]) -> None:
+        """Record these in config.json, too."""
+        self.config |= entries
         write_json(self.folder / "config.json", self.config)
 
     def record(self, **entry: Any) -> None:
@@ -199,7 +199,7 @@ class Follower(Run):
     def log(self, text: str) -> None:
         """Nothing: the first process says it."""
 
-    def state(self, facts: dict[str, Any]) -> None:
+    def add_to_config(self, entries: dict[str, Any]) -> None:
         """Nothing, as `log`, and so do the others below."""
 
     def record(self, **entry: Any) -> None:

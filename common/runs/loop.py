@@ -307,7 +307,7 @@ class Distillation:
             # Of a new run too: processes may see files appear at different moments.
             begun_with = self._source.state_dict() if state is None else state["source"]
             self._source.load_state_dict(parallel.broadcast(begun_with))
-            self._run.state(self._source.as_metadata())
+            self._run.add_to_config(self._source.as_metadata())
         if state is None:
             self._run.log(self.synset.describe_budget())
             self._run.log(f"run folder {self._run.folder}")

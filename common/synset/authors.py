@@ -153,12 +153,12 @@ def _experiment(path: Path, data: Any, exp: int | None) -> tuple[Any, Any]:
     return entry[0], entry[1]
 
 
-def _accuracies(path: Path, stated: Any) -> dict[str, list[float]] | None:
-    if stated is None:
+def _accuracies(path: Path, stored: Any) -> dict[str, list[float]] | None:
+    if stored is None:
         return None
     try:
         # The scripts of ImageNet-abcde leave the lists empty.
-        found = {str(name): [float(value) for value in values] for name, values in stated.items()}
+        found = {str(name): [float(value) for value in values] for name, values in stored.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{path} has accuracies ('accs_all_exps') that are not lists of numbers by network") from error
     return {name: values for name, values in found.items() if values} or None

@@ -38,7 +38,7 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
     written.
     """
     path = Path(path)
-    stated = {
+    fields = {
         **metadata,
         "format": FORMAT,
         "format_version": VERSION,
@@ -53,7 +53,7 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
     }
     if step_size is not None:
         tensors["step_size"] = step_size.detach().cpu().float().reshape(1)
-    text = json.dumps(stated, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(fields, allow_nan=False, ensure_ascii=False)
     content = save(tensors, metadata={_METADATA_KEY: text})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
     return path
@@ -68,9 +68,9 @@ def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredS
     metadata, tensors = _read(path)
     device = torch.device(device)
     try:
-        stated = {key: metadata[key] for key in (*_FROM_SYNSET, "lr_freq", "mom_freq")}
-        stated["lr_freq"] = stated["lr_freq"] or 0.0
-        synset = SynSet(SynSetArgs(device=device, **stated))
+        fields = {key: metadata[key] for key in (*_FROM_SYNSET, "lr_freq", "mom_freq")}
+        fields["lr_freq"] = fields["lr_freq"] or 0.0
+        synset = SynSet(SynSetArgs(device=device, **fields))
         synset.load_state_dict({key: tensors[key].to(device) for key in ("coefficients", "positions")})
     except KeyError as error:
         raise InputError(f"{path} lacks {error}: it is damaged or was not written by this project") from error

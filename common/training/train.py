@@ -198,7 +198,7 @@ def train_epoch(
     check_stop: Callable[[], None] = lambda: None,
     dc_strategy: str = "",
 ) -> None:
-    """Train on every image once: cross-entropy, random order, DSA with one strategy a batch and parameters an image.
+    """Train on every image once: cross-entropy, random order, DSA with one strategy per batch and parameters per image.
 
     The last batch may be smaller. The arguments are those of `train`; dc_strategy is DC's augmentation, on top of DSA.
     """
