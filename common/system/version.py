@@ -11,6 +11,8 @@ from common.system.scripts import ROOT
 def code_version() -> str:
     """Package version and, in a git checkout, the commit (with `+changes` where files differ from it)."""
     version = importlib.metadata.version("fred-distillation")
+    if not (ROOT / ".git").exists():  # installed, perhaps within a checkout of something else
+        return version
     try:
         commit = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no")
