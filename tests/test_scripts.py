@@ -1,0 +1,39 @@
+"""What knows where the scripts lie."""
+
+import importlib
+import sys
+
+import pytest
+
+from common.system.scripts import ROOT, VOXELS, buffer_script, distill_script, installed, load_script
+from DM import distill as dm
+from tests.command_line import assert_refused, call
+
+
+@pytest.mark.parametrize("objective", ["DM", "DC", "TM", "ImageNet-abcde/DM", "ImageNet-abcde/DC", "ImageNet-abcde/TM"])
+def test_an_objective_has_its_script(objective):
+    script, *flags = distill_script(objective)
+    assert (ROOT / script).is_file()
+    assert flags == (["--objective", objective.rpartition("/")[2]] if "/" in objective else [])
+    if objective.endswith("TM"):
+        assert (ROOT / buffer_script(objective)).is_file()
+    assert (ROOT / VOXELS).is_file()
+
+
+def test_a_script_whose_folder_cannot_be_imported_is_loaded_once():
+    module = load_script("ImageNet-abcde/distill.py")
+    assert issubclass(module.DM, dm.Options)
+    assert load_script("ImageNet-abcde/distill.py") is module
+
+
+@pytest.mark.parametrize("script", ["3D-MNIST/distill.py", "ImageNet-abcde/distill.py", "ImageNet-abcde/buffer.py"])
+def test_an_environment_that_was_installed_before_is_told_what_to_do(monkeypatch, script):
+    """The packages DM, DC and TM are then not found."""
+    for name in ("DM", "DC", "TM"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert_refused(call(script, "--help"), "run make install")
+
+
+def test_any_other_package_that_is_missing_is_pythons_own_error():
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"), installed():
+        importlib.import_module("no_such_package")
