@@ -72,31 +72,30 @@ class DataOptions:
     """The dataset and how its images are read, resized and normalised."""
 
     dataset: str = "digits"
-    """digits (built in), MNIST, FashionMNIST, SVHN, CIFAR10, CIFAR100, Tiny, 3D-MNIST, imagenet-SUBSET (or ImageNet
-    with --subset), folder:PATH (holding train/CLASS/ and test/CLASS/ or val/CLASS/), hf:owner/name (a Hugging Face Hub
-    dataset), or hf:PATH (a folder of Parquet files)"""
+    """digits (built in), MNIST, FashionMNIST, SVHN, CIFAR10, CIFAR100, Tiny, 3D-MNIST,
+    imagenet-SUBSET (or ImageNet with --subset),
+    folder:PATH (holding train/CLASS/ and test/CLASS/ or val/CLASS/),
+    hf:owner/name (a Hugging Face Hub dataset), or hf:PATH (a folder of Parquet files)"""
     subset: Subset = None
     data_path: str | None = None
     """folder where datasets are stored or downloaded; for imagenet-SUBSET, the folder with train/ and val/
     (default: data; for imagenet-SUBSET, $IMAGENET if set)"""
     no_download: NoDownload = False
     image_size: ImageSize = None
-    """resize images of imagenet-SUBSET (default: 128), folder: or hf: (default: not resized) to squares with this side
-    in pixels"""
+    """resize images to squares with this side in pixels
+    (for imagenet-SUBSET, default 128; for folder: and hf:, by default not resized)"""
     resize: ResizeMode = "crop"
-    """crop: scale the shorter side to image_size and cut out the centre square; squash: scale both sides to
-    image_size"""
+    """crop: scale the shorter side to image_size and cut out the centre square;
+    squash: scale both sides to image_size"""
     antialias: bool = True
     """antialias when downscaling; False behaves like torchvision 0.12, which the authors used"""
     skip_corrupt: SkipCorrupt = False
     recipe: str | None = None
     """use the recipe (default hyper-parameters) of this dataset; for folder: and hf: also its mean and std"""
     zca: bool = False
-    """whiten the images (ZCA, fitted to the training images; 2-D images only) instead of normalising by mean and
-    std"""
+    """whiten the images instead of normalising by mean and std (ZCA, fitted to the training images; 2-D only)"""
     cifar100_stats: Literal["cifar100", "cifar10"] = "cifar100"
-    """normalise CIFAR100 with its own mean and std, or with those of CIFAR10 as the authors' trajectory-matching
-    folder does"""
+    """mean and std to normalise CIFAR100 with: its own, or those of CIFAR10 as in the authors' trajectory matching"""
     workers: Workers = None
 
     def __post_init__(self) -> None:
@@ -156,21 +155,24 @@ class EvaluationOptions:
     num_eval: int = 5
     """networks of each architecture to train per evaluation"""
     epoch_eval_train: int | None = 1000
-    """epochs for training each evaluation network. --eval_protocol dc runs one more, as the authors' code does, and
-    drops the learning rate to a tenth halfway. None: 1000 with augmentation, else 300 (DC's default)"""
+    """epochs for training each evaluation network
+    (--eval_protocol dc runs one more, as the authors' code does, and drops the learning rate to a tenth halfway).
+    None, the default of DC: 1000 with augmentation, else 300"""
     batch_train: int = 256
     """images per training step"""
     lr_net: float = 0.01
-    """learning rate of the evaluation networks with --eval_protocol dc (SGD, momentum 0.9, weight decay 5e-4); DC also
-    trains the matched network with it"""
+    """learning rate of the evaluation networks with --eval_protocol dc (SGD, momentum 0.9, weight decay 5e-4);
+    DC also trains the matched network with it"""
     eval_mode: EvalMode = "S"
-    """networks to evaluate. S: the distillation network with BN removed from its name; SS: the distillation network
-    unchanged; C: the distillation network and ConvNet. Pools: M (architectures), B (architectures with batch norm),
-    CIFAR (architectures for small images); ConvNets of several widths (W), depths (D), activations (A), poolings (P)
-    or norms (N)"""
+    """networks to evaluate.
+    S: the distillation network with BN removed from its name; SS: the distillation network unchanged;
+    C: the distillation network and ConvNet.
+    Pools: M (architectures), B (architectures with batch norm), CIFAR (architectures for small images);
+    ConvNets of several widths (W), depths (D), activations (A), poolings (P) or norms (N)"""
     eval_protocol: EvalProtocol = "dc"
-    """dc: constant learning rate, cut to a tenth halfway; glad (the default of ImageNet-abcde/): warm-up and cosine
-    schedule, learning rate by architecture (1e-3; VGG11 1e-4), evaluates a moving average of the weights over epochs"""
+    """dc: constant learning rate, cut to a tenth halfway;
+    glad (the default of ImageNet-abcde/): warm-up and cosine schedule, learning rate by architecture (1e-3; VGG11
+    1e-4), evaluates a moving average of the weights over epochs"""
     networks_at_once: NetworksAtOnce = 0
 
 
@@ -186,30 +188,30 @@ class DistillOptions(EvaluationOptions, DataOptions):
     """k, coefficients kept per channel of a synthetic image; gives n = ipc * pixels / k images per class
     (0: from the recipe; with --transform identity: all pixels)"""
     lr_freq: float = 0.0
-    """learning rate of the coefficients, in the units of the transform (dct: unnormalised DCT). 0: from the recipe,
-    converted for dft and dwt"""
+    """learning rate of the coefficients, in the units of the transform (dct: unnormalised DCT).
+    0: from the recipe, converted for dft and dwt"""
     mom_freq: float = 0.5
     """momentum of the coefficients"""
     transform: TransformName = "dct"
     """dct, dft (Fourier), dwt (Haar wavelets) or identity (plain pixels; lr_freq is then in normalised pixel values);
     each keeps k real numbers per channel and image"""
     selection: SelectionRule = "variance"
-    """how the k positions of a class are chosen: variance (the paper's rule), energy (least squared error), low
-    (lowest frequencies) or random"""
+    """how the k positions of a class are chosen:
+    variance (the paper's rule), energy (least squared error), low (lowest frequencies) or random"""
     selection_images: Literal["init", "class"] = "init"
     """images used by --selection: the n initial ones (init, as the authors do) or all images of the class (class)"""
     Iteration: int = 20000
     """updates of the synthetic set"""
     dsa: bool = True
-    """use differentiable Siamese augmentation in matching and evaluation; if False, MNIST and ConvNetBN are evaluated
-    with DC's augmentation, as in the authors' code"""
+    """use differentiable Siamese augmentation in matching and evaluation;
+    if False, MNIST and ConvNetBN are evaluated with DC's augmentation, as in the authors' code"""
     dsa_strategy: str = DSA_STRATEGY
     """augmentations of --dsa, joined by underscores"""
     eval_it: int = 2000
     """updates between two evaluations (0: only before the first and after the last update)"""
     wait_eval: bool = False
-    """until the last update, evaluate only the distillation network (or the first network of an --eval_mode without
-    it); evaluate the other --eval_mode networks at the end"""
+    """until the last update, evaluate only the distillation network (or the first, if --eval_mode does not include it);
+    evaluate the other --eval_mode networks at the end"""
     seed: Seed = 0
     device: Device = "auto"
     precision: Precision = "fp32"
@@ -252,8 +254,8 @@ class BufferOptions(DataOptions):
     train_epochs: int = 50
     """epochs for training each expert"""
     keep_epochs: int | None = None
-    """stop each expert after this many of the --train_epochs; matching needs max_start_epoch - 1 + expert_epochs
-    (default: all)"""
+    """stop each expert after this many of the --train_epochs (default: all);
+    matching needs max_start_epoch - 1 + expert_epochs"""
     batch_train: int = 256
     """images per training step"""
     lr_teacher: float = 0.01
@@ -300,34 +302,35 @@ class EvaluateOptions:
     """Train networks on a synthetic set and test them. Options that are not given are read from the set's file."""
 
     synset: str | None = None
-    """the synthetic set: a .safetensors file, hf://owner/name[/file] on the Hugging Face Hub, or the authors' res_*.pt
-    or images_*.pt (with its labels_*.pt in the same folder)"""
+    """the synthetic set: a .safetensors file, hf://owner/name[/file] on the Hugging Face Hub,
+    or the authors' res_*.pt or images_*.pt (with its labels_*.pt in the same folder)"""
     baseline: Literal["random", "herding", "kcenter", "full"] | None = None
-    """train on real images instead of a synthetic set: ipc images per class, random (drawn again for each network),
-    chosen by herding or as k centres (kcenter), or the whole training set (full)"""
+    """train on real images instead of a synthetic set:
+    ipc images per class, drawn at random for each network (random), chosen by herding or as k centres (kcenter),
+    or the whole training set (full)"""
     coreset_epochs: int = 20
-    """herding and kcenter choose images by the features of a network: epochs for training that network on the whole
-    training set"""
+    """herding and kcenter choose images by the features of a network:
+    epochs for training that network on the whole training set"""
     ipc: int | None = None
     """baselines: real images per class (default: 1); also selects the recipe that says how to train"""
     model: str | None = None
     """network to evaluate (default: the one named in the file; baselines: the recipe's)"""
     eval_mode: EvalMode | None = None
-    """evaluate a pool of networks instead of one: M, B, CIFAR, W, D, A, P, N, or C, S or SS, which contain the network
-    of --model; see distill.py --help"""
+    """evaluate a pool of networks instead of one:
+    M, B, CIFAR, W, D, A, P or N; or C, S or SS, which depend on --model; see distill.py --help"""
     models: str | None = None
     """evaluate these networks, joined by commas, e.g. ConvNetD3,AlexNet,VGG11,ResNet18"""
     eval_protocol: EvalProtocol | None = None
-    """how networks are trained, dc or glad, see distill.py --help (default: from the file; baselines: the recipe's);
-    glad has its own learning rates"""
+    """how networks are trained, dc or glad (which has its own learning rates), see distill.py --help
+    (default: from the file; baselines: the recipe's)"""
     networks_at_once: NetworksAtOnce = 0
     dataset: str | None = None
-    """dataset of the test images, e.g. folder:PATH (default: the one named in the file; baselines: the default of
-    distill.py)"""
+    """dataset of the test images, e.g. folder:PATH
+    (default: the one named in the file; baselines: the default of distill.py)"""
     subset: Subset = None
     image_size: ImageSize = None
-    """resize images of imagenet-SUBSET, folder: or hf: to squares with this side in pixels (default: from the file;
-    baselines: the recipe's)"""
+    """resize images of imagenet-SUBSET, folder: or hf: to squares with this side in pixels
+    (default: from the file; baselines: the recipe's)"""
     resize: ResizeMode | None = None
     """crop or squash, see distill.py --help (default: from the file; baselines: the recipe's)"""
     antialias: bool | None = None
@@ -336,8 +339,8 @@ class EvaluateOptions:
     recipe: str | None = None
     """baselines: train as the recipe of this dataset says; for folder: and hf: also use its mean and std"""
     zca: bool | None = None
-    """whiten the real images (ZCA) instead of normalising them: for baselines, and for authors' files with whitened
-    images (a .safetensors file itself says so)"""
+    """whiten the real images (ZCA) instead of normalising them:
+    for baselines, and for authors' files with whitened images (a .safetensors file says whether its images are)"""
     cifar100_stats: Literal["cifar100", "cifar10"] | None = None
     """baselines: the dataset whose mean and std CIFAR100 is normalised with (default: cifar100)"""
     data_path: str | None = DataOptions.data_path
@@ -348,16 +351,16 @@ class EvaluateOptions:
     num_eval: int = 5
     """networks of each architecture to train"""
     epoch_eval_train: int | None = None
-    """epochs for training each network; --eval_protocol dc runs one more (default: from the file; baselines: the
-    recipe's)"""
+    """epochs for training each network; --eval_protocol dc runs one more
+    (default: from the file; baselines: the recipe's)"""
     batch_train: int | None = None
     """images per training step (default: from the file; baselines: the recipe's)"""
     lr_net: float | None = None
-    """learning rate of the networks (default: with --eval_protocol dc the learned step size, if the file holds one,
-    else that of the protocol)"""
+    """learning rate of the networks
+    (default: with --eval_protocol dc the learned step size, if the file holds one, else that of the protocol)"""
     dsa_strategy: str | None = None
-    """augmentations joined by underscores, or none; with none, MNIST and ConvNetBN get DC's augmentation (default: from
-    the file; baselines: the recipe's)"""
+    """augmentations joined by underscores, or none; with none, MNIST and ConvNetBN get DC's augmentation
+    (default: from the file; baselines: the recipe's)"""
     seed: Seed = 0
     device: Device = "auto"
     precision: NetworkPrecision = "fp32"
