@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 MOMENTUM = 0.5
-LEAST = 0.001  # the authors' floor
+LEAST = 0.001  # lower bound of the step size, as in the authors' code
 
 
 class StepSize:

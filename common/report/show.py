@@ -71,8 +71,8 @@ def visible(images: Tensor, metadata: dict[str, Any]) -> Tensor:
 def energy_by_frequency(synset: SynSet) -> tuple[Tensor, Tensor]:
     """Return the F frequencies [F], ascending, and each class's mean square [C, F] of the coefficients at them.
 
-    The coefficients are in orthonormal units. Coefficients that are not kept count as 0. By Parseval's theorem, the sum over all positions is the mean square norm
-    of an image's channel.
+    The coefficients are in orthonormal units; those that are not kept count as 0. By Parseval's theorem, the sum over
+    all positions is the mean square norm of an image's channel.
     """
     scale = frequency.orthonormal_scale(synset.im_size, synset.transform).flatten().float()  # [d]
     positions = synset.positions.long().cpu()  # [C, k]

@@ -110,9 +110,8 @@ def _load(file: Path) -> Any:
         raise InputError(f"there is no file {file}: give {_FORMS}")
     try:
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # torch warns of pickles that torch.save did not write; they are refused below
+            # torch warns of pickles that torch.save did not write; they are refused below.
+            warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         told = str(error)

@@ -166,7 +166,7 @@ class SynSet:
         """Take one SGD step with momentum on the coefficients (lr_freq is in the transform's own units)."""
         self.optimizer.step()
 
-    # -- what it holds -----------------------------------------------------------------------------------------
+    # -- contents ------------------------------------------------------------------------------------------------
 
     @property
     def mask(self) -> Tensor:
@@ -231,7 +231,7 @@ class SynSet:
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
 
-    # -- pieces ------------------------------------------------------------------------------------------------
+    # -- details -----------------------------------------------------------------------------------------------
 
     def _decode(self, coefficients: Tensor, positions: Tensor) -> Tensor:
         """Decode m images of each of G groups, [G, m, ch, k] at positions [G, k], to [G, m, ch, *im_size]."""
