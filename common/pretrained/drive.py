@@ -66,7 +66,7 @@ def _place(dataset: str) -> str:
     return dataset if key == dataset else f"{WHOLE}/{theirs}"
 
 
-# -- what arrived ------------------------------------------------------------------------------------------------
+# -- downloaded files --------------------------------------------------------------------------------------------
 
 
 def download(folder: Path) -> dict[str, str]:

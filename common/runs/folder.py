@@ -70,10 +70,10 @@ class Run(Stoppable):
             "version": code_version(),
             "hardware": describe_hardware(device),
         }
-        if self.summary is None:  # a finished run stays as it is
+        if self.summary is None:  # the folder of a finished run is not changed
             write_json(self.folder / "config.json", self.config)
 
-    # -- what is written as the run goes on --------------------------------------------------------------------
+    # -- writing during the run --------------------------------------------------------------------------------
 
     def log(self, text: str) -> None:
         """Print a line above any progress bar, and append it to log.txt."""
