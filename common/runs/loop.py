@@ -71,10 +71,10 @@ class Distillation:
                 run.update(synthetic, gradient, loss)
 
     The loop yields the number of each iteration that the run has not made yet. Between iterations it evaluates, saves,
-    shows progress, and stops if a signal has arrived. Leaving the `with` block closes open files and never saves: after
-    a `break`, as after a kill, the same command resumes from the last checkpoint. A checkpoint holds the synthetic set
-    and what was passed to `keep`, so pass every other state that changes from one update to the next. All processes of
-    a job run the same loop: if one of them leaves it by `break`, the others keep waiting for it.
+    shows progress, and stops if a signal has arrived. Leaving the `with` block releases the run folder and never saves:
+    after a `break`, as after a kill, the same command resumes from the last checkpoint. A checkpoint holds the
+    synthetic set and what was passed to `keep`, so pass every other state that changes from one update to the next. All
+    processes of a job run the same loop: if one of them leaves it by `break`, the others keep waiting for it.
 
     Objects that a script reads: `train` and `test` (ImageData), `synset`, `network` (the network to match, in training
     mode), `device`, `share` (the classes of this process), `options` (completed with what depends on the data), and
@@ -134,7 +134,7 @@ class Distillation:
         """Draw `count` synthetic images of each of this process's c classes, or take all n images (count = 0).
 
         Returns [c * count, ch, ...] or [c * n, ch, ...], grouped by class and differentiable with respect to the
-        coefficients.
+        coefficients. A count above n means n.
         """
         if count == 0:
             whole = self.share.count == self.train.num_classes
@@ -194,7 +194,7 @@ class Distillation:
         return network
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, compiled if --compile is given and this machine can compile."""
+        """The function, compiled if --compile is given and this machine can compile, otherwise unchanged."""
         return torch.compile(function) if self._setup.compile else function
 
     @property
@@ -213,7 +213,7 @@ class Distillation:
         self._open.callback(run.close)
         if run.summary is None:
             self._restore()
-            self._open.callback(self._output.tracker.close)  # after the closing lines: it may be slow
+            self._open.callback(self._output.tracker.close)  # after the closing lines: uploads may be slow
             looping = self._open.enter_context(ExitStack())
             looping.enter_context(run.catching_signals())
             bar = looping.enter_context(self._progress())
