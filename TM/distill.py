@@ -9,11 +9,11 @@ Step t uses a batch s_t of the synthetic images with labels y_t, under the augme
 loss is low when the student arrives near theta* (Cazenavette et al., CVPR 2022). Both the coefficients and the
 student's step size are learned.
 
-python TM/buffer.py; python TM/distill.py       distils the built-in digits at ipc 1 in 7 minutes on one CPU core. Accuracy:
-                                                93.9 +- 1.0 % over 3 networks, 85.2 % before the first update
-                                                (results/demos_digits.csv)
-sh TM/scripts/run_buffer.sh; sh TM/scripts/run_TM_FreD.sh      distils CIFAR-10 at ipc 1 with the published settings. It
-                                                is meant for a GPU and has not been measured yet
+python TM/buffer.py; python TM/distill.py                      distils the built-in digits at ipc 1 in 7 minutes on one
+                            CPU core. Accuracy: 93.9 +- 1.0 % over 3 networks, 85.2 % before the first update
+                            (results/demos_digits.csv)
+sh TM/scripts/run_buffer.sh; sh TM/scripts/run_TM_FreD.sh      distils CIFAR-10 at ipc 1 with the published settings;
+                            meant for a GPU, and not measured yet
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ def distill(options: Options, sources: Sources, objective: str = "TM") -> None:
         student = trajectory.build_student(run.network, run.compiler)
         labels, count, experts = run.synset.labels, len(run.synset.labels), options.experts_per_iteration
         batch = min(options.batch_syn or count, count)
-
         # Each process matches its share of an update's experts. If the number of processes does not divide the number
         # of experts, all processes match each expert together.
         dealt = experts % parallel.world() == 0
