@@ -19,10 +19,10 @@ from urllib.parse import parse_qsl, urlencode
 import torch
 
 from common.images import disk_cache
-from common.images.decode import Encoded, Source
 from common.images.decoded import check_request, decode_once
+from common.images.encoded import FORMAT, Encoded, Source
 from common.images.image_data import ImageData, Request
-from common.images.pixels import Resize, resize_key
+from common.images.pixels import Decoding, Resize, resize_key
 from common.system.errors import InputError
 
 PREFIX = "hf:"
@@ -31,7 +31,6 @@ TEST_SPLITS = ("test", "validation", "valid", "val")  # the first that exists
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")  # where no column has the type ClassLabel
 OLDEST = 4  # version of `datasets`, the first that cannot run a dataset's own code
 INSTALL = "pip install 'datasets>=4.0' (part of the extra hub)"
-FORMAT = 1  # of the decoded images: raise it when the same dataset gives other pixels
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,11 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
     image, label = _choose_columns(datasets, name, chosen[train_split].features)
     class_names, labels = _labels(datasets, name, label, chosen)
     sources = _Images(datasets, name, image, chosen)
-    cache = disk_cache.named_file("hub", [str(name), *resize_key(request.resize)])
-    key = _fingerprint(chosen, image, request.resize)
-    decoded = decode_once(sources, labels, class_names, cache, key, request, Path(name.path).name)
+    decoding = request.decoding or "shown"
+    unusual = [decoding] if decoding != "shown" else []
+    cache = disk_cache.named_file("hub", [str(name), *resize_key(request.resize), *unusual])
+    key = _fingerprint(chosen, image, request.resize, decoding)
+    decoded = decode_once(sources, labels, class_names, cache, key, request, decoding, Path(name.path).name)
     train, test = (
         ImageData(images, left, *decoded.statistics, class_names, str(name))
         for images, left in (decoded.train, decoded.test)
@@ -268,9 +269,9 @@ class _Images(Sequence[Source]):
         return image["path"] if image["bytes"] is None else Encoded(image["bytes"], where)
 
 
-def _fingerprint(splits: dict[str, Any], column: str, resize: Resize | None) -> str:
-    """A hash that changes with the files behind the two splits, the image column and the resizing."""
-    how = "\0".join(map(str, resize_key(resize)))
+def _fingerprint(splits: dict[str, Any], column: str, resize: Resize | None, decoding: Decoding) -> str:
+    """A hash that changes with the files behind the two splits, the image column, the resizing and the decoding."""
+    how = "\0".join(map(str, [*resize_key(resize), decoding]))
     digest = hashlib.blake2b(f"{FORMAT}\0{column}\0{how}".encode(), digest_size=20)
     for split, table in splits.items():
         digest.update(f"\0\0{split}\0{len(table)}".encode())
