@@ -102,11 +102,11 @@ def test_one_picture_over_and_over_is_refused_too(tmp_path: Path) -> None:
     for file in files:
         if "test" in file.parts:
             file.write_bytes(one)
-    with pytest.raises(InputError, match=r"all 6 test images of \S* are alike, so nothing"):
+    with pytest.raises(InputError, match=r"all 6 test images of \S* are alike, so nothing tells"):
         load(root)
     for file in files:
         file.write_bytes(one)
-    with pytest.raises(InputError, match=r"all 6 training images of \S* are alike, so nothing"):
+    with pytest.raises(InputError, match=r"all 6 training images of \S* are alike, so nothing tells"):
         load(root)
 
 

@@ -171,8 +171,8 @@ def refuse_alike(data: ImageData, what: str, remedy: str = "") -> None:
         return
     constant = bool((first == first.flatten()[0]).all())
     raise InputError(
-        f"all {len(data)} {what} of {data.name} are alike{' and of one colour' * constant}, so nothing can be learned "
-        f"from them: replace them{remedy}"
+        f"all {len(data)} {what} of {data.name} are alike{' and of one colour' * constant}, so nothing tells their "
+        f"classes apart: replace them{remedy}"
     )
 
 
