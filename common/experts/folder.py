@@ -29,7 +29,6 @@ from tqdm import tqdm
 
 from common.config.places import dataset_folder
 from common.datasets import ImageData
-from common.images.pixels import fingerprint
 from common.system.errors import InputError
 from common.system.files import read_json, take_lock, write_atomically, write_json
 from common.system.text import difference
@@ -66,7 +65,7 @@ def describe(data: ImageData, model: str, network: nn.Module) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "training_images": {
             "count": len(data),
-            "fingerprint": fingerprint(data.images) if zca is None else zca.fingerprint,
+            "fingerprint": data.fingerprint if zca is None else zca.fingerprint,
         },
         "mean": list(data.mean),
         "std": list(data.std),

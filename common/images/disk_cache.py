@@ -95,13 +95,14 @@ def write_in_pieces(
     file: Path,
     fingerprint: str,
     parts: Mapping[str, Iterable[np.ndarray]],
-    details: Callable[[], dict[str, Any]],
+    details: Callable[[Mapping[str, Tensor]], dict[str, Any]],
     size: int,
 ) -> Stored:
     """Store what `write` would, without ever holding it in memory, and map it as `read` does.
 
     parts: for each tensor its uint8 rows `[B, ...]`, piece by piece; a part of no piece is left out. The names must be
-    in sorted order, which is that of the checksum. details: asked for after the last piece. size: bytes expected.
+    in sorted order, which is that of the checksum. details: called with all tensors, after the last piece. size: bytes
+    expected.
     Raises `InputError` where the file cannot be written.
     """
     assert list(parts) == sorted(parts)
@@ -126,7 +127,8 @@ def write_in_pieces(
                 if rows:
                     header[name] = {"dtype": "U8", "shape": [rows, *shape], "data_offsets": [begin, end]}
                 begin = end
-            kept = json.dumps(details())
+            stream.flush()
+            kept = json.dumps(details(_tensors(_mapped(temporary), header, _HEADER)))
             header["__metadata__"] = {"fingerprint": fingerprint, "checksum": str(checksum), "facts": kept}
             stream.seek(0)
             stream.write((_HEADER - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(_HEADER - 8))
@@ -147,11 +149,22 @@ def _map(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if length > _LONGEST_HEADER:
             raise ValueError("it has no header")
         header = json.loads(stream.read(length))
-        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    content = _mapped(file)
     metadata = header.pop("__metadata__")
-    start, tensors = 8 + length, {}
+    start = 8 + length
     if len(content) != start + max(entry["data_offsets"][1] for entry in header.values()):
         raise ValueError(f"it has {len(content)} bytes, which is not what its header says")
+    return _tensors(content, header, start), metadata
+
+
+def _mapped(file: Path) -> mmap.mmap:
+    with file.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _tensors(content: mmap.mmap, header: dict[str, Any], start: int) -> dict[str, Tensor]:
+    """The tensors of a header (name, dtype, shape, offsets), read-only. Raises `ValueError` for others than uint8."""
+    tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         if entry["dtype"] != "U8":
@@ -160,7 +173,7 @@ def _map(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that it must not be written to; nothing writes to images
             tensors[name] = torch.from_numpy(array)
-    return tensors, metadata
+    return tensors
 
 
 def _remove_abandoned(file: Path) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from common.images.pixels import Resize
+from common.images.pixels import Resize, fingerprint
 from common.system.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class ImageData:
     """What `load_dataset` accepts to load these images again."""
     whitening: Whitening | None = None
     """The ZCA whitening that `images` (then float32, mean 0, std 1) have been through; None for raw images."""
+    raw_fingerprint: str | None = None
+    """`fingerprint` where it is known already: kept in a cache, or computed before the images were whitened."""
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.images.shape[:1]:
@@ -96,6 +99,18 @@ class ImageData:
         return list(torch.argsort(self.labels, stable=True).split(counts.tolist()))
 
     @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the raw images: equal pixels have the same one, wherever their files are.
+
+        Raises ValueError for whitened images whose `raw_fingerprint` is not known.
+        """
+        if self.raw_fingerprint is not None:
+            return self.raw_fingerprint
+        if self.whitening is not None:
+            raise ValueError("The raw images have been whitened: their fingerprint has to be taken before.")
+        return fingerprint(self.images)
+
+    @cached_property
     def _mean_std(self) -> tuple[Tensor, Tensor]:
         # Kept on the device: made anew, each batch would wait for two copies from the host.
         shape = (self.channels, *[1] * len(self.im_size))
@@ -138,7 +153,42 @@ class ImageData:
     def to(self, device: torch.device | str) -> ImageData:
         """The same data on `device`; itself if it is there already."""
         images = self.images.to(device)
-        return self if images is self.images else replace(self, images=images, labels=self.labels.to(device))
+        if images is self.images:
+            return self
+        # What has been computed of the raw images is not computed again from the copy.
+        known = self.__dict__.get("fingerprint", self.raw_fingerprint)
+        return replace(self, images=images, labels=self.labels.to(device), raw_fingerprint=known)
+
+
+def content_of(train: ImageData, test: ImageData) -> dict[str, Any]:
+    """What a dataset holds, as JSON values: what tells it from another one of the same name.
+
+    "fingerprint" is a hash of the raw images and the labels of both splits. Beside it are "class_names", "train" and
+    "test" (numbers of images), which say in words what differs.
+    """
+    digest = hashlib.blake2b(digest_size=20)
+    for data in (train, test):
+        digest.update(data.fingerprint.encode())
+        digest.update(data.labels.cpu().contiguous().numpy().data)
+    return {
+        "fingerprint": digest.hexdigest(),
+        "class_names": list(train.class_names),
+        "train": len(train),
+        "test": len(test),
+    }
+
+
+def different_content(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Describes how one `content_of` differs from another: "" if it does not."""
+    told = []
+    if there["class_names"] != here["class_names"]:
+        told.append(f"the classes were {', '.join(there['class_names'])} and are {', '.join(here['class_names'])}")
+    for split, name in (("train", "training"), ("test", "test")):
+        if there[split] != here[split]:
+            told.append(f"there were {there[split]} {name} images and are {here[split]}")
+    if not told and there["fingerprint"] != here["fingerprint"]:
+        told.append("as many images, but with other pixels or labels")
+    return ", ".join(told)
 
 
 @dataclass(frozen=True)

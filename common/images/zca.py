@@ -85,4 +85,5 @@ def whiten(data: ImageData, whitening: Whitening, progress: bool = True) -> Imag
 def whitened(train: ImageData, test: ImageData, eps: float = EPS, progress: bool = True) -> tuple[ImageData, ImageData]:
     """Both splits, whitened as the training images ask for; raises `InputError` for 3-D images."""
     whitening = whitening_of(train, eps, progress)
+    train, test = (replace(data, raw_fingerprint=data.fingerprint) for data in (train, test))
     return whiten(train, whitening, progress), whiten(test, whitening, progress)
