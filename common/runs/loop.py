@@ -298,6 +298,7 @@ class Distillation:
         self._output.evaluated(point, point is best_of(self._evaluations.points), protocol, self._learned)
         self._run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
         self._save()
+        self._output.keep_best()
         if self._iteration < self.options.Iteration:  # after the last one `finish` writes it, with the summary
             write_report(self._run)
 

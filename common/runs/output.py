@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +19,7 @@ from common.synset.file import export_pair, load_synset, save_synset
 from common.system import parallel
 from common.system.devices import peak_memory
 from common.system.errors import InputError
-from common.system.files import checksum
+from common.system.files import checksum, write_atomically
 from common.system.text import best_by_network, best_of, in_percent
 from common.training.train import EvaluationProtocol
 
@@ -58,7 +59,7 @@ class Output:
     def evaluated(
         self, point: dict[str, Any], best: bool, protocol: EvaluationProtocol, learned: Tensor | None
     ) -> None:
-        """Say, save and draw the set as it was evaluated.
+        """Say, save and draw the set as it was evaluated; `keep_best` has to follow.
 
         best: whether no point is better. protocol: how the networks were trained. learned: the step size [], where the
         objective learns one.
@@ -71,8 +72,9 @@ class Output:
         run.log(f"iteration {iteration}: {text}{before}")
         for name, figures in point.get("networks", {}).items():
             run.log(f"{name:>20}: {in_percent(figures)}")
-        for name in SETS if best else SETS[:1]:
-            self._save_set(name, point, protocol, learned)
+        self._save_set(SETS[0], point, protocol, learned)
+        if best:
+            self.files[SETS[1]] = self.files[SETS[0]]
         data, images = setup.train, setup.synset.get(need_copy=True)[0]
         title = f"{run.dataset}, ipc {setup.options.ipc}, {self._objective}, {iteration} updates: {text}"
         path = run.folder / f"images_{iteration:06d}.png"
@@ -80,6 +82,19 @@ class Output:
         draw(path, data.denormalise(images), data.class_names, title)
         self.tracker.picture("images", path, iteration)
         self.tracker.evaluation(point)
+
+    def keep_best(self) -> None:
+        """Copy the last set to the best one if it is the best so far.
+
+        Call it once the checkpoint has the evaluation: until then the file of the best evaluation before has to stay.
+        """
+        last, best = (self._run.folder / name for name in SETS)
+        if (
+            parallel.is_main()
+            and self.files[SETS[1]] == self.files[SETS[0]]
+            and not is_whole(best, self.files[SETS[1]])
+        ):
+            write_atomically(best, lambda temporary: shutil.copyfile(last, temporary))
 
     def _save_set(self, name: str, point: dict[str, Any], protocol: EvaluationProtocol, learned: Tensor | None) -> None:
         path = self._run.folder / name

@@ -98,13 +98,13 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
     names = metadata.get("class_names")
     if test.num_classes != synset.num_classes or names not in (None, list(test.class_names)):
         raise InputError(f"{file} was made for other classes than those of {test.name}: give its own --dataset")
+    if zca is not None and zca["fingerprint"] not in (None, whitening_fingerprint(train.images, zca["eps"])):
+        raise InputError(
+            f"{file} was whitened by other training images than those of {train.name}: "
+            "give the --dataset it was made from"
+        )
     _check_content(options, file, metadata, train, test)
     if zca is not None:
-        if zca["fingerprint"] not in (None, whitening_fingerprint(train.images, zca["eps"])):
-            raise InputError(
-                f"{file} was whitened by other training images than those of {train.name}: "
-                "give the --dataset it was made from"
-            )
         with parallel.main_first():
             whitening = whitening_of(train, zca["eps"], parallel.is_main())
         test = whiten(test, whitening, parallel.is_main())
