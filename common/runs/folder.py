@@ -1,4 +1,4 @@
-"""The run folder: configuration, log, metrics, checkpoints. A run that was stopped, or killed, continues from here."""
+"""The run folder: configuration, log, metrics and checkpoints. A run that was stopped or killed resumes from it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from common.system.signals import Stoppable
 from common.system.version import code_version
 
 _CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
-_ZIP_FOLDER = 0x10  # attribute of an entry: torch.load would leave its memory as it is, and say nothing
-# In the order in which a run is removed: what it could be continued from goes first, what says whose it is last.
+_ZIP_FOLDER = 0x10  # attribute of a folder; torch.load would silently leave the entry's memory uninitialised
+# In the order of removal: checkpoints go first, and config.json, which says whose folder it is, goes last.
 _OWN_FILES = (*_CHECKPOINTS, CHECKSUMS, SUMMARY, "report.html", METRICS, "log.txt", "config.json")
 
 
-# What a run says when it is stopped.
+# The messages when a run is stopped; see `Stoppable`.
 _WORDS = (
     "saving, then stopping",
     "everything is saved, --resume auto (the default) continues",
@@ -43,10 +43,12 @@ _WORDS = (
 
 
 class Run(Stoppable):
-    """One run folder, held by one process at a time.
+    """One run folder, which one process at a time can hold.
 
-    `config` is every resolved option; `folder` lies at <save_path>/<objective>/<dataset>/ipc<ipc>/<name>. Opening it
-    raises InputError where the folder cannot be written, is in use, or belongs to another configuration.
+    `config` holds the objective, every resolved option with its source, the identity, version and hardware. `folder` is
+    <save_path>/<objective>/<dataset>/ipc<ipc>/<name>. The constructor raises InputError if the folder cannot be
+    written, is in use, or belongs to a run with another configuration or of other images, or if a finished run has lost
+    files that no checkpoint can make again. content: `content_of` the data.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Run(Stoppable):
         self._entries: list[dict[str, Any]] = []
         self._metrics = hashlib.blake2b(digest_size=20)  # of metrics.jsonl as it has been written so far
         self._lock = self._take_folder()
-        for leftover in self.folder.glob(".*.tmp"):  # of a process killed while it wrote
+        for leftover in self.folder.glob(".*.tmp"):  # from a process that was killed while writing
             leftover.unlink()
         try:
             if options.resume == "never":
@@ -100,28 +102,28 @@ class Run(Stoppable):
         }
         if self.summary is None:
             write_json(self.folder / "config.json", self.config)
-        elif stored is not None and "content" not in stored:  # a finished run stays as it is otherwise
+        elif stored is not None and "content" not in stored:  # nothing else of a finished run is changed
             write_json(self.folder / "config.json", {**stored, "content": content})
 
-    # -- what is written as the run goes on --------------------------------------------------------------------
+    # -- writing during the run --------------------------------------------------------------------------------
 
     def log(self, text: str) -> None:
-        """A line for the screen (above any progress bar) and for log.txt."""
+        """Print a line above any progress bar, and append it to log.txt."""
         tqdm.write(text)
         with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 
     def add_to_config(self, entries: dict[str, Any]) -> None:
-        """Record these in config.json, too."""
+        """Add these entries to `config` and write config.json again."""
         self.config |= entries
         write_json(self.folder / "config.json", self.config)
 
     def record(self, **entry: Any) -> None:
-        """A line for metrics.jsonl; written with the next checkpoint, so that the two never disagree."""
+        """Add a line to metrics.jsonl. It is written with the next checkpoint, so that the two never disagree."""
         self._entries.append(entry)
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Write the metrics so far, then the state; the checkpoint before this one is kept beside it."""
+        """Write the recorded metrics, then a checkpoint with `state`. The checkpoint before this one is kept too."""
         metrics = self.folder / METRICS
         lines = "".join(json.dumps(entry) + "\n" for entry in self._entries).encode()
         try:
@@ -150,9 +152,10 @@ class Run(Stoppable):
         write_atomically(newest, write)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint's state, with metrics.jsonl cut back to it; None for a new run.
+        """Return the state of the newest undamaged checkpoint, or None for a new run.
 
-        Raises InputError where there are checkpoints and none of them can be read.
+        metrics.jsonl is truncated to its length at that checkpoint. Raises InputError if there are checkpoints but none
+        of them can be read.
         """
         found = [self.folder / name for name in _CHECKPOINTS if (self.folder / name).exists()]
         for path in found:
@@ -164,7 +167,7 @@ class Run(Stoppable):
             with (self.folder / METRICS).open("r+b") as file:
                 file.truncate(content["metrics_bytes"])
                 self._metrics.update(file.read())
-            for damaged in found[: found.index(path)]:  # else it would take the place of the good one at the next save
+            for damaged in found[: found.index(path)]:  # otherwise the next save would replace the good one by it
                 damaged.unlink()
             return content["state"]
         if found:
@@ -176,22 +179,22 @@ class Run(Stoppable):
                 f"{' and '.join(self.broken)} in {self.folder} cannot be made again, for there is no checkpoint: "
                 "give --resume never to start over, or another --name"
             )
-        # A run killed before its first checkpoint may have left metrics that it will write again.
+        # A run that was killed before its first checkpoint may have left metrics, which will be written again.
         (self.folder / METRICS).unlink(missing_ok=True)
         return None
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What a finished run found; None while it is not finished, and where its files have to be made again."""
+        """The content of summary.json; None while the run is not finished, or while its files have to be made again."""
         return self._summary
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write summary.json and the checksums of what the run leaves: from now on the run is finished."""
+        """Write summary.json and the checksums of the run's files, which marks the run as finished."""
         write_finished(self.folder, summary)
         self._summary, self.broken = summary, []
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock on the folder, so that other processes can open it."""
         self._lock.release()
 
     # -- opening -----------------------------------------------------------------------------------------------
@@ -249,7 +252,7 @@ class Run(Stoppable):
 
 
 class Follower(Run):
-    """The run as processes other than the first see it: what it reads is told to them, and they write nothing."""
+    """The run for all processes except rank 0. It takes what rank 0 has read, and writes nothing."""
 
     def __init__(self, folder: Path, dataset: str, config: dict[str, Any], summary: dict[str, Any] | None) -> None:
         Stoppable.__init__(self, *_WORDS)
@@ -257,38 +260,35 @@ class Follower(Run):
         self._summary, self.broken = summary, []
 
     def log(self, text: str) -> None:
-        """Nothing: the first process says it."""
+        """Do nothing: rank 0 prints and writes the line."""
 
     def check_content(self, content: dict[str, Any], stored: dict[str, Any]) -> None:
-        """Nothing: the first process checks it."""
+        """Do nothing: rank 0 compares the images."""
 
     def add_to_config(self, entries: dict[str, Any]) -> None:
-        """Nothing, as `log`, and so do the others below."""
+        """Do nothing: rank 0 writes the entries."""
 
     def record(self, **entry: Any) -> None:
-        """Nothing."""
+        """Do nothing: rank 0 records the entry."""
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing: rank 0 writes the checkpoint."""
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """None: the first process reads it."""
+        """Return None: rank 0 reads the checkpoint and sends it to the others."""
         return None
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing: rank 0 writes summary.json."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing: rank 0 holds the lock."""
 
 
 def open_run(
     options: DistillOptions, sources: Sources, objective: str, device: torch.device, content: dict[str, Any]
 ) -> Run:
-    """The run of these options: the first process holds its folder, the others follow.
-
-    content: `content_of` the data. Raises the same errors as `Run`.
-    """
+    """Open the run of these options: `Run` on rank 0, `Follower` elsewhere. Raises the same errors as `Run`."""
     run = Run(options, sources, objective, device, content) if parallel.is_main() else None
     told = parallel.broadcast(None if run is None else (run.folder, run.dataset, run.config, run.summary))
     return Follower(*told) if run is None else run

@@ -1,4 +1,4 @@
-"""Any synthetic set by its name: our file, an authors' file, or hf://owner/name on the Hugging Face hub."""
+"""Opens any synthetic set by its name: our file, an authors' file, or hf://owner/name on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from common.system.version import code_version
 def open_synset(
     name: str, device: torch.device | str = "cpu", zca: bool | None = None
 ) -> tuple[SynSet, dict[str, Any]]:
-    """A synthetic set and its metadata, from our file, an authors' file (as plain pixels) or hf://owner/name[/file].
+    """Return a synthetic set and its metadata from our file, an authors' file or hf://owner/name[/file].
 
-    zca: whether an authors' file, which does not say, holds whitened images. Raises InputError for what is none.
+    The images of an authors' file are opened as plain pixels.
+    zca: whether an authors' file holds whitened images, which the file itself does not record.
+    Raises InputError if `name` is not a readable synthetic set.
     """
     path = fetch(name) if name.startswith(PREFIX) else Path(name)
     if not is_authors(path):
@@ -36,7 +38,7 @@ def open_synset(
 
 
 def as_pixels(authors: AuthorsSet, device: torch.device | str = "cpu") -> SynSet:
-    """The images exactly as they are stored: transform identity, k = d coefficients and ipc = n images per class."""
+    """Return a set of exactly the stored images: transform identity, k = d pixels, ipc = n images per class."""
     d = math.prod(authors.im_size)
     coefficients = authors.images.flatten(2).unflatten(0, (authors.num_classes, authors.num_per_class))
     positions = torch.arange(d, dtype=torch.int32).expand(authors.num_classes, d)
@@ -54,9 +56,10 @@ def synset_of(
     lr_freq: float = 0.0,
     mom_freq: float = 0.0,
 ) -> SynSet:
-    """A `SynSet` for an authors' set, of its coefficients float32 [C, n, ch, k] at positions int32 [C, k].
+    """Return a `SynSet` for an authors' set, with coefficients float32 [C, n, ch, k] at positions int32 [C, k].
 
-    ipc: the budget that pays for n images. Raises InputError where they do not fit together.
+    ipc: the budget, which must give n images per class.
+    Raises InputError if the budget, the coefficients and the positions do not fit together.
     """
     synset = SynSet(
         SynSetArgs(
@@ -76,9 +79,9 @@ def synset_of(
 
 
 def told_by_file(authors: AuthorsSet, zca: bool = False, model: str | None = None) -> dict[str, Any]:
-    """Metadata as a distillation writes it, with null for what an authors' file does not tell: most of it.
+    """Return metadata as a distillation writes it; most values are None, because an authors' file does not hold them.
 
-    model: the network that is trained on the set, if not the first whose accuracies the file holds.
+    model: the network to train on the set; None takes the first network whose accuracies the file holds.
     """
     accuracies = authors.accuracies or {}
     model = model or next(iter(accuracies), None)
@@ -102,7 +105,10 @@ def told_by_file(authors: AuthorsSet, zca: bool = False, model: str | None = Non
 
 
 def source_of(authors: AuthorsSet, residual: float) -> dict[str, Any]:
-    """Where a set comes from, for its metadata. residual: see `recover`, 0 for images kept as they are."""
+    """Return the metadata entry that says where a set comes from.
+
+    residual: that of `recover.Recovered`, 0 for images stored unchanged.
+    """
     return {
         "format": f"the authors' {authors.kind}",
         "files": [file.name for file in authors.files],
