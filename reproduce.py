@@ -35,7 +35,7 @@ from reproduction.tables import Cell, select
 
 @dataclass
 class Which:
-    """The options of every command: which cells, and where their results are."""
+    """The options that all commands share: which cells, and where their results are."""
 
     table: str | None = None
     """tm-lowres, tm-imagenet128, imagenet-abcde, imagenet128, dm-imagenet256, dm-lowres, dc-lowres, 3d-mnist or

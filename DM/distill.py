@@ -64,7 +64,7 @@ def distill(options: Options, sources: Sources, objective: str = "DM") -> None:
 
 
 def main(kind: type[Options] = Options, objective: str = "DM") -> None:
-    """Run the command line. 3D-MNIST and ImageNet-abcde pass a `kind` of options with other defaults."""
+    """Run the command line. The scripts in 3D-MNIST/ and ImageNet-abcde/ give `kind` other defaults."""
     distill(*parse(kind, objective), objective)
 
 

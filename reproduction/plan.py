@@ -40,7 +40,7 @@ class Plan:
 
     @property
     def standins(self) -> Path:
-        """The folder of the stand-in images for the scale smoke."""
+        """The folder of the images that stand in for every dataset with `--scale smoke`."""
         return self.root / STANDINS
 
     def buffers(self, cell: Cell) -> Path:

@@ -78,12 +78,12 @@ class DataOptions:
     hf:owner/name (a Hugging Face Hub dataset), or hf:PATH (a folder of Parquet files)"""
     subset: Subset = None
     data_path: str | None = None
-    """folder where datasets are stored or downloaded; for imagenet-SUBSET, the folder with train/ and val/
-    (default: data; for imagenet-SUBSET, $IMAGENET if set)"""
+    """folder where datasets are stored or downloaded; for imagenet-SUBSET, the folder with train/ and val/.
+    None: data; for imagenet-SUBSET, $IMAGENET if set"""
     no_download: NoDownload = False
     image_size: ImageSize = None
-    """resize images to squares with this side in pixels
-    (for imagenet-SUBSET, default 128; for folder: and hf:, by default not resized)"""
+    """resize the images of imagenet-SUBSET, folder:PATH or hf:... to squares with this side in pixels.
+    None: 128 for imagenet-SUBSET; the others are not resized"""
     resize: ResizeMode = "crop"
     """crop: scale the shorter side to image_size and cut out the centre square;
     squash: scale both sides to image_size"""
@@ -91,7 +91,8 @@ class DataOptions:
     """antialias when downscaling; False behaves like torchvision 0.12, which the authors used"""
     skip_corrupt: SkipCorrupt = False
     recipe: str | None = None
-    """use the recipe (default hyper-parameters) of this dataset; for folder: and hf: also its mean and std"""
+    """name of a dataset whose recipe (default hyper-parameters) replaces that of --dataset;
+    folder:PATH and hf:... also take its mean and std"""
     zca: bool = False
     """whiten the images instead of normalising by mean and std (ZCA, fitted to the training images; 2-D only)"""
     cifar100_stats: Literal["cifar100", "cifar10"] = "cifar100"
@@ -157,18 +158,18 @@ class EvaluationOptions:
     epoch_eval_train: int | None = 1000
     """epochs for training each evaluation network
     (--eval_protocol dc runs one more, as the authors' code does, and drops the learning rate to a tenth halfway).
-    None, the default of DC: 1000 with augmentation, else 300"""
+    None, the default of DC/distill.py: 1000 with augmentation, 300 without"""
     batch_train: int = 256
-    """images per training step"""
+    """batch size for training the evaluation networks"""
     lr_net: float = 0.01
     """learning rate of the evaluation networks with --eval_protocol dc (SGD, momentum 0.9, weight decay 5e-4);
     DC also trains the matched network with it"""
     eval_mode: EvalMode = "S"
     """networks to evaluate.
-    S: the distillation network with BN removed from its name; SS: the distillation network unchanged;
-    C: the distillation network and ConvNet.
-    Pools: M (architectures), B (architectures with batch norm), CIFAR (architectures for small images);
-    ConvNets of several widths (W), depths (D), activations (A), poolings (P) or norms (N)"""
+    S: the network of --model without its batch norm (ConvNetBN becomes ConvNet); SS: exactly that of --model;
+    C: that of --model and ConvNet.
+    Groups: M (several architectures), B (several with batch norm), CIFAR (several for small images);
+    W, D, A, P, N (ConvNets that differ in width, depth, activation, pooling or norm)"""
     eval_protocol: EvalProtocol = "dc"
     """dc: constant learning rate, cut to a tenth halfway;
     glad (the default of ImageNet-abcde/): warm-up and cosine schedule, learning rate by architecture (1e-3; VGG11
@@ -181,15 +182,16 @@ class DistillOptions(EvaluationOptions, DataOptions):
     """The options that every objective's distillation takes."""
 
     model: str = "ConvNetD3"
-    """network used for matching and for evaluation: ConvNet plus depth D1..D8, width W32.., norm NN|BN|LN|IN|GN, ..."""
+    """network used for matching and for evaluation: ConvNet with depth D1..D8, width W32.., norm NN (none), BN, LN, IN
+    or GN, joined without separators (ConvNetD3W64IN), or another architecture"""
     ipc: int = 1
     """storage budget per class, as a number of real images"""
     msz_per_channel: int = 0
     """k, coefficients kept per channel of a synthetic image; gives n = ipc * pixels / k images per class
-    (0: from the recipe; with --transform identity: all pixels)"""
+    (0: from the recipe, or all pixels with --transform identity)"""
     lr_freq: float = 0.0
     """learning rate of the coefficients, in the units of the transform (dct: unnormalised DCT).
-    0: from the recipe, converted for dft and dwt"""
+    0: the recipe's; a recipe has one for dct, which is converted to the units of dft or dwt, and one for identity"""
     mom_freq: float = 0.5
     """momentum of the coefficients"""
     transform: TransformName = "dct"
@@ -204,14 +206,14 @@ class DistillOptions(EvaluationOptions, DataOptions):
     """updates of the synthetic set"""
     dsa: bool = True
     """use differentiable Siamese augmentation in matching and evaluation;
-    if False, MNIST and ConvNetBN are evaluated with DC's augmentation, as in the authors' code"""
+    if False, evaluations on MNIST, and of the network ConvNetBN, use DC's augmentation, as in the authors' code"""
     dsa_strategy: str = DSA_STRATEGY
     """augmentations of --dsa, joined by underscores"""
     eval_it: int = 2000
     """updates between two evaluations (0: only before the first and after the last update)"""
     wait_eval: bool = False
-    """until the last update, evaluate only the distillation network (or the first, if --eval_mode does not include it);
-    evaluate the other --eval_mode networks at the end"""
+    """before the last update, evaluate only the network of --model (or the first of --eval_mode, if that lacks it);
+    evaluate the others only after the last update"""
     seed: Seed = 0
     device: Device = "auto"
     precision: Precision = "fp32"

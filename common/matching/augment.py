@@ -57,7 +57,7 @@ class DSAParams:
 
     @property
     def groups(self) -> int:
-        """G, the number of groups."""
+        """G, the number of groups of images; the images of a group share one set of parameters."""
         return len(self.strategies)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> DSAParams:

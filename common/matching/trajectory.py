@@ -82,7 +82,7 @@ def default_chunk(device: torch.device, im_size: Sequence[int]) -> int:
 
 
 def flatten(parameters: Iterable[Tensor]) -> Tensor:
-    """Concatenate parameters, in the order of `network.parameters()`, to one vector [P] without graph."""
+    """Concatenate parameters, in the order of `network.parameters()`, into one vector [P] without a graph."""
     return torch.cat([p.detach().reshape(-1) for p in parameters])
 
 

@@ -69,10 +69,11 @@ def visible(images: Tensor, metadata: dict[str, Any]) -> Tensor:
 
 
 def energy_by_frequency(synset: SynSet) -> tuple[Tensor, Tensor]:
-    """Return the F frequencies [F], ascending, and each class's mean square [C, F] of the coefficients at them.
+    """Return the F frequencies [F], ascending, and for each class the mean square [C, F] of a coefficient there.
 
-    The coefficients are in orthonormal units; those that are not kept count as 0. By Parseval's theorem, the sum over
-    all positions is the mean square norm of an image's channel.
+    Several positions share a frequency. The mean is over images, channels and all positions of the frequency. The
+    coefficients are in orthonormal units; those that are not kept count as 0. So, by Parseval's theorem, the mean
+    squares of all d positions add up to the mean squared norm of an image channel.
     """
     scale = frequency.orthonormal_scale(synset.im_size, synset.transform).flatten().float()  # [d]
     positions = synset.positions.long().cpu()  # [C, k]

@@ -79,8 +79,8 @@ def trained_features(
 ) -> Tensor:
     """Train `network` on all training images for `epochs` epochs and return its features [N, F] of those images.
 
-    Learning rate, batch size and augmentation are those of the protocol. `network` must be on the device of the data;
-    it is trained in place. The seed determines the initial weights and every random draw.
+    Learning rate, batch size and augmentation are those of the protocol. `network` must be on the device of the data.
+    Its weights are drawn again from the seed and trained in place; the seed determines every other random draw, too.
     """
     reinitialise(network, derive(seed, "coreset network"))
     lr = EvaluationOptions.lr_net if protocol.lr is None else protocol.lr

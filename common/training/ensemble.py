@@ -107,7 +107,10 @@ def train(
     check_stop: Callable[[], None] = lambda: None,
     on_epoch: Callable[[], object] = lambda: None,
 ) -> None:
-    """Train the stacked networks in place, each as `train.train` would; `weights` end as those to test."""
+    """Train the stacked networks in place, each as `train.train` would.
+
+    Afterwards `weights` holds the weights to test: the final ones or, for a protocol of kind "glad", their average.
+    """
     lengths = {len(data.labels) for data in training_sets}
     if len(lengths) != 1:
         raise ValueError(f"networks that are trained together need training sets of one length, not {sorted(lengths)}")

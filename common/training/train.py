@@ -50,14 +50,15 @@ class Batches:
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """How evaluation networks are trained: SGD with momentum 0.9 and weight decay 5e-4, in one of two kinds.
+    """How evaluation networks are trained: SGD with momentum 0.9 and weight decay 5e-4, with one of two schedules.
 
-    kind "dc" (DC, DM, TM and 3D-MNIST in the authors' code) trains for epochs + 1 epochs. After epoch epochs // 2 + 1,
-    counted from 0, the learning rate falls to a tenth and the momentum is reset to zero. The final weights are tested.
+    kind "dc" (DC, DM, TM and 3D-MNIST in the authors' code) trains for `epochs` + 1 epochs. After the epoch with the
+    number `epochs // 2 + 1`, counted from 0, the learning rate falls to a tenth and the momentum is reset to zero. The
+    final weights are tested.
     kind "glad" (ImageNet-abcde, after GLaD) trains for `epochs` epochs. The learning rate rises linearly in the first
     half and falls to zero by a cosine in the second. The moving average of the weights over epochs is tested.
     epochs: None for DC's rule, which is 1000 if images are augmented and 300 if not. lr: the learning rate, None for
-    GLaD's table. strategy: the DSA strategy, '' for none. dc_strategy: DC's augmentation, used where DSA is off.
+    GLaD's table. strategy: the DSA strategy; '' turns DSA off. dc_strategy: DC's augmentation, only without DSA.
     `for_network` fills in the values that depend on the network.
     """
 
