@@ -17,6 +17,7 @@ from common.images import disk_cache
 from common.images.decode import First, Source, Unreadable, decode, name_of, read_first, read_image
 from common.images.disk_cache import Stored
 from common.images.image_data import Request, Statistics
+from common.images.mapped import PartCheck
 from common.images.pixels import fingerprint
 from common.system.errors import InputError
 
@@ -29,8 +30,10 @@ class Decoded(NamedTuple):
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     statistics: Statistics
-    fingerprints: tuple[str | None, str | None]
-    """`pixels.fingerprint` of the training and the test images, None in a cache of an older version"""
+    fingerprints: tuple[str, str]
+    """`pixels.fingerprint` of the training and the test images"""
+    checks: tuple[PartCheck | None, PartCheck | None]
+    """of the training and the test images, if they are mapped from the cache"""
 
 
 def check_request(request: Request) -> None:
@@ -81,8 +84,14 @@ def decode_once(
             raise InputError(f"none of the {split} images of the class {class_names[emptied[0]]} in {name} can be read")
         splits.append((images_of[split], given[kept]))
     mean, std = map(tuple, metadata["statistics"])
-    known = metadata.get("fingerprints", {})
-    return Decoded(splits[0], splits[1], (mean, std), (known.get("train"), known.get("test")))
+    known = metadata["fingerprints"]
+    checks = [
+        PartCheck(images_of[split], images_of[f"{disk_cache.VERIFY}{split}"], cache)
+        if f"{disk_cache.VERIFY}{split}" in images_of
+        else None
+        for split in ("train", "test")
+    ]
+    return Decoded(splits[0], splits[1], (mean, std), (known["train"], known["test"]), (checks[0], checks[1]))
 
 
 def _left(sources: Sequence[Source], unreadable: Tensor | None, request: Request, name: str) -> Tensor:

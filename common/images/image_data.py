@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from common.images.mapped import PartCheck
 from common.images.pixels import Resize, fingerprint
 from common.system.errors import InputError
 
@@ -50,6 +51,8 @@ class ImageData:
     """
     raw_fingerprint: str | None = None
     """The `fingerprint` if it is known already: from a cache, or computed before the images were whitened."""
+    check: PartCheck | None = None
+    """Checks `images` when they are first used, if they are mapped from a file; None if they were checked when read."""
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.images.shape[:1]:
@@ -128,6 +131,8 @@ class ImageData:
         Indices may have any shape (`[C, n]` gives `[C, n, ch, H, W]`) and be on any device. A slice selects images
         without copying them first; for whitened images, the result is a view.
         """
+        if self.check is not None:
+            self.check.check(indices)
         if isinstance(indices, Tensor):
             indices = indices.to(self.device, non_blocking=True)
         images = self.images[indices]
@@ -158,9 +163,15 @@ class ImageData:
         images = self.images.to(device)
         if images is self.images:
             return self
+        self.check_all()
         # The fingerprint, if it has been computed, is not computed again from the copy.
         known = self.__dict__.get("fingerprint", self.raw_fingerprint)
-        return replace(self, images=images, labels=self.labels.to(device), raw_fingerprint=known)
+        return replace(self, images=images, labels=self.labels.to(device), raw_fingerprint=known, check=None)
+
+    def check_all(self) -> None:
+        """Check all images that have not been checked yet; raises InputError for those that are damaged."""
+        if self.check is not None:
+            self.check.check(slice(None))
 
 
 def content_of(train: ImageData, test: ImageData) -> dict[str, Any]:
