@@ -96,6 +96,18 @@ def test_labels_of_the_test_images_stand_in(tmp_path):
         opened(tmp_path, clean=clean_images(name="folder:x"))
 
 
+def test_an_array_of_one_level_is_not_cut_into_five(tmp_path):
+    folder = make_cifar10c(tmp_path)
+    for kind in TWO:
+        np.save(folder / f"{kind}.npy", np.load(folder / f"{kind}.npy")[-COUNT:])
+    np.save(folder / "labels.npy", np.load(folder / "labels.npy")[-COUNT:])
+    with pytest.raises(InputError, match=r"gaussian_noise\.npy does not hold 5 levels of the same 4 images"):
+        opened(tmp_path, levels=(5,))
+    (folder / "labels.npy").unlink()
+    with pytest.raises(InputError, match=r"4 images a level, but the test images of CIFAR10 20 labels"):
+        opened(tmp_path, levels=(5,))
+
+
 def test_the_folder_may_be_named_as_the_archive_unpacks(tmp_path):
     make_cifar10c(tmp_path).rename(tmp_path / "CIFAR-10-C")
     assert len(opened(tmp_path).parts) == 10
