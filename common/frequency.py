@@ -67,6 +67,7 @@ def frequencies(im_size: Sequence[int], transform: str = "dct") -> Tensor:
 
     dct, dft: the sum over axes of the index's frequency, relative to the highest. dwt: the scale, 0 for the averages.
     identity: pixels have no frequency; the sum of relative indices stands in, which ranks them from the top left.
+    Positions of the same frequency have the same value to the last bit.
     """
     return _get(transform).frequencies(tuple(im_size))
 
@@ -110,8 +111,15 @@ def _apply(function: Callable[[Tensor, int], Tensor], x: Tensor, ndim: int) -> T
         return function(x if x.dtype in (torch.float32, torch.float64) else x.float(), ndim)
 
 
-def _outer_sum(rows: Sequence[Tensor]) -> Tensor:
-    return torch.stack(torch.meshgrid(*rows, indexing="ij")).sum(dim=0)
+def _summed_shares(indices: Sequence[Tensor], im_size: Sequence[int]) -> Tensor:
+    """Float64 [*im_size]: the sum over axes of index / side; sums that are equal are equal to the last bit.
+
+    indices: for each axis int64 [side].
+    """
+    # In whole numbers, since a sum of rounded shares depends on its terms: 1/28 + 4/28 is not 0/28 + 5/28.
+    whole = math.lcm(*im_size)
+    rows = [index * (whole // side) for index, side in zip(indices, im_size, strict=True)]
+    return torch.stack(torch.meshgrid(*rows, indexing="ij")).sum(dim=0).double() / whole
 
 
 # -- separable: along each axis a length-N signal x becomes F x, and X becomes back D X, with F and D [N, N] ---------
@@ -150,7 +158,7 @@ def _dct_scale(im_size: tuple[int, ...]) -> Tensor:
 
 
 def _summed_indices(im_size: tuple[int, ...]) -> Tensor:
-    return _outer_sum([torch.arange(size, dtype=torch.float64) / size for size in im_size])
+    return _summed_shares([torch.arange(size) for size in im_size], im_size)
 
 
 # -- Fourier ---------------------------------------------------------------------------------------------------------
@@ -192,7 +200,8 @@ def _dft_scale(im_size: tuple[int, ...]) -> Tensor:
 
 
 def _dft_frequencies(im_size: tuple[int, ...]) -> Tensor:
-    return _outer_sum([torch.fft.fftfreq(size, dtype=torch.float64).abs() for size in im_size])
+    # Index u stands for the frequency u or u - side, whichever is nearer to 0.
+    return _summed_shares([torch.arange(size).minimum(size - torch.arange(size)) for size in im_size], im_size)
 
 
 # -- wavelets --------------------------------------------------------------------------------------------------------

@@ -35,8 +35,9 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
 
     metadata: what an evaluation needs beside the tensors (dataset, mean, std, class_names, network, evaluation, ...),
     JSON values only. The set's shape, transform and learning rate are added here. Raises InputError where it cannot be
-    written.
+    written, and for a set that holds nothing yet.
     """
+    synset.check_filled()
     path = Path(path)
     fields = {
         **metadata,

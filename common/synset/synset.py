@@ -79,6 +79,7 @@ class SynSet:
         ).requires_grad_()
         self.optimizer = torch.optim.SGD([self.coefficients], lr=args.lr_freq, momentum=args.mom_freq)
         self._survey: list[Iterable[Tensor]] | None = None
+        self._filled = False
 
     def _check_options(self) -> None:
         selection.check_rule(self.selection)
@@ -125,6 +126,7 @@ class SynSet:
         dense = frequency.forward(by_class, len(self.im_size), self.transform).flatten(3)  # [C, n, ch, d]
         with torch.no_grad():
             self.coefficients.copy_(dense.gather(3, _index(self.positions, self.coefficients.shape)))
+        self._filled = True
         self.optimizer.state.clear()
         self.optim_zero_grad()
 
@@ -142,13 +144,19 @@ class SynSet:
         """All images, float32 [C * n, ch, *im_size], differentiable with respect to `coefficients`.
 
         classes: those of some classes alone, [c * n, ch, *im_size] of c of them.
+        Raises InputError before `init` or `load_state_dict`.
         """
+        self.check_filled()
         if classes is None:
             return self._decode(self.coefficients, self.positions).flatten(0, 1)
         return self._decode(self.coefficients[classes], self.positions[classes]).flatten(0, 1)
 
     def get(self, indices: Iterable[int] | Tensor | None = None, need_copy: bool = False) -> tuple[Tensor, Tensor]:
-        """(images, labels) of some or all synthetic images; with `need_copy` detached copies without a graph."""
+        """(images, labels) of some or all synthetic images; with `need_copy` detached copies without a graph.
+
+        Raises InputError before `init` or `load_state_dict`.
+        """
+        self.check_filled()
         coefficients = self.coefficients.detach().clone() if need_copy else self.coefficients
         if indices is None:
             return self._decode(coefficients, self.positions).flatten(0, 1), self.labels.clone()
@@ -169,8 +177,20 @@ class SynSet:
     @property
     def mask(self) -> Tensor:
         """Boolean [C, *im_size]: the kept positions, built for those who want to look."""
+        self.check_filled()
         mask = torch.zeros(self.num_classes, self.d, dtype=torch.bool, device=self.device)
         return mask.scatter(1, self.positions.long(), True).unflatten(1, self.im_size)
+
+    def check_filled(self) -> None:
+        """Raises InputError while the set holds nothing: all its images would be zero, a plain gray."""
+        # Asked of the values only once, as a GPU would have to be waited for. On the meta device there are none.
+        if not self._filled and self.device.type != "meta":
+            self._filled = bool(self.coefficients.any() or self.positions.any())  # a subclass may write them itself
+            if not self._filled:
+                raise InputError(
+                    "the synthetic set holds nothing yet: call init(images, labels, indices_class) or "
+                    "load_state_dict(state) first"
+                )
 
     def budget(self) -> dict[str, int]:
         """What is stored, in numbers and bytes, and what it decodes to; labels follow from the order."""
@@ -200,6 +220,7 @@ class SynSet:
 
     def state_dict(self) -> dict[str, Any]:
         """Coefficients, positions and the optimiser's momentum: what a run needs to continue bit for bit."""
+        self.check_filled()
         return {
             "coefficients": self.coefficients.detach().clone(),
             "positions": self.positions.clone(),
@@ -220,6 +241,7 @@ class SynSet:
         with torch.no_grad():
             self.coefficients.copy_(coefficients)
         self.positions = positions.to(self.device, torch.int32)
+        self._filled = True
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
 
