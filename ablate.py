@@ -48,7 +48,7 @@ class Options(DataOptions):
     lr_freq: float = 0.0
     """step size in units of the unnormalised DCT, converted for the other transforms (0: from the recipe)"""
     output: str = "runs/ablation"
-    """folder for the runs, <dataset>.csv and <dataset>_masks.png"""
+    """folder for the runs, <objective>_<dataset>_ipc<ipc>.csv and ..._masks.png"""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ def main() -> None:
         row, folder = measure(variant, options, passed_on)
         rows.append(row)
         folders.append(folder)
-    output, name = Path(options.output), dataset_folder(options.dataset)
+    # By all that the run folders tell apart, so that no table overwrites another's.
+    output = Path(options.output)
+    name = f"{options.objective}_{dataset_folder(options.dataset)}_ipc{options.ipc}"
     write_csv(output / f"{name}.csv", rows)
     show(options, rows)
     print(f"\ntable    {output / f'{name}.csv'}")

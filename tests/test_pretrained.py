@@ -366,6 +366,8 @@ def test_convert_as_a_user(drive_folder, tmp_path):
     assert "unknown in it: step size of the networks (--lr_net)" in result.out
     assert load_synset(output)[1]["evaluation"]["epochs"] == 3
     assert_refused(pretrained("convert", file, "--output", tmp_path / "set.pt"), ".safetensors")
+    for name in ("set.pt", "a.csv"):
+        assert_refused(pretrained("check", file, "--output", tmp_path / name), "is to be a JSON file")
     assert_refused(pretrained("convert", tmp_path / "none.pt", "--output", output), "no file")
     assert_refused(pretrained("convert", file, "--output", output, "--exp", 0), "leave out the experiment")
 
@@ -513,7 +515,7 @@ def ours(tmp_path, digits):
     return save_synset(digits, tmp_path / "synset.safetensors", metadata)
 
 
-def test_a_set_goes_to_the_hub_and_back(hub, ours, tmp_path):
+def test_a_set_goes_to_the_hub_and_back(hub, ours, tmp_path, monkeypatch):
     result = pretrained("push", ours, "hf://me/digits-ipc1")
     assert result.code == 0, result.err
     assert "https://huggingface.co/datasets/me/digits-ipc1" in result.out
@@ -533,6 +535,13 @@ def test_a_set_goes_to_the_hub_and_back(hub, ours, tmp_path):
     result = pretrained("pull", "hf://me/digits-ipc1", "--output", tmp_path / "pulled.safetensors")
     assert result.code == 0, result.err
     assert (tmp_path / "pulled.safetensors").read_bytes() == ours.read_bytes()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for _ in range(2):  # the second time over the same file
+        assert pretrained("pull", "hf://me/digits-ipc1").code == 0
+    Path("synset.safetensors").write_bytes(b"another set")
+    assert_refused(pretrained("pull", "hf://me/digits-ipc1"), "another synset.safetensors here", "--output FILE")
+    assert Path("synset.safetensors").read_bytes() == b"another set"
     assert torch.equal(open_synset("hf://datasets/me/digits-ipc1")[0].positions, load_synset(ours)[0].positions)
     model = ["--model", "ConvNetD1W32", *QUICK]
     there = call("DM/evaluate.py", "--synset", "hf://me/digits-ipc1", *model)

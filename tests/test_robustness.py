@@ -410,6 +410,12 @@ def test_bad_values_are_refused_in_a_sentence(source, flags, parts):
     assert_refused(robustness(source, *flags), *parts)
 
 
+def test_a_baseline_is_not_overwritten_by_what_is_compared_with_it(source, tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    result = robustness(source, "--output", tmp_path, "--relative_to", tmp_path / "results.json")
+    assert_refused(result, f"over {tmp_path}/results.json, which is read")
+
+
 def spoil(what: str, folder: Path) -> None:
     """Something that is wrong with an archive."""
     fog = folder / "fog.npy"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from common import frequency
 from common.report.description import describe_set
-from common.report.show import draw, energy_by_frequency, visible
+from common.report.show import ShowOptions, draw, energy_by_frequency, show, visible
 from common.synset.file import load_synset, save_synset
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.seeds import generator
@@ -102,6 +102,9 @@ def test_the_command_says_and_draws(tmp_path):
     assert [line for line in said if line.endswith(".png")] == [
         str(tmp_path / "set_pictures" / f"{name}.png") for name in ("images", "masks", "energy")
     ]
+    other = save_synset(synset, tmp_path / "set.seed1", metadata)
+    show(ShowOptions(str(other)))
+    assert (tmp_path / "set.seed1_pictures" / "images.png").is_file()
     missing = subprocess.run([*words[:-1], str(tmp_path / "no")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert missing.returncode == 2
     assert "no synthetic set at" in missing.stderr

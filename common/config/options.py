@@ -342,7 +342,7 @@ class EvaluateOptions:
     precision: NetworkPrecision = "fp32"
     compile: Compile = False
     output: str | None = None
-    """write the accuracies to this JSON file too"""
+    """write the accuracies to this JSON file, and a table of all networks beside it: x.json and x.csv"""
 
     def __post_init__(self) -> None:
         if self.dataset is not None:

@@ -29,7 +29,7 @@ from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import write_json
 from common.system.text import in_percent, published_with_std
-from common.training.evaluate_command import evaluate_file
+from common.training.evaluate_command import check_json, evaluate_file
 
 FOLDER = "pretrained"
 # Trajectory matching learns a step size that its files do not hold; the authors' corruption script trains with this.
@@ -118,6 +118,8 @@ class Check(EvaluateOptions):
     cifar100_stats: Annotated[None, tyro.conf.Suppress] = None
 
     def run(self) -> None:
+        if self.output:
+            check_json(self.output, self.file)
         folder = Path(self.file)
         files = [self.file] if not folder.is_dir() else [str(path) for path in _images_files(folder)]
         if not files:

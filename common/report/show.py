@@ -32,7 +32,9 @@ def show(options: ShowOptions) -> None:
     """Draw and say. Raises InputError for a file that cannot be read."""
     file = Path(options.file)
     synset, metadata = load_synset(file)
-    folder = Path(options.output) if options.output else file.with_name(f"{file.stem}_pictures")
+    folder = (
+        Path(options.output) if options.output else file.with_name(f"{file.name.removesuffix('.safetensors')}_pictures")
+    )
     rows = describe_set(metadata) | {"file": f"{file.stat().st_size:,} bytes"}
     for label, text in rows.items():
         print(f"{label:<14}{text}")

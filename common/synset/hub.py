@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,10 +60,16 @@ def fetch(address: str) -> Path:
 
 
 def pull(address: str, output: Path | None = None) -> Path:
-    """Fetch a set and copy it to `output` (default: its own name, here), once it has been found whole."""
+    """Fetch a set and copy it to `output` (default: its own name, here), once it has been found whole.
+
+    Raises InputError where that name, if it was not given, is that of another file here.
+    """
     fetched = fetch(address)
     load_synset(fetched)
-    output = output or Path(fetched.name)
+    if output is None:
+        output = Path(fetched.name)  # as a rule synset.safetensors, whichever the set
+        if output.exists() and not filecmp.cmp(output, fetched, shallow=False):
+            raise InputError(f"there is another {output} here: give --output FILE{SUFFIX}")
     write_atomically(output, lambda temporary: shutil.copyfile(fetched, temporary))
     return output
 

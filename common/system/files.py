@@ -70,6 +70,22 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
 
 
+def table_beside(path: Path) -> Path:
+    """The CSV file that belongs to a JSON file: x.json gives x.csv, and any other name has .csv appended.
+
+    What follows another dot is a part of the name: the tables of b.seed0 and b.seed1 are two files.
+    """
+    return path.with_suffix(".csv") if path.suffix.lower() == ".json" else path.with_name(f"{path.name}.csv")
+
+
+def check_not_read(flag: str, written: Sequence[Path], read: Sequence[Path | str | None]) -> None:
+    """Raises InputError where a file that `flag` would write is one that the same command reads."""
+    for path in written:
+        for source in read:
+            if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+                raise InputError(f"{flag} would write {path} over {source}, which is read: give another")
+
+
 def take_lock(path: Path, called: str, flag: str) -> BaseFileLock | None:
     """Lock the file `path`, making it and its folder; None, at once, where another process holds the lock.
 
