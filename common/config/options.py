@@ -18,6 +18,7 @@ from common.datasets import (
 from common.datasets.imagenet_classes import canonical, resolve
 from common.frequency import TransformName
 from common.images.image_data import Statistics
+from common.images.pixel_values import PixelValues
 from common.images.pixels import ResizeMode
 from common.matching.augment import STRATEGIES
 from common.networks.pools import EvalMode, EvalProtocol
@@ -306,6 +307,10 @@ class EvaluateOptions:
     eval_protocol: EvalProtocol | None = None
     """how networks are trained, dc or glad, if not as the file or the recipe says; glad has its own step sizes"""
     networks_at_once: NetworksAtOnce = 0
+    pixels: PixelValues | None = None
+    """what the values of the authors' files are: normalised by the dataset's mean and std, as their scripts write them,
+    unit for 0..1 or bytes for 0..255, which are then normalised (default: normalised, and a warning where their range
+    contradicts it)"""
     dataset: str | None = None
     """where the test images are, e.g. folder:PATH, if not where they were (baselines: digits)"""
     subset: Subset = None

@@ -9,30 +9,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.images.pixel_values import PixelValues
 from common.images.zca import EPS
 from common.networks.pools import principal
 from common.synset.authors import AuthorsSet, is_authors, read_authors
 from common.synset.file import load_synset
 from common.synset.hub import PREFIX, fetch
 from common.synset.synset import SynSet, SynSetArgs
+from common.system.errors import InputError
 from common.system.text import point_of
 from common.system.version import code_version
 
 
 def open_synset(
-    name: str, device: torch.device | str = "cpu", zca: bool | None = None
+    name: str, device: torch.device | str = "cpu", zca: bool | None = None, pixels: PixelValues | None = None
 ) -> tuple[SynSet, dict[str, Any]]:
     """A synthetic set and its metadata, from our file, an authors' file (as plain pixels) or hf://owner/name[/file].
 
-    zca: whether an authors' file, which does not say, holds whitened images. Raises InputError for what is none.
+    zca: whether an authors' file, which does not say, holds whitened images. pixels: what its values stand for; they
+    are given as they are (see `as_normalised`). Raises InputError for what is none, and for pixels of another file.
     """
     path = fetch(name) if name.startswith(PREFIX) else Path(name)
     if not is_authors(path):
+        check_no_pixels(name, pixels)
         return load_synset(path, device)
-    authors = read_authors(path)
+    authors = read_authors(path, pixels=pixels)
     metadata = told_by_file(authors, zca=bool(zca))
     metadata["source"] = source_of(authors, residual=0.0)
     return as_pixels(authors, device), metadata
+
+
+def check_no_pixels(name: str, pixels: PixelValues | None) -> None:
+    """Raises InputError where it is said what the values of a file of this project stand for."""
+    if pixels is not None:
+        raise InputError(
+            f"--pixels says what the authors' files hold, and {name} is none: leave it out (a set that was converted "
+            "from wrong values has to be converted again with --pixels)"
+        )
 
 
 def as_pixels(authors: AuthorsSet, device: torch.device | str = "cpu") -> SynSet:
