@@ -1,13 +1,13 @@
 # make demo   distil the built-in digits dataset and compare with three baselines (two to three minutes on 2 CPU cores)
-# make test   run the test suite          make lint   ruff and mypy          make bench   speed
-# make same AGAINST=COMMIT   compare what the working tree distils with what a commit does, to the bit (a minute or two);
-#                            RESUMED=1: the commit begins the runs, and the working tree finishes them
-# make install   the virtual environment alone; also after a pull that a script answers with "run make install"
-# VENV=DIR puts the virtual environment elsewhere; PYTHON=python3.12 chooses the interpreter it is made with.
+# make test   run the test suite          make lint   run ruff and mypy          make bench   measure the speed
+# make same AGAINST=COMMIT   check that the working tree distils the same results as a commit, bit for bit (one or two
+#                            minutes); with RESUMED=1 the commit begins the runs, and the working tree finishes them
+# make install   only make the virtual environment; needed after a pull if a script says "run make install"
+# VENV=DIR puts the virtual environment elsewhere. PYTHON=python3.12 chooses the interpreter for the environment.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-# The stamp is named by content, so an environment serves every checkout with the same requirements.
+# The stamp's name is a checksum of the requirements, so checkouts with equal requirements can share an environment.
 STAMP := $(VENV)/.installed-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 
 .PHONY: demo test lint bench same install env clean
@@ -22,7 +22,7 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	# Folders whose names cannot be imported, each by itself, for their scripts share names.
+	# The names of these folders cannot be imported. Each is checked by itself, because their scripts share names.
 	@for folder in ImageNet-abcde/ 3D-MNIST/ corruption-exp/; do echo "mypy $$folder" && $(BIN)/mypy "$$folder"*.py || exit 1; done
 
 bench: env
@@ -33,11 +33,11 @@ same: $(if $(AGAINST),env)
 	@[ -n '$(AGAINST)' ] || { echo 'make same compares with a commit, and was given none: make same AGAINST=HEAD~1' >&2; exit 2; }
 	$(BIN)/python tests/same.py '$(AGAINST)' $(if $(RESUMED),--resumed)
 
-# Once more even where it is installed: the install knows the packages that there were at the time.
+# This installs the checkout again even if it is installed: an install knows only the packages that existed then.
 install: env
 	$(BIN)/python -m pip install -q --no-deps -e .
 
-# The editable install points to one checkout: say so again whenever another one used this environment last.
+# The editable install points to one checkout. It is repeated if another checkout has used this environment since.
 env: $(STAMP)
 	@if [ "$$(cat '$(VENV)/.checkout' 2>/dev/null)" != '$(CURDIR)' ]; then \
 	  $(BIN)/python -m pip install -q --no-deps -e . && printf '%s\n' '$(CURDIR)' > '$(VENV)/.checkout'; fi

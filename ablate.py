@@ -1,11 +1,12 @@
-"""Transforms and selection rules at one budget: `python ablate.py --help`.
+"""Compares transforms and selection rules at the same budget: `python ablate.py --help`.
 
 python ablate.py                                    4 transforms x 4 rules on the built-in digits
-python ablate.py --dataset MNIST --Iteration 100    flags that the help does not list go to the objective's distill.py
+python ablate.py --dataset MNIST --Iteration 100    flags not listed by --help are passed to the objective's distill.py
 
-Every variant stores ipc * d real numbers per class and channel, starts from the same images, and moves them by the same
-step: the recipe's lr_freq in orthonormal units. The last row is plain pixels as usual, ipc whole images with
-their own step. Stopped, the same command goes on where it was.
+Every variant stores ipc * d real numbers per class and channel (d pixels per image) and starts from the same images.
+All have the same learning rate, the recipe's lr_freq, in orthonormal units. The last row of the table is plain pixels:
+ipc whole images per class with the learning rate of their own recipe. If the command is stopped, running it again
+resumes the work.
 """
 
 from __future__ import annotations
@@ -33,27 +34,30 @@ from common.system.text import in_percent, percent
 
 @dataclass
 class Options(DataOptions):
-    """Distil with every transform and selection rule at one budget; print the table. Other flags go to distill.py."""
+    """Distil with every transform and selection rule at the same budget and print a table of accuracies.
+
+    Flags that are not listed here are passed to distill.py.
+    """
 
     objective: Literal["DM", "DC"] = "DM"
-    """folder whose distill.py is run"""
+    """objective whose distill.py is run"""
     ipc: int = 1
-    """budget: what is stored per class, in images of the dataset"""
+    """budget: storage per class, in images of the dataset"""
     transforms: tuple[TransformName, ...] = get_args(TransformName)
     """transforms to compare"""
     selections: tuple[SelectionRule, ...] = get_args(SelectionRule)
     """selection rules to compare"""
     msz_per_channel: int = 0
-    """k, real numbers kept per channel of a synthetic image, the same for all (0: from the recipe)"""
+    """k, real numbers kept per channel of a synthetic image, the same for every variant (0: from the recipe)"""
     lr_freq: float = 0.0
-    """step size in units of the unnormalised DCT, converted for the other transforms (0: from the recipe)"""
+    """learning rate in units of the unnormalised DCT, converted for the other transforms (0: from the recipe)"""
     output: str = "runs/ablation"
-    """folder for the runs, <objective>_<dataset>_ipc<ipc>.csv and ..._masks.png"""
+    """folder for the run folders, <objective>_<dataset>_ipc<ipc>.csv and <objective>_<dataset>_ipc<ipc>_masks.png"""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One run; k is d and selection "all" for plain pixels."""
+    """One variant to distil. For plain pixels, k is the number d of pixels and the selection is "all"."""
 
     transform: str
     selection: str
@@ -62,14 +66,14 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The last part of its run folder."""
+        """The last part of the path of the variant's run folder."""
         return f"{self.transform}-{self.selection}"
 
 
 def main() -> None:
     options, passed_on = parse_some(Options)
     check(options, passed_on)
-    # Only the size is looked at, which whitening leaves as it is.
+    # Only the image size is needed, which whitening does not change.
     im_size = dataclasses.replace(options, zca=False).load()[0].im_size
     rows, folders = [], []
     for variant in variants(options, im_size):
@@ -87,7 +91,7 @@ def main() -> None:
 
 
 def check(options: Options, passed_on: list[str]) -> None:
-    """Raises InputError for flags that would turn a variant into another one, and where nothing is to be compared."""
+    """Raise InputError for flags that the table itself sets, and if there are no transforms or selection rules."""
     given = {word.removeprefix("--").partition("=")[0].replace("-", "_") for word in passed_on if word.startswith("--")}
     if own := sorted(given & {"transform", "selection", "save_path", "name"}):
         raise InputError(
@@ -98,7 +102,10 @@ def check(options: Options, passed_on: list[str]) -> None:
 
 
 def variants(options: Options, im_size: tuple[int, ...]) -> list[Variant]:
-    """Every transform with every rule, then plain pixels. Raises InputError where there is neither recipe nor flag."""
+    """The variants to compare: every transform with every selection rule, then plain pixels.
+
+    Raises InputError if neither a recipe nor a flag gives k and the learning rate.
+    """
     recipe, pixels = (
         with_recipe(
             DistillOptions,
@@ -123,7 +130,10 @@ def variants(options: Options, im_size: tuple[int, ...]) -> list[Variant]:
 
 
 def measure(variant: Variant, options: Options, passed_on: list[str]) -> tuple[dict[str, Any], Path]:
-    """Distil one variant; its row, with everything that a figure has to name, and its run folder."""
+    """Distil one variant; return its row of the CSV file and its run folder.
+
+    The row has the accuracies and everything needed to reproduce them: options, code version, hardware and command.
+    """
     flags: list[object] = ["--ipc", options.ipc, "--transform", variant.transform]
     flags += ["--selection", variant.selection] if variant.selection != "all" else []
     flags += ["--msz_per_channel", variant.k, "--lr_freq", variant.lr_freq]
@@ -160,7 +170,7 @@ def measure(variant: Variant, options: Options, passed_on: list[str]) -> tuple[d
 
 
 def show(options: Options, rows: list[dict[str, Any]]) -> None:
-    """The table: a line a transform, a column a rule, after and (before) optimisation."""
+    """Print the table of accuracies after (and before) optimisation: one line per transform, one column per rule."""
     cells = {(row["transform"], row["selection"]): row for row in rows}
     first = rows[0]
     print(
@@ -178,7 +188,10 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def draw(path: Path, options: Options, rows: list[dict[str, Any]], folders: list[Path]) -> bool:
-    """The kept positions of every variant but plain pixels; False where images are three-dimensional."""
+    """Draw the kept positions of every variant except plain pixels; returns whether there is a picture.
+
+    Three-dimensional images give no picture.
+    """
     cells = []
     for row, folder in zip(rows[:-1], folders, strict=False):
         mask = load_synset(folder / "synset.safetensors")[0].mask  # [C, H, W]

@@ -1,6 +1,7 @@
-"""`make demo`: distil the built-in digits dataset with FreD and distribution matching, and compare at equal budget.
+"""Runs `make demo`: distils the built-in digits with FreD and DM, and compares the result at equal budget.
 
-Every synthetic set here costs one 8x8 image per class. Means are test accuracies of networks trained on the set alone.
+Every synthetic set here has a budget of one 8x8 image per class. The table shows means and standard deviations of the
+test accuracy of networks trained only on the set.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from common.system.scripts import run_script
 FOLDER = Path("runs/demo")
 DATASET, IPC, NETWORKS = "digits", 1, 3
 COMMON = ("--dataset", DATASET, "--num_eval", NETWORKS)
-FULL_EPOCHS = 20  # of 1,437 images: as many as the whole training set needs to settle
+FULL_EPOCHS = 20  # enough for training on the whole training set of 1,437 images to converge
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
 
 
 def distil(name: str, *flags: str) -> dict[str, Any]:
-    """The summary of one run of DM/distill.py."""
+    """Run DM/distill.py with these flags into the run folder `name`, and return the summary of the run."""
     run_script(
         "DM/distill.py", *COMMON, "--ipc", IPC, "--save_path", FOLDER, "--name", name, "--resume", "never", *flags
     )
@@ -65,7 +66,10 @@ def distil(name: str, *flags: str) -> dict[str, Any]:
 
 
 def baseline(kind: str, *flags: object) -> dict[str, Any]:
-    """The result of DM/evaluate.py on real images; each network sees another random draw of them."""
+    """Run DM/evaluate.py on a baseline ("random" or "full") and return its result.
+
+    With "random", each network is trained on another random draw of real images.
+    """
     output = FOLDER / f"{kind}.json"
     run_script("DM/evaluate.py", *COMMON, "--baseline", kind, "--ipc", IPC, "--output", output, *flags)
     return read_json(output)

@@ -1,13 +1,14 @@
-"""The published tables, cell by cell: `python reproduce.py list|run|report --help`.
+"""Reproduce the published tables, cell by cell: `python reproduce.py list|run|report --help`.
 
-python reproduce.py list                                       every cell: published, ours so far, time, memory, data
-python reproduce.py run --table tm-lowres --cells cifar10/1    as published: for a GPU
-python reproduce.py run --table dm-lowres --scale short        reduced to what a CPU core does in an hour per cell
-python reproduce.py run --table 3d-mnist --dry_run             only print the commands
+python reproduce.py list                                       lists every cell: published accuracy, ours, time, data
+python reproduce.py run --table tm-lowres --cells cifar10/1    runs one cell as published; meant for a GPU
+python reproduce.py run --table dm-lowres --scale short        runs reduced cells, an hour each on a CPU core
+python reproduce.py run --table 3d-mnist --dry_run             only prints the commands
 python reproduce.py run --table tm-lowres --launcher slurm --partition gpu --gpus_per_node 1
-python reproduce.py report                                     report.md, report.csv and report.html
+                                                               runs the cells as jobs of a SLURM cluster
+python reproduce.py report                                     writes report.md, report.csv and report.html
 
-The same command goes on where it ended: finished cells are kept, stopped ones continue.
+If a command was stopped, run the same command again: finished cells are kept, and stopped cells are resumed.
 """
 
 from __future__ import annotations
@@ -34,17 +35,18 @@ from reproduction.tables import Cell, select
 
 @dataclass
 class Which:
-    """What every command takes."""
+    """The options that all commands share: which cells, and where their results are."""
 
     table: str | None = None
     """tm-lowres, tm-imagenet128, imagenet-abcde, imagenet128, dm-imagenet256, dm-lowres, dc-lowres, 3d-mnist or
     corruption (default: all)"""
     cells: tuple[str, ...] = ()
-    """cells by parts of their names, e.g. cifar10/1 mnist a/1 DM/imagewoof (default: all of the table)"""
+    """cells, given by parts of their names, e.g. cifar10/1 mnist a/1 DM/imagewoof (default: all cells of the table)"""
     output: str = "runs/reproduce"
-    """everything lies below it, the scales in folders of their own"""
+    """folder for all results, with a subfolder for each scale"""
     images: tuple[str, ...] = ()
-    """NAME=folder:PATH (or hf:...) takes a dataset's images from elsewhere, with its recipe; labelled everywhere"""
+    """NAME=folder:PATH (or NAME=hf:...): run dataset NAME with its recipe on images from elsewhere; their results are
+    labelled everywhere"""
 
     def chosen(self) -> list[Cell]:
         return select(self.table, self.cells)
@@ -55,18 +57,19 @@ class Which:
 
 @dataclass
 class Scaled(Which):
-    """What decides the commands of a cell."""
+    """The options that decide the commands of a cell."""
 
     scale: Scale = "full"
-    """full: as published; short: what a CPU core does in an hour; smoke: seconds, on stand-in images. Never mixed."""
+    """full: as published; short: reduced to an hour on a CPU core; smoke: a test of seconds on stand-in images.
+    Results of different scales are kept apart."""
     data_path: str | None = None
-    """folder that holds the datasets, or into which they are downloaded (default: data; for ImageNet what the variable
-    IMAGENET names, if set)"""
+    """folder that holds the datasets, or that they are downloaded to (default: data; for ImageNet the folder that the
+    environment variable IMAGENET names, if it is set)"""
     buffer_path: str | None = None
-    """where the experts are, or go (default: buffers, of reduced scales a folder below --output)"""
+    """folder of the expert trajectories (default: buffers; for the scales short and smoke a folder below --output)"""
 
     def scaled_plan(self, **more: Any) -> Plan:
-        """Raises InputError for images that the scale does not look at."""
+        """The plan for these options. Raises InputError for --images or --data_path with --scale smoke."""
         if self.scale == "smoke" and (self.images or self.data_path):
             raise InputError("--scale smoke runs on stand-in images: leave out --images and --data_path")
         return replace(self.plan(self.scale), data_path=self.data_path, buffer_path=self.buffer_path, **more)
@@ -74,10 +77,10 @@ class Scaled(Which):
 
 @dataclass
 class List(Scaled):
-    """Every cell: published accuracy, ours so far, where the recipe comes from, time and memory, what is missing."""
+    """List every cell: published accuracy, ours so far, source of the recipe, time and memory, and missing data."""
 
     rate: Literal["cpu", "cuda"] = "cuda"
-    """machine that times are estimated for: two CPU cores, as measured, or a GPU, as assumed"""
+    """machine to estimate times for. cpu: two CPU cores, with a measured speed; cuda: a GPU, with an assumed speed"""
 
     def run(self) -> None:
         print(listing.as_text(self.chosen(), self.scaled_plan(), self.rate))
@@ -85,26 +88,26 @@ class List(Scaled):
 
 @dataclass
 class Run(Scaled, sweep.Cluster):
-    """Run cells: what is missing of their experts, then the distillation, then its evaluation."""
+    """Run cells: train missing experts, then distil, then evaluate."""
 
     dry_run: bool = False
     """only print the commands"""
     launcher: sweep.Launcher = "here"
-    """here: one cell after another; local: as processes of this machine; slurm: as a job array of a cluster"""
+    """here: one cell after another; local: cells as processes of this machine; slurm: a job array on a cluster"""
     nproc: int = 1
-    """processes of a cell, one a GPU (torchrun)"""
+    """processes per cell, one per GPU (started by torchrun)"""
     resume: Literal["auto", "never"] = "auto"
-    """auto: keep what is finished, continue what is not; never: start the cells over"""
+    """auto: keep finished cells and resume unfinished ones; never: start the cells from scratch"""
     device: str = "auto"
-    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
+    """auto (a CUDA GPU if there is one), cpu, cuda or cuda:N"""
     precision: Precision = "fp32"
-    """networks in fp32, tf32 or bf16"""
+    """precision in which networks compute: fp32, tf32 or bf16"""
     compile: bool = False
     """compile the networks"""
     no_download: bool = False
     """never download a missing dataset"""
     track: TrackerName = "none"
-    """show curves and pictures also in wandb or tensorboard"""
+    """also show curves and pictures in wandb or tensorboard"""
 
     def run(self) -> None:
         for key, least in {"parallel": 0, "gpus_per_node": 0, "nproc": 1, "cpus_per_task": 1, "timeout_min": 1}.items():
@@ -135,10 +138,10 @@ class Run(Scaled, sweep.Cluster):
 
 @dataclass
 class Report(Which):
-    """Ours beside the published figures, as report.md, report.csv and report.html in --output."""
+    """Write our results beside the published ones to report.md, report.csv and report.html."""
 
     scales: tuple[Scale, ...] = field(default_factory=lambda: tuple(reversed(get_args(Scale))))
-    """which scales; each row says its own"""
+    """scales to report; each row shows its scale"""
     to: str | None = None
     """folder for the three files (default: --output)"""
 

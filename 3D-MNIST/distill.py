@@ -1,8 +1,8 @@
 """FreD on voxels, by distribution matching: `python 3D-MNIST/distill.py --help`.
 
-The loop is that of DM/distill.py: the transform takes as many axes as the images have.
+The loop is that of DM/distill.py. The transform runs along all three axes of the volumes.
 
-sh 3D-MNIST/scripts/run_DM_FreD.sh                      ipc 1 as published
+sh 3D-MNIST/scripts/run_DM_FreD.sh                      distils at ipc 1 with the published settings
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ with installed():
 
 @dataclass
 class Options(dm.Options):
-    """Distil 3D-MNIST by distribution matching (DM) of FreD coefficients."""
+    """Distil 3D-MNIST into FreD coefficients by distribution matching (DM)."""
 
     dataset: str = NAME
-    """3D-MNIST: full_dataset_vectors.h5 in <data_path>/3D-MNIST, 16x16x16 voxels in 10 classes"""
+    """3D-MNIST: volumes of 16x16x16 voxels in 10 classes, read from <data_path>/3D-MNIST/full_dataset_vectors.h5"""
 
 
 def main() -> None:
-    """The command line of DM with another default."""
+    """Run the command line of DM/distill.py with 3D-MNIST as the default dataset."""
     dm.main(Options)
 
 

@@ -1,1 +1,1 @@
-"""Gradient matching."""
+"""Gradient matching (DC, DSA): the scripts that distil and evaluate."""

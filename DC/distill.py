@@ -2,14 +2,17 @@
 
     loss = sum over classes c of distance(g(A_c(s_c)), g(A_c(x_c)))                       s_c = IDCT(coefficients of c)
 
-g is the gradient of a network's weights by the cross-entropy on images of one class, and the distance the sum of
-1 - cosine over the rows of each weight (Zhao, Mopuri and Bilen, ICLR 2021). An iteration takes a new network, matches
-it, trains it on the synthetic set, matches it again, and so on. With --method DSA, A_c augments real images x and
-synthetic images s of a class alike.
+x_c are real images of class c, and s_c are its synthetic images. g(images) is the gradient of the cross-entropy on
+these images with respect to a network's weights. The distance is the sum of 1 - cosine over the rows of each weight
+(Zhao, Mopuri and Bilen, ICLR 2021). Every iteration starts with a new random network. It then alternates between
+updating the synthetic set and training the network on this set. With --method DSA, A_c augments the real and the
+synthetic images of class c with the same parameters; with --method DC, A_c leaves them unchanged.
 
-python DC/distill.py                     the built-in digits, ipc 1: 87.8 +- 0.0 % (3 networks; 81.7 before the first
-                                         update), 4 minutes on one CPU core (results/demos_digits.csv)
-sh DC/scripts/run_DC_FreD.sh             CIFAR-10, ipc 2, as published: 1,000 iterations, for a GPU, not yet measured
+python DC/distill.py                     distils the built-in digits at ipc 1 in 4 minutes on one CPU core. Accuracy:
+                                         87.8 +- 0.0 % over 3 networks, 81.7 % before the first update
+                                         (results/demos_digits.csv)
+sh DC/scripts/run_DC_FreD.sh             distils CIFAR-10 at ipc 2 with the published settings: 1,000 iterations. It is
+                                         meant for a GPU and has not been measured yet
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from common.system.errors import InputError
 from common.training.train import Batches, train_epoch
 
 DEFAULTS = recipes.defaults("DC")
-# By ipc: updates per iteration, and epochs of the network between two of them (the authors' get_loops).
+# ipc: (updates per iteration, epochs of the network's training between two updates), as in the authors' get_loops.
 LOOPS = {
     1: (1, 1),
     2: (1, 1),
@@ -53,17 +56,19 @@ LOOPS = {
 
 @dataclass
 class Options(ClassMatchingOptions):
-    """Distil a dataset by gradient matching (DC, DSA) of FreD coefficients."""
+    """Distil a dataset into FreD coefficients by gradient matching (DC, DSA)."""
 
     method: Literal["DC", "DSA"] = "DC"
-    """DSA: augment real and synthetic images alike while matching, and images while evaluating"""
+    """DSA: augment real and synthetic images alike while matching, and the training images of evaluation networks;
+    DC: match without augmentation"""
     dsa: bool = DEFAULTS["dsa"]
-    """follows from --method"""
+    """set by --method: True for DSA, False for DC"""
     epoch_eval_train: int | None = DEFAULTS["epoch_eval_train"]
-    """epochs of training of an evaluation; one more is run, and the step size falls to a tenth halfway
-    (default: 1000 where images are augmented, by DSA or as DC does for MNIST and ConvNetBN, else 300)"""
+    """epochs for which evaluation networks are trained; one more is run, and the learning rate falls to a tenth halfway
+    (default: 1000 if the images are augmented, by DSA or as DC does for MNIST and ConvNetBN, otherwise 300)"""
     dis_metric: Literal["ours", "mse", "cos"] = "ours"
-    """distance of gradients: cosine by rows of each weight (the paper's), squared difference, cosine of the whole"""
+    """distance between two gradients. ours: sum of 1 - cosine over the rows of each weight, as in the paper; mse:
+    squared difference; cos: 1 - cosine of the whole gradients"""
     Iteration: int = 1000
     """iterations, each with a new network and outer_loop updates of the synthetic set"""
     eval_it: int = 500
@@ -71,11 +76,15 @@ class Options(ClassMatchingOptions):
     outer_loop: int = 0
     """updates per iteration (0: the authors' number for this ipc)"""
     inner_loop: int = 0
-    """epochs of the network on the synthetic set between two updates (0: the authors' number for this ipc)"""
+    """epochs for which the network is trained on the synthetic set between two updates (0: the authors' number for this
+    ipc)"""
 
 
 def distill(options: Options, sources: Sources, objective: str = "DC") -> None:
-    """Distil as the options say. objective: what the run is filed under. Raises as `Distillation`."""
+    """Distil as the options say, into a run folder below <save_path>/<objective>.
+
+    Raises the same errors as `Distillation`.
+    """
     check_method(options, sources)
     options = by_method(options)
     outer_loop, inner_loop = loops(options)
@@ -84,19 +93,20 @@ def distill(options: Options, sources: Sources, objective: str = "DC") -> None:
         network = run.network
         chunk = options.chunk or gradient.default_chunk(run.device, compiled=run.compiler is not None)
 
-        # Several processes share the C classes: here are c of them, m real and n synthetic images of each.
+        # Several processes divide the C classes among them. This process has c classes, with m real and n synthetic
+        # images of each; an image has ch channels, height H and width W.
         for iteration in run:
             reinitialise(network, run.draws(iteration).seed("network"))
             optimizer = torch.optim.SGD(network.parameters(), lr=options.lr_net)
             for outer in range(outer_loop):
                 draws = run.draws(iteration, outer)
-                if has_batchnorm(network):  # statistics of real images of all classes, for all classes
+                if has_batchnorm(network):  # every class is matched with the statistics of all classes
                     some = run.sampler.draw(BATCHNORM_IMAGES, draws.generator("batch statistics"))  # [C, 16]
                     freeze_batchnorm(network, run.train.batch(some.flatten()))
-                real = run.real(options.batch_real, draws)  # [c * m, ch, H, W], by class, read in slices
+                real = run.real(options.batch_real, draws)  # [c * m, ch, H, W], by class, made slice by slice
                 synthetic = run.synthetic(options.batch_syn, draws)  # [c * n, ch, H, W], differentiable
-                augmentation = run.augmentation(draws)  # c parameter sets, each for real and synthetic images
-                with run.matching(network, draws):  # precision
+                augmentation = run.augmentation(draws)  # one set of parameters per class, for real and synthetic images
+                with run.matching(network, draws):  # sets the precision
                     loss, to_images = gradient.match(
                         network,
                         real,
@@ -108,7 +118,7 @@ def distill(options: Options, sources: Sources, objective: str = "DC") -> None:
                         run.compiler,
                         first_label=run.share.first,
                     )
-                run.update(synthetic, to_images, loss)  # back through the inverse DCT, one step of the optimiser
+                run.update(synthetic, to_images, loss)  # back through the inverse DCT, then one optimiser step
                 if outer < outer_loop - 1:
                     train_between(run, network, optimizer, draws.generator("inner loop"), inner_loop, options)
 
@@ -121,7 +131,7 @@ def train_between(
     epochs: int,
     options: Options,
 ) -> None:
-    """Train the network on the synthetic set as it is now, in place; of several processes in the first alone."""
+    """Train the network in place on the current synthetic set. Only rank 0 trains; the other ranks copy its network."""
     if parallel.is_main():
         batches = Batches(*run.synset.get(need_copy=True))
         with precision(options.precision, run.device):
@@ -131,7 +141,7 @@ def train_between(
 
 
 def check_method(options: Options, sources: Sources) -> None:
-    """Raises InputError for flags that contradict --method."""
+    """Raises InputError if --dsa or --dsa_strategy contradicts --method."""
     dsa = options.method == "DSA"
     if sources["dsa"] == "flag" and options.dsa != dsa:
         raise InputError(f"--dsa {options.dsa} contradicts --method {options.method}: give --method alone")
@@ -140,12 +150,15 @@ def check_method(options: Options, sources: Sources) -> None:
 
 
 def by_method(options: Options) -> Options:
-    """The options with what --method decides."""
+    """A copy of the options in which `dsa` follows from `method`."""
     return dataclasses.replace(options, dsa=options.method == "DSA")
 
 
 def loops(options: Options) -> tuple[int, int]:
-    """(outer, inner) loop of --outer_loop and --inner_loop, or the authors' for this ipc. Raises InputError."""
+    """(outer_loop, inner_loop) of the options, where 0 stands for the authors' number for this ipc.
+
+    Raises InputError for a negative number, and for 0 at an ipc for which the authors have no number.
+    """
     for key in ("outer_loop", "inner_loop"):
         check_least(options, key, 0)
     if options.ipc not in LOOPS and not (options.outer_loop and options.inner_loop):
@@ -159,7 +172,7 @@ def loops(options: Options) -> tuple[int, int]:
 
 
 def main(kind: type[Options] = Options, objective: str = "DC") -> None:
-    """The command line; ImageNet-abcde gives a kind of options with other defaults."""
+    """Run the command line. ImageNet-abcde passes a `kind` of options with other defaults."""
     distill(*parse(kind, objective), objective)
 
 

@@ -1,4 +1,4 @@
-"""Train fresh networks on a synthetic set and test them: `python DC/evaluate.py --synset FILE`."""
+"""Train networks from scratch on a synthetic set and test them: `python DC/evaluate.py --synset FILE`."""
 
 from common.training.evaluate_command import main
 

@@ -1,1 +1,1 @@
-"""Distribution matching."""
+"""Distribution matching (DM): the scripts that distil and evaluate."""

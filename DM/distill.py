@@ -2,15 +2,19 @@
 
     loss = sum over classes c of || mean_i f(A_c(x_ci)) - mean_j f(A_c(s_cj)) ||^2        s_c = IDCT(coefficients of c)
 
-f embeds images with a network whose weights are random, and new for every update; A_c augments real images x and
-synthetic images s of a class alike (Zhao and Bilen, WACV 2023; DSA). Only the kept coefficients are learned.
+x_ci are real images of class c, and s_cj are its synthetic images. f embeds images with a network whose random weights
+are drawn again for every update. A_c augments the real and the synthetic images of class c with the same parameters
+(Zhao and Bilen, WACV 2023; DSA). Only the kept coefficients are learned.
 
-python DM/distill.py                     the built-in digits, ipc 1: 93.5 +- 0.9 % (3 networks; 85.3 before the first
-                                         update), a minute on 2 CPU cores (results/selection_digits.csv)
-sh DM/scripts/run_DM_FreD.sh             CIFAR-10, ipc 2, as published: 20,000 updates, for a GPU, not yet measured
+python DM/distill.py                     distils the built-in digits at ipc 1 in a minute on 2 CPU cores. Accuracy:
+                                         93.5 +- 0.9 % over 3 networks, 85.3 % before the first update
+                                         (results/selection_digits.csv)
+sh DM/scripts/run_DM_FreD.sh             distils CIFAR-10 at ipc 2 with the published settings: 20,000 updates. It is
+                                         meant for a GPU and has not been measured yet
 DATASET=CIFAR10 sh DM/scripts/run_DM_FreD.sh --compile --Iteration 400 --batch_real 128 --epoch_eval_train 300
-                                         ipc 1, 27 minutes on one CPU core: 44.7 +- 0.5 % (3; 36.8) with images that
-                                         were re-encoded as JPEG of quality 75 (results/dm_ipc1.csv)
+                                         took 27 minutes on one CPU core at ipc 1. Accuracy: 44.7 +- 0.5 % over 3
+                                         networks, 36.8 % before the first update. The images had been re-encoded as
+                                         JPEG of quality 75 (results/dm_ipc1.csv)
 """
 
 from __future__ import annotations
@@ -29,34 +33,38 @@ from common.system.command import run_command
 
 @dataclass
 class Options(ClassMatchingOptions):
-    """Distil a dataset by distribution matching (DM) of FreD coefficients."""
+    """Distil a dataset into FreD coefficients by distribution matching (DM)."""
 
 
 def distill(options: Options, sources: Sources, objective: str = "DM") -> None:
-    """Distil as the options say. objective: what the run is filed under. Raises as `Distillation`."""
+    """Distil as the options say, into a run folder below <save_path>/<objective>.
+
+    Raises the same errors as `Distillation`.
+    """
     refuse_step_size(options, sources)
     with Distillation(options, sources, objective) as run:
         check_chunk(options, run.network)
         network = run.share_statistics(run.network.requires_grad_(False))
         embed = run.compiled(network.embed)
-        chunk = None  # batch statistics run over all classes at once
+        chunk = None  # BatchNorm needs the images of all classes in one pass
         if not has_batchnorm(network):
             chunk = options.chunk or distribution.default_chunk(run.device, options.batch_real, run.train.im_size)
 
-        # Several processes share the C classes: here are c of them, m real and n synthetic images of each.
+        # Several processes divide the C classes among them. This process has c classes, with m real and n synthetic
+        # images of each; an image has ch channels, height H and width W.
         for iteration in run:
             draws = run.draws(iteration)
             reinitialise(network, draws.seed("network"))
-            real = run.real(options.batch_real, draws)  # [c * m, ch, H, W], by class, read in slices
+            real = run.real(options.batch_real, draws)  # [c * m, ch, H, W], by class, made slice by slice
             synthetic = run.synthetic(options.batch_syn, draws)  # [c * n, ch, H, W], differentiable
-            augmentation = run.augmentation(draws)  # c parameter sets, each for real and synthetic images
-            with run.matching(network, draws):  # precision, seeded dropout
+            augmentation = run.augmentation(draws)  # one set of parameters per class, for real and synthetic images
+            with run.matching(network, draws):  # sets the precision and seeds the dropout
                 loss, gradient = distribution.match(embed, real, synthetic, run.share.count, augmentation, chunk)
-            run.update(synthetic, gradient, loss)  # back through the inverse DCT, one step of the optimiser
+            run.update(synthetic, gradient, loss)  # back through the inverse DCT, then one optimiser step
 
 
 def main(kind: type[Options] = Options, objective: str = "DM") -> None:
-    """The command line; 3D-MNIST and ImageNet-abcde give a kind of options with other defaults."""
+    """Run the command line. The scripts in 3D-MNIST/ and ImageNet-abcde/ give `kind` other defaults."""
     distill(*parse(kind, objective), objective)
 
 

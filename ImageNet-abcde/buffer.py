@@ -1,8 +1,10 @@
 """Train the experts that TM matches on an ImageNet subset: `python ImageNet-abcde/buffer.py --help`.
 
-IMAGENET=PATH sh ImageNet-abcde/scripts/run_buffer.sh   ImageNet-A at 128 px, 100 experts of 50 epochs, as published
+IMAGENET=PATH sh ImageNet-abcde/scripts/run_buffer.sh   trains 100 experts for 50 epochs on ImageNet-A at 128 px, as
+                                                        published
 
-Stopped, even killed, the same command trains the experts that are missing. Started twice, two processes share them.
+If the command was stopped, or even killed, the same command trains the experts that are missing. If it is started
+twice at the same time, the two processes share the experts between them.
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ class Options(BufferOptions):
     """Train expert networks on an ImageNet subset and keep their weights after every epoch."""
 
     dataset: str = DEFAULTS["dataset"]
-    """imagenet-a .. imagenet-e, imagenette, imagewoof, ... (imagenet-<subset>), or any other dataset"""
+    """imagenet-a to imagenet-e, imagenet-imagenette, imagenet-imagewoof, ... (imagenet-SUBSET), or any other dataset"""
     model: str = DEFAULTS["model"]
-    """network that is trained, and later matched"""
+    """network that is trained here and later matched"""
     buffer_path: str = "buffers/ImageNet-abcde"
-    """experts lie below it: <dataset>[_zca]/<model>"""
+    """folder for the expert trajectories, which are saved in <dataset>[_zca]/<model>"""
 
 
 def main() -> None:
-    """The command line of TM/buffer.py with other defaults."""
+    """Run the command line of TM/buffer.py with other defaults."""
     buffer.main(Options, "ImageNet-abcde/TM")
 
 

@@ -1,1 +1,1 @@
-"""Trajectory matching."""
+"""Trajectory matching (TM, also MTT): the scripts that train experts, distil and evaluate."""

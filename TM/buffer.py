@@ -1,11 +1,13 @@
 """Train the experts whose trajectories TM matches: `python TM/buffer.py --help`.
 
-An expert is a network trained on the real images; its weights after every epoch are kept.
+An expert is a network that is trained on the real images. Its trajectory, the weights after every epoch, is saved.
 
-python TM/buffer.py --num_experts 5 --train_epochs 20   the built-in digits, two minutes on a CPU
-sh TM/scripts/run_buffer.sh                             CIFAR-10, 100 experts of 50 epochs, as published, for a GPU
+python TM/buffer.py --num_experts 5 --train_epochs 20   uses the built-in digits, two minutes on a CPU
+sh TM/scripts/run_buffer.sh                             trains 100 experts for 50 epochs on CIFAR-10, as published;
+                                                        meant for a GPU
 
-Stopped, even killed, the same command trains the experts that are missing. Started twice, two processes share them.
+If the command was stopped, or even killed, the same command trains the experts that are missing. If it is started
+twice at the same time, the two processes share the experts between them.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ from common.training.train import accuracy
 
 
 def train_experts(options: BufferOptions) -> None:
-    """Train the experts that are missing; several processes share them.
+    """Train the experts that are missing from the buffer; several processes divide them among them.
 
-    Raises InputError for what cannot work, Stopped after SIGINT and SIGTERM.
+    Raises InputError for options that cannot work, and Stopped after SIGINT or SIGTERM.
     """
     for key, least in (("num_experts", 1), ("test_every", 0), ("image_size", 1), ("workers", 1)):
         check_least(options, key, least)
@@ -48,7 +50,7 @@ def train_experts(options: BufferOptions) -> None:
     made_by = asdict(protocol) | {"precision": options.precision, "compile": compiles}
     epochs, shape = protocol.keep_epochs, (protocol.keep_epochs + 1, made_for["parameter_count"])
     every = options.test_every or epochs
-    tested = {*range(every, epochs, every), epochs}  # after so many epochs
+    tested = {*range(every, epochs, every), epochs}  # numbers of epochs after which an expert is tested
     work = Stoppable("stopping", "finished experts are kept, the same command trains the others")
 
     with filling(folder, made_for, made_by), work.catching_signals(), precision(options.precision, device):
@@ -63,7 +65,7 @@ def train_experts(options: BufferOptions) -> None:
             dynamic_ncols=True,
             disable=not parallel.is_main(),
         ) as bar:
-            # An expert that another process trains is left to it; with --wait it is waited for in a second round.
+            # Experts that other processes are training are skipped. With --wait, a second round waits for them.
             for patiently in (False, True) if options.wait else (False,):
                 numbers, left = left, []
                 for number in numbers:
@@ -72,7 +74,7 @@ def train_experts(options: BufferOptions) -> None:
                             bar.set_description(f"expert {number}")
                             training = expert_epochs(network, train, protocol, number, forward, work.raise_if_stopped)
                             trajectory, accuracies = torch.empty(shape, dtype=torch.float32), dict[int, float]()
-                            for epoch, weights in training:  # [P], after 0, 1, ... epochs
+                            for epoch, weights in training:  # weights [P] after 0, 1, ... epochs
                                 trajectory[epoch] = weights
                                 bar.update(min(epoch, 1))
                                 if epoch in tested:
@@ -88,7 +90,7 @@ def train_experts(options: BufferOptions) -> None:
 
 
 def main(kind: type[BufferOptions] = BufferOptions, objective: str = "TM") -> None:
-    """The command line; ImageNet-abcde gives a kind of options with other defaults."""
+    """Run the command line. ImageNet-abcde passes a `kind` of options with other defaults."""
     train_experts(parse_buffer(kind, objective))
 
 

@@ -1,17 +1,21 @@
-"""Trajectory matching (TM, MTT) with FreD: `python TM/distill.py --help`.
+"""Trajectory matching (TM, also MTT) with FreD: `python TM/distill.py --help`.
 
     loss = || theta_T - theta* ||^2 / || theta_0 - theta* ||^2                              s = IDCT(coefficients)
     theta_{t+1} = theta_t - step_size * d CE(network(theta_t, A(s_t)), y_t) / d theta_t     t = 0 .. T-1
 
-An expert was trained on real images; theta_0 and theta* are its weights after some epochs and a few epochs later. A
-student starts at theta_0 and takes T steps on batches s_t of the synthetic images, which are to lead it to theta*
-(Cazenavette et al., CVPR 2022). The coefficients are learned, and the student's step size with them.
+An expert is a network that was trained on real images. theta_0 are its weights after a random number of epochs, and
+theta* are its weights `expert_epochs` later. The student starts at theta_0 and takes T = `syn_steps` training steps.
+Step t uses a batch s_t of the synthetic images with labels y_t, under the augmentation A; CE is the cross-entropy. The
+loss is low when the student arrives near theta* (Cazenavette et al., CVPR 2022). Both the coefficients and the
+student's step size are learned.
 
-python TM/buffer.py; python TM/distill.py                            the built-in digits, ipc 1: 93.9 +- 1.0 % (3
-                                         networks; 85.2 before the first update), 3 minutes on one CPU core for six
-                                         experts and 4 for the set (results/demos_digits.csv)
-sh TM/scripts/run_buffer.sh; sh TM/scripts/run_TM_FreD.sh            CIFAR-10, ipc 1, as published: 100 experts and
-                                         15,000 updates, for a GPU, not yet measured
+python TM/buffer.py; python TM/distill.py                            distils the built-in digits at ipc 1. On one CPU
+                                         core six experts take 3 minutes and the synthetic set takes 4. Accuracy: 93.9
+                                         +- 1.0 % over 3 networks, 85.2 % before the first update
+                                         (results/demos_digits.csv)
+sh TM/scripts/run_buffer.sh; sh TM/scripts/run_TM_FreD.sh            distils CIFAR-10 at ipc 1 with the published
+                                         settings: 100 experts and 15,000 updates. It is meant for a GPU and has not
+                                         been measured yet
 """
 
 from __future__ import annotations
@@ -42,37 +46,41 @@ from common.system.errors import InputError
 
 @dataclass
 class Options(DistillOptions):
-    """Distil a dataset by trajectory matching (TM, MTT) of FreD coefficients."""
+    """Distil a dataset into FreD coefficients by trajectory matching (TM, also MTT)."""
 
     Iteration: int = 15000
     """updates of the synthetic set"""
     eval_it: int = 500
     """updates between two evaluations (0: only before the first and after the last update)"""
     buffer_path: str = "buffers"
-    """where TM/buffer.py left the experts: below it lies <dataset>[_zca]/<model>"""
+    """folder of the expert trajectories from TM/buffer.py, which are in <dataset>[_zca]/<model>"""
     syn_steps: int = 0
-    """steps that the student takes on synthetic images (0: from the recipe)"""
+    """training steps of the student on synthetic images per update (0: from the recipe)"""
     expert_epochs: int = 2
-    """epochs of the expert that these steps have to reach"""
+    """the student's syn_steps have to lead it to the weights that the expert has this many epochs after the start"""
     max_start_epoch: int = 0
-    """the student starts where the expert was after 0 to max_start_epoch - 1 epochs (0: from the recipe)"""
+    """the student starts from the expert's weights after 0 to max_start_epoch - 1 epochs (0: from the recipe)"""
     batch_syn: int = 0
     """synthetic images per step of the student (0: all)"""
     lr_teacher: float = 0.01
-    """step size of the student, to begin with"""
+    """initial learning rate of the student, which is then learned (the learned step size)"""
     lr_lr: float = 0.0
-    """step size with which the student's is learned (0: from the recipe)"""
+    """learning rate of the student's learned step size (0: from the recipe)"""
     experts_per_iteration: int = 1
-    """experts that an update averages over; if the number of processes divides it, each takes its share, otherwise all
-    work on every expert together"""
+    """expert trajectories averaged per update. If the number of processes divides it, they are shared out among the
+    processes; otherwise all processes work on each one together"""
     max_experts: int | None = None
-    """use so many experts at most (default: all that there are)"""
+    """use at most this many expert trajectories (default: all)"""
     unroll: Unroll = "adjoint"
-    """adjoint: exact gradient at constant memory; plain: the textbook's, whose memory grows with syn_steps"""
+    """how to differentiate through the student's steps. adjoint: exact gradient at constant memory; plain: ordinary
+    backpropagation, whose memory grows with syn_steps"""
 
 
 def distill(options: Options, sources: Sources, objective: str = "TM") -> None:
-    """Distil as the options say. objective: what the run is filed under. Raises as `Distillation`."""
+    """Distil as the options say, into a run folder below <save_path>/<objective>.
+
+    Raises the same errors as `Distillation`, and InputError for expert trajectories that are missing or do not fit.
+    """
     check_trajectory(options, sources)
     with Distillation(options, sources, objective) as run:
         check_chunk(options, run.network)
@@ -91,26 +99,27 @@ def distill(options: Options, sources: Sources, objective: str = "TM") -> None:
         labels, count, experts = run.synset.labels, len(run.synset.labels), options.experts_per_iteration
         batch = min(options.batch_syn or count, count)
 
-        # Each process follows its share of the experts; where they do not divide, all follow each of them together.
+        # Each process matches its share of an update's experts. If the number of processes does not divide the number
+        # of experts, all processes match each expert together.
         dealt = experts % parallel.world() == 0
         here = range(*(parallel.share(experts) if dealt else (0, experts)))
-        chunk = None  # batch statistics run over the whole batch
+        chunk = None  # BatchNorm needs the whole batch in one pass
         if not has_batchnorm(run.network):
             chunk = options.chunk or trajectory.default_chunk(run.device, run.train.im_size)
             if not dealt:
-                chunk = min(chunk, math.ceil(batch / parallel.world()))  # else there might be nothing to share
+                chunk = min(chunk, math.ceil(batch / parallel.world()))  # so that there is a chunk for every process
 
         for iteration in run:
             synthetic = run.synset.decode()  # [C * n, ch, H, W], differentiable
-            means: list[Tensor] = []  # over the experts, of what `match` gives
+            means: list[Tensor] = []  # of the three results of `match`, over the experts
             for number in here:
                 draws = run.draws(iteration, number) if number else run.draws(iteration)
                 drawing = draws.generator("trajectory")
                 start = int(torch.randint(options.max_start_epoch, (), generator=drawing))
                 expert = order.expert(iteration * experts + number)
-                theta, target = buffer.pair(expert, start, options.expert_epochs)  # [P] each, on the CPU
-                with run.matching(run.network, draws):  # precision
-                    # The loss [], and its gradients with respect to the images and to the step size [].
+                theta, target = buffer.pair(expert, start, options.expert_epochs)  # P weights each, on the CPU
+                with run.matching(run.network, draws):  # sets the precision
+                    # The loss [], and its gradients with respect to the images and the learned step size [].
                     matched = trajectory.match(
                         student,
                         to_device(theta, run.device),
@@ -126,14 +135,17 @@ def distill(options: Options, sources: Sources, objective: str = "TM") -> None:
                 parts = [part / experts for part in matched]
                 means = [mean.add_(part) for mean, part in zip(means, parts, strict=True)] if means else parts
             loss, gradient, to_step_size = means
-            run.update(synthetic, gradient, loss, to_step_size, whole=not dealt)  # back through the inverse DCT, a step
+            run.update(synthetic, gradient, loss, to_step_size, whole=not dealt)  # back through the inverse DCT
             step_size.update(to_step_size)
 
 
 def student_steps(
     options: Options, count: int, batch: int, im_size: tuple[int, ...], device: torch.device, draws: torch.Generator
 ) -> list[Step]:
-    """The student's batches, each of the `count` images once before any comes again, with augmentation per image."""
+    """The student's batches, in which every image comes once before any comes again.
+
+    count: synthetic images in all. batch: images per step. Augmentation parameters are drawn per image.
+    """
     steps: list[Step] = []
     while len(steps) < options.syn_steps:
         shuffled = torch.randperm(count, generator=draws) if batch < count else torch.arange(count)
@@ -144,7 +156,7 @@ def student_steps(
 
 
 def check_trajectory(options: Options, sources: Sources) -> None:
-    """Raises InputError for the first option of the trajectories that cannot work."""
+    """Raises InputError for the first option of trajectory matching that cannot work."""
     if sources["lr_net"] == "flag":
         raise InputError(
             "--lr_net has no use in TM: networks are evaluated with the learned step size, which --lr_teacher begins; "
@@ -169,7 +181,7 @@ def check_trajectory(options: Options, sources: Sources) -> None:
 
 
 def main(kind: type[Options] = Options, objective: str = "TM") -> None:
-    """The command line; ImageNet-abcde gives a kind of options with other defaults."""
+    """Run the command line. ImageNet-abcde passes a `kind` of options with other defaults."""
     distill(*parse(kind, objective), objective)
 
 

@@ -1,6 +1,7 @@
-"""How the benchmarks measure: versions in turns, so that a busy machine slows all alike, and memory in processes apart.
+"""Measures time and memory for the benchmarks, which compare several versions of one computation.
 
-Read the ratio of the medians, not the seconds.
+The versions run in turns, so that a busy machine slows all of them alike: compare the ratios of the medians, not the
+seconds. Peak memory is measured in a separate process for each version.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ Versions = dict[str, Callable[[], object]]
 
 
 def in_turns(versions: Versions, repeats: int, device: torch.device) -> dict[str, Any]:
-    """Median seconds of each version, and the ratio of each to the first; printed as they come."""
+    """Time every version `repeats` times, after one untimed run of each; print and return the results.
+
+    Returns for each version {"median_s", "runs_s": all times in seconds, "speedup": first version's median / own}.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in versions}
     for turn in tqdm(range(repeats + 1), desc="  turns", leave=False):
         for name, version in versions.items():
@@ -47,17 +51,17 @@ def in_turns(versions: Versions, repeats: int, device: torch.device) -> dict[str
 
 
 def peak(prepare: Callable[..., Callable[[], object]], *given: object, device: torch.device) -> float:
-    """MiB that one call of `prepare(*given)`'s version takes at most, in a process of its own.
+    """Peak memory in MiB of one call of the version that `prepare(*given)` returns, measured in a separate process.
 
-    On a CPU what the process holds at most beyond what it held before the call, the compiler's own memory included; on
-    a GPU what tensors take at most. Call it before anything large is in memory: a new process inherits the peak of the
-    one that started it.
+    On a CPU this is the increase of the process's peak memory during the call, which includes the compiler's own
+    memory. On a GPU it is the peak memory of tensors. Call this function before anything large is in memory, because a
+    new process inherits the peak memory of the process that started it.
     """
     return apart(_peak, prepare, given, device)
 
 
 def apart(function: Callable[..., Any], *given: object) -> Any:
-    """What the function returns in a process of its own."""
+    """Call the function in a separate process and return its result."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as one:
         return one.submit(function, *given).result()
 
@@ -73,11 +77,11 @@ def _peak(prepare: Callable[..., Callable[[], object]], given: tuple[object, ...
 
 
 def _most_held() -> float:
-    """MiB of memory that this process has held at most."""
+    """The peak memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def report(path: str | None, results: dict[str, Any], device: torch.device) -> None:
-    """Write the results with the code version and the hardware to a JSON file, if one is named."""
+    """Write the results, the code version and the hardware to the JSON file `path`; do nothing without a path."""
     if path:
         write_json(Path(path), {"results": results, "version": code_version(), "hardware": describe_hardware(device)})

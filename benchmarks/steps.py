@@ -1,7 +1,7 @@
-"""Speed and memory of the pieces: `python benchmarks/steps.py --help`, or `make bench`.
+"""Measures speed and memory of the parts of a distillation: `python benchmarks/steps.py --help`, or `make bench`.
 
-Images are random in the dataset's shape, for speed does not depend on what they show. How is measured: measure.py.
-A TM update is timed by trajectory.py.
+Images are random numbers in the shape of the dataset, because speed does not depend on what images show. measure.py
+describes how time and memory are measured. The update of TM has its own benchmark, trajectory.py.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from common.training.train import Batches, EvaluationProtocol, train, train_epoc
 
 @dataclass
 class Options:
-    """Time and weigh the pieces of a distillation."""
+    """Measure the time and memory of the parts of a distillation."""
 
     only: str = ""
-    """run the benchmarks whose name contains this"""
+    """run only the benchmarks whose name contains this text"""
     repeats: int = 5
-    """times that each version runs, after one run to warm up; 0 to weigh only"""
+    """timed runs of each version, after one run to warm up; 0 measures memory only"""
     memory: bool = True
-    """weigh the versions too, each in a process of its own"""
+    """measure peak memory too, of each version in a separate process"""
     device: str = "auto"
     """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
     output: str | None = None
-    """write the figures to this JSON file too"""
+    """also write the results to this JSON file"""
 
 
 def main() -> None:
@@ -80,22 +80,22 @@ def _version(name: str, version: str, device: torch.device) -> Callable[[], obje
 
 
 def variance_32(device: torch.device) -> Versions:
-    """variance selection, 10 classes x 16 images of 3x32x32, k 64 (bound: 50 ms)"""
+    """Variance selection: 10 classes x 16 images of 3x32x32, k 64. It must take at most 50 ms."""
     return {"variance": _selection("variance", (10, 16, 3, 32, 32), 64, device)}
 
 
 def variance_128(device: torch.device) -> Versions:
-    """variance selection, 10 classes x 8 images of 3x128x128, k 2048 (bound: 1 s)"""
+    """Variance selection: 10 classes x 8 images of 3x128x128, k 2048. It must take at most 1 s."""
     return {"variance": _selection("variance", (10, 8, 3, 128, 128), 2048, device)}
 
 
 def variance_256(device: torch.device) -> Versions:
-    """variance selection, 10 classes x 8 images of 3x256x256, k 8192 (bounds: 5 s, 2 GB)"""
+    """Variance selection: 10 classes x 8 images of 3x256x256, k 8192. It must take at most 5 s and 2 GB."""
     return {"variance": _selection("variance", (10, 8, 3, 256, 256), 8192, device)}
 
 
 def energy_cifar10(device: torch.device) -> Versions:
-    """energy selection over all 50,000 images of 3x32x32 (bound: 10 s)"""
+    """Energy selection over all 50,000 images of 3x32x32. It must take at most 10 s."""
     images = torch.randint(0, 256, (10, 5000, 3, 32, 32), dtype=torch.uint8, device=device)
     return {"energy": lambda: select("energy", [(c.float() for c in rows.split(300)) for rows in images], 64, "dct")}
 
@@ -111,14 +111,14 @@ CLASSES, REAL = 10, 256
 
 
 def dm_cifar10(device: torch.device) -> Versions:
-    """one DM update as published for CIFAR-10 (ConvNetD3, 256 real and 32 synthetic images per class, DSA)"""
+    """One DM update as published for CIFAR-10: ConvNetD3, 256 real and 32 synthetic images per class, DSA."""
     synset, real, network = _cifar10(64, device)
     network.requires_grad_(False)
     compiled = torch.compile(network.embed) if _compiles() else network.embed
     chunk = 4096 if device.type == "cuda" else REAL
 
     def loop() -> None:
-        """The same mathematics as the authors write it: class by class, eager, one backward at the end."""
+        """Compute the update as the authors do: class by class, eager, with one backward pass at the end."""
         drawn = _begin(synset, network, DSA_STRATEGY)
         loss = real.new_zeros(())
         for c in range(CLASSES):
@@ -145,11 +145,11 @@ def dm_cifar10(device: torch.device) -> Versions:
 
 
 def dc_cifar10(device: torch.device) -> Versions:
-    """one DC update as published for CIFAR-10 (ConvNetD3, 256 real and 64 synthetic images per class)"""
+    """One DC update as published for CIFAR-10: ConvNetD3, 256 real and 64 synthetic images per class."""
     synset, real, network = _cifar10(32, device)
 
     def loop() -> None:
-        """The same mathematics as the authors write it: class by class, eager, one backward at the end."""
+        """Compute the update as the authors do: class by class, eager, with one backward pass at the end."""
         _begin(synset, network, "")
         loss = real.new_zeros(())
         for c in range(CLASSES):
@@ -182,14 +182,14 @@ def dc_cifar10(device: torch.device) -> Versions:
 
 
 def _gradients(network: nn.Module, images: Tensor, c: int) -> dict[str, Tensor]:
-    """Of the mean cross-entropy, by parameter, with a graph."""
+    """Gradients of the mean cross-entropy of images of class c, by parameter name, with their autograd graph."""
     named = dict(network.named_parameters())
     loss = F.cross_entropy(network(images), torch.full((len(images),), c, device=images.device))
     return dict(zip(named, torch.autograd.grad(loss, list(named.values()), create_graph=True), strict=True))
 
 
 def _cifar10(k: int, device: torch.device) -> tuple[SynSet, Tensor, Any]:
-    """A synthetic set at ipc 2, 256 real images per class, and ConvNetD3."""
+    """A synthetic set at ipc 2 with k coefficients per channel, 256 real images per class, and a ConvNetD3."""
     args = SynSetArgs(3, CLASSES, (32, 32), device, ipc=2, msz_per_channel=k, lr_freq=1.0, mom_freq=0.5)
     count = 2 * 32 * 32 // k
     images = torch.randn(CLASSES * count, 3, 32, 32, device=device)
@@ -201,13 +201,13 @@ def _cifar10(k: int, device: torch.device) -> tuple[SynSet, Tensor, Any]:
 
 
 def _of_class(c: int, synset: SynSet, real: Tensor) -> tuple[Tensor, Tensor]:
-    """(synthetic, real) images of class c, [n, 3, 32, 32] and [256, 3, 32, 32]."""
+    """The n synthetic images and the 256 real images of class c, [n, 3, 32, 32] and [256, 3, 32, 32]."""
     n = synset.num_per_class
     return synset.get(range(c * n, (c + 1) * n))[0], real[c * REAL : (c + 1) * REAL]
 
 
 def _begin(synset: SynSet, network: nn.Module, strategy: str) -> augment.DSAParams:
-    """What every update starts with: a fresh network, an augmentation per class, no gradient."""
+    """Start an update: reinitialise the network, reset the gradient and draw one augmentation per class."""
     reinitialise(network, derive(0, "network"))
     synset.optim_zero_grad()
     return augment.sample(strategy, CLASSES, generator(0, "augmentation"), (32, 32), device=synset.coefficients.device)
@@ -224,7 +224,7 @@ EXPERT_IMAGES = 5000
 
 
 def expert_epoch(device: torch.device) -> Versions:
-    """a tenth of an expert's epoch on CIFAR-10 (ConvNetD3, 5,000 of 50,000 images, batches of 256, DSA)"""
+    """A tenth of an expert's epoch on CIFAR-10: ConvNetD3, 5,000 of 50,000 images, batches of 256, DSA."""
     images = torch.randint(0, 256, (EXPERT_IMAGES, 3, 32, 32), dtype=torch.uint8)
     labels = torch.arange(EXPERT_IMAGES) % CLASSES
     half = (0.5,) * 3
@@ -234,7 +234,7 @@ def expert_epoch(device: torch.device) -> Versions:
     loader = DataLoader(TensorDataset(data.batch(slice(None)).cpu(), labels), batch_size=256, shuffle=True)
 
     def by_loader() -> None:
-        """Normalised float images one by one through a DataLoader, as the authors feed them."""
+        """Read normalised float images one by one through a DataLoader, as the authors do."""
         draws = generator(0, "experts")
         network.train()
         for some, wanted in loader:
@@ -255,7 +255,7 @@ def expert_epoch(device: torch.device) -> Versions:
 
 
 def evaluation_cifar10(device: torch.device) -> Versions:
-    """5 networks trained for 5 epochs on 160 synthetic images (CIFAR-10 at ipc 1, ConvNetD3, DSA)"""
+    """Training of 5 networks for 5 epochs on 160 synthetic images: CIFAR-10 at ipc 1, ConvNetD3, DSA."""
     draws = generator(0, "images")
     images = torch.randn(160, 3, 32, 32, generator=draws).to(device)
     data = Batches(images, torch.arange(160, device=device) % CLASSES)

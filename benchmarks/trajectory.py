@@ -1,7 +1,7 @@
-"""Trajectory matching, unrolled plainly and by the adjoint method: `python benchmarks/trajectory.py --help`.
+"""Compares the plain unroll of trajectory matching with the adjoint method: `python benchmarks/trajectory.py --help`.
 
-Time of one update's loss and gradients, and its peak memory (see measure.py). The unroll in plain takes about 3 MB an
-image and step at 32 px, 45 MB at 128 px with ConvNetD5: mind --plain_most.
+For one update, it measures the time of the loss and gradients, and the peak memory (see measure.py). The plain unroll
+takes about 3 MB per image and step at 32 px, and 45 MB at 128 px with ConvNetD5. --plain_most limits this memory.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ CLASSES = 10
 
 @dataclass
 class Options:
-    """Time and weigh the gradient through a student's steps."""
+    """Measure the time and memory of the gradient through the training steps of a student network."""
 
     syn_steps: tuple[int, ...] = (2, 10, 50)
-    """numbers of steps T"""
+    """the numbers of training steps T to measure"""
     images: int = 160
-    """synthetic images, all of them in every step (160 is CIFAR-10 at ipc 1)"""
+    """synthetic images; every step uses all of them (160 is CIFAR-10 at ipc 1)"""
     image_size: int = 32
     """side of the images in pixels"""
     model: str = "ConvNetD3"
-    """the network"""
+    """name of the student network"""
     chunk: int = 32
-    """images a pass takes at most, in the versions in chunks"""
+    """most images per pass, in the versions that work in chunks"""
     plain_most: int = 10
-    """largest T that is unrolled plainly, too (0: none)"""
+    """largest T for which the plain unroll is measured too (0: never)"""
     whole: bool = True
-    """also the adjoint without chunks"""
+    """measure the adjoint method without chunks too"""
     repeats: int = 5
-    """times that each version runs, after one run to warm up; 0 to weigh only"""
+    """timed runs of each version, after one run to warm up; 0 measures memory only"""
     memory: bool = True
-    """weigh each version, too"""
+    """measure the peak memory of each version too"""
     device: str = "auto"
     """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
     output: str | None = None
-    """write the figures to this JSON file too"""
+    """also write the results to this JSON file"""
 
 
 @dataclass(frozen=True)
 class Version:
-    """One way to compute an update."""
+    """One of the compared ways to compute an update."""
 
     unroll: Unroll
     in_chunks: bool = False
@@ -101,7 +101,10 @@ def main() -> None:
 
 
 def update(version: Version, count: int, options: Options) -> Callable[[], object]:
-    """Loss and gradients of `count` steps on all images, each step with a DSA strategy of its own."""
+    """A function that computes the loss and gradients of `count` steps on all images.
+
+    Each step has its own DSA strategy.
+    """
     device = resolve_device(options.device)
     im_size = (options.image_size, options.image_size)
     network = build_network(options.model, 3, CLASSES, im_size).to(device)

@@ -1,6 +1,7 @@
-"""FreD: dataset distillation in the frequency domain. See the README for the house at a glance.
+"""FreD: dataset distillation in the frequency domain. The README gives an overview of the code.
 
-The names below are resolved on first use, so that importing one module of `common` does not import all the others.
+The public names in `__all__` are imported on first use, so that importing one module of `common` does not import all
+the others.
 """
 
 from importlib import import_module
@@ -25,7 +26,7 @@ _MODULES = {
 }
 
 
-if not TYPE_CHECKING:  # a checker takes a module with this function to have every name
+if not TYPE_CHECKING:  # a type checker would assume that a module with this function has every name
 
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:

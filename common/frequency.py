@@ -1,17 +1,19 @@
 """Orthogonal transforms along the last two or three axes of a batch of images.
 
-Every transform maps d real pixels to d real coefficients at d positions (d = product of the sides), so k kept positions
-cost the same k numbers whichever transform they belong to.
+Every transform maps the d real pixels of a channel (d = product of the image's sides) to d real coefficients at d
+positions. So keeping k positions costs k numbers with every transform.
 
-dct       DCT-II and its inverse as in `scipy.fft.dctn(norm=None)` (Section 3 of the paper). Its coefficients are
-          those of the orthonormal DCT times s_k per axis, s_0 = 2 sqrt(N), s_k = sqrt(2N). Published learning rates are
-          in these units: an SGD step lr in them is a step lr / (s_k s_l)^2 in pixel-norm-preserving ones.
-dft       the discrete Fourier transform of `torch.fft.fftn(norm="backward")`. Real images have X[-u] = conj X[u], so
-          of each conjugate pair the position that comes first holds the real part and the other one the imaginary
-          part: d real numbers in all, none counted twice, and whatever is kept decodes to a real image.
-dwt       the Haar wavelet pyramid (bases from PyWavelets), orthonormal, over as many levels as all sides can be
-          halved; the layout is the usual one, the coarsest averages at the top left.
-identity  plain pixels: with every position kept, the ordinary pixel parameterisation of DC, DM and MTT.
+dct       DCT-II and its inverse as in `scipy.fft.dctn(norm=None)` (Section 3 of the paper). Along an axis of length N,
+          coefficient k is s_k times that of the orthonormal DCT, with s_0 = 2 sqrt(N) and s_k = sqrt(2N) for k > 0.
+          Published learning rates are in these units: for coefficient (k, l), SGD with learning rate lr moves the
+          image as it would with learning rate lr / (s_k s_l)^2 on the orthonormal coefficients.
+dft       The discrete Fourier transform of `torch.fft.fftn(norm="backward")`. The coefficients X of a real image come
+          in conjugate pairs, X[-u] = conj X[u]. The first position of each pair holds the real part, and the second
+          one holds the imaginary part. So there are d real numbers without repetition, and every selection of
+          positions decodes to a real image.
+dwt       The orthonormal Haar wavelet pyramid (bases from PyWavelets). It has as many levels as all sides can be
+          halved. The layout is the usual one: the coarsest averages are at the top left.
+identity  Plain pixels. With every position kept, this is the usual pixel parameterisation of DC, DM and MTT.
 """
 
 from __future__ import annotations
@@ -45,44 +47,45 @@ def idct(x: Tensor, ndim: int) -> Tensor:
 
 
 def forward(x: Tensor, ndim: int, transform: str = "dct") -> Tensor:
-    """Images [..., H, W] (ndim 2) or [..., D, H, W] (ndim 3) to coefficients of the same shape; differentiable.
+    """Transform images [..., H, W] (ndim 2) or [..., D, H, W] (ndim 3) to coefficients of the same shape.
 
-    Raises InputError for an unknown transform, or images that it cannot take.
+    The result is differentiable. Raises InputError if the transform is unknown or cannot take images of this size.
     """
     return _apply(_get(transform).forward, x, ndim)
 
 
 def inverse(x: Tensor, ndim: int, transform: str = "dct") -> Tensor:
-    """Coefficients to images: inverts `forward` to rounding error; differentiable."""
+    """Transform coefficients back to images; inverts `forward` up to rounding errors, and is differentiable."""
     return _apply(_get(transform).inverse, x, ndim)
 
 
 def orthonormal_scale(im_size: Sequence[int], transform: str = "dct") -> Tensor:
-    """Float64 [*im_size]: coefficient = scale * coefficient of the orthonormal transform of the same name."""
+    """The ratio of each coefficient to that of the orthonormal transform of the same name: float64 [*im_size]."""
     return _get(transform).scale(tuple(im_size))
 
 
 def frequencies(im_size: Sequence[int], transform: str = "dct") -> Tensor:
-    """Float64 [*im_size]: how fast the image of each position varies, to rank them by; 0 for the slowest.
+    """A number that ranks the positions by how fast their basis image varies; 0 is the slowest. Float64 [*im_size].
 
-    dct, dft: the sum over axes of the index's frequency, relative to the highest. dwt: the scale, 0 for the averages.
-    identity: pixels have no frequency; the sum of relative indices stands in, which ranks them from the top left.
-    Positions of the same frequency have the same value to the last bit.
+    dct: the sum over the axes of index / side. dft: the sum over the axes of the frequency in cycles per pixel.
+    dwt: the level of detail, 0 for the coarsest averages. identity: pixels have no frequency, so this is the sum over
+    the axes of index / side, which ranks the pixels from the top left. Equal frequencies are equal to the last bit.
     """
     return _get(transform).frequencies(tuple(im_size))
 
 
 def convert_step(lr: float, im_size: Sequence[int], source: str, target: str) -> float:
-    """The step size of `target` that moves images as `lr` does with `source`.
+    """The learning rate for the transform `target` that moves images as `lr` does for the transform `source`.
 
-    Equal in orthonormal units for most positions; a few, such as the DCT's constant one, have a scale of their own.
+    The match is exact for the positions that have the median scale, which are most of them. A few positions, such as
+    the constant one of the DCT, have a different scale and do not match.
     """
     before, after = (orthonormal_scale(im_size, transform).median().item() for transform in (source, target))
-    return float(f"{lr * (after / before) ** 2:.12g}")  # without the rounding of the scales, for people to read
+    return float(f"{lr * (after / before) ** 2:.12g}")  # 12 digits drop the rounding errors of the scales
 
 
 def check_transform(transform: str, im_size: Sequence[int] | None = None) -> None:
-    """Raises InputError for a transform that does not exist, or that cannot take images of this size."""
+    """Raises InputError if the transform does not exist or cannot take images of this size."""
     if transform not in TRANSFORMS:
         raise InputError(f"unknown transform '{transform}': choose one of {', '.join(TRANSFORMS)}")
     if transform == "dwt" and im_size is not None and _levels(im_size) == 0:
@@ -105,24 +108,26 @@ def _get(transform: str) -> _Transform:
 def _apply(function: Callable[[Tensor, int], Tensor], x: Tensor, ndim: int) -> Tensor:
     if x.dim() < ndim:
         raise InputError(f"a transform along {ndim} axes needs images with at least {ndim} axes, got {tuple(x.shape)}")
-    # Mixed precision would round coefficients that span four orders of magnitude; the transform is never worth it.
+    # Coefficients span four orders of magnitude, and mixed precision would round them. The transform is too cheap for
+    # lower precision to be worth that.
     kind = x.device.type
     with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():
         return function(x if x.dtype in (torch.float32, torch.float64) else x.float(), ndim)
 
 
 def _summed_shares(indices: Sequence[Tensor], im_size: Sequence[int]) -> Tensor:
-    """Float64 [*im_size]: the sum over axes of index / side; sums that are equal are equal to the last bit.
+    """Return the sum over the axes of index / side, float64 [*im_size]; equal sums are equal to the last bit.
 
-    indices: for each axis int64 [side].
+    indices: int64 [side] for each axis.
     """
-    # In whole numbers, since a sum of rounded shares depends on its terms: 1/28 + 4/28 is not 0/28 + 5/28.
+    # Sums are computed in integers, because sums of rounded fractions depend on the terms: for some indices u + v =
+    # u' + v', but u/28 + v/28 != u'/28 + v'/28.
     whole = math.lcm(*im_size)
     rows = [index * (whole // side) for index, side in zip(indices, im_size, strict=True)]
     return torch.stack(torch.meshgrid(*rows, indexing="ij")).sum(dim=0).double() / whole
 
 
-# -- separable: along each axis a length-N signal x becomes F x, and X becomes back D X, with F and D [N, N] ---------
+# -- separable: matrices F and D [N, N] per axis transform a signal x of length N to X = F x, and back to x = D X -----
 
 
 def _separable(x: Tensor, ndim: int, name: str, *, analysis: bool) -> Tensor:
@@ -134,7 +139,7 @@ def _separable(x: Tensor, ndim: int, name: str, *, analysis: bool) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _matrices(name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Float64 (F, D), each [size, size]."""
+    """The matrices (F, D) of a one-dimensional transform and its inverse, each float64 [size, size]."""
     unit = np.eye(size)
     if name == "dct":
         return fft.dct(unit, type=2, norm=None, axis=0), fft.idct(unit, type=2, norm=None, axis=0)
@@ -152,7 +157,7 @@ def _matrix(name: str, size: int, analysis: bool, dtype: torch.dtype, device: to
 def _dct_scale(im_size: tuple[int, ...]) -> Tensor:
     scale = torch.ones((), dtype=torch.float64)
     for size in im_size:
-        # The rows of F are orthogonal, and their norms are the factors s_k.
+        # The rows of F are orthogonal, and the norm of row k is the factor s_k of the module's docstring.
         scale = scale[..., None] * torch.from_numpy(_matrices("dct", size)[0]).norm(dim=1)
     return scale
 
@@ -180,20 +185,24 @@ def _inverse_dft(x: Tensor, ndim: int) -> Tensor:
 
 
 def _negate_frequencies(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """What stands at -u, for every u; indices are frequencies modulo the side."""
+    """Move the value at every frequency -u to u, where an index is a frequency modulo the side."""
     return x.flip(axes).roll([1] * len(axes), axes)
 
 
 @lru_cache(maxsize=64)
 def _conjugate_pairs(im_size: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Boolean [*im_size] each: positions that hold a real part, and those that are their own partner (u = -u)."""
+    """Two boolean masks [*im_size]: the positions that hold a real part, and those that are their own partner (u = -u).
+
+    Positions that are their own partner hold a real part, too.
+    """
     index = torch.arange(math.prod(im_size)).view(im_size)
     partner = _negate_frequencies(index, tuple(range(-len(im_size), 0)))
     return (index <= partner).to(device), (index == partner).to(device)
 
 
 def _dft_scale(im_size: tuple[int, ...]) -> Tensor:
-    # A pair shares its energy between cosine and sine: each has norm sqrt(d / 2), a wave without a sine sqrt(d).
+    # In a pair, cosine and sine share the energy: each has norm sqrt(d / 2). A position without a partner has a cosine
+    # alone, of norm sqrt(d).
     _, alone = _conjugate_pairs(im_size, torch.device("cpu"))
     d = math.prod(im_size)
     return torch.where(alone, d, d / 2).double().sqrt()
@@ -208,13 +217,13 @@ def _dft_frequencies(im_size: tuple[int, ...]) -> Tensor:
 
 
 def _levels(im_size: Sequence[int]) -> int:
-    """How often all sides can be halved."""
+    """How many times all sides can be halved."""
     common = math.gcd(*im_size)
     return (common & -common).bit_length() - 1
 
 
 def _corner(im_size: Sequence[int], level: int) -> tuple[Any, ...]:
-    """Index of what is left to transform after `level` levels: the averages, at the top left."""
+    """The index of the averages after `level` levels, at the top left; the next level transforms these."""
     return (..., *(slice(side >> level) for side in im_size))
 
 

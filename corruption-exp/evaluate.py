@@ -1,6 +1,6 @@
-"""Test networks trained on a synthetic set on shifted images: `python corruption-exp/evaluate.py --synset FILE`.
+"""Tests networks trained on a synthetic set on corrupted or shifted test images.
 
-The algorithm and the test sets are in common/robustness/.
+Usage: `python corruption-exp/evaluate.py --synset FILE`. The implementation is in common/robustness/.
 """
 
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""The published tables, cell by cell: what they are, how each is run, on one machine or many, and what came of it."""
+"""The published tables, cell by cell: which cells there are, how to run them, and the results."""

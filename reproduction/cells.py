@@ -1,10 +1,10 @@
-"""The commands behind a cell, in their order, and where they leave what they find.
+"""The commands that run a cell, in their order, and the folders of their results.
 
-<output>/<scale>/                                    of `full`, `short` and `smoke` each, so that they never mix
-    <objective>/<dataset>/ipc<ipc>/<table>/          run folders, as of any distillation
-    corruption/<cell>/                               results of robustness
-    cells/<table>/<cell>.json                        commands, state, times
-    buffers/                                         experts of reduced scales
+<output>/<scale>/                                    one folder each for the scales full, short and smoke
+    <objective>/<dataset>/ipc<ipc>/<table>/          run folders, the same as of any distillation
+    corruption/<cell>/                               results of robustness tests
+    cells/<table>/<cell>.json                        commands, state and times of a cell
+    buffers/                                         expert trajectories of the scales short and smoke
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from reproduction.scales import Flags, reduction
 from reproduction.standins import make_target, target_path
 from reproduction.tables import Cell
 
-DRIFTED_LEVEL = 5  # of the authors' script
+DRIFTED_LEVEL = 5  # the corruption level of the authors' script
 
 
 @dataclass(frozen=True)
 class Command:
-    """A script with its flags.
+    """A script with its flags, run by `nproc` processes.
 
-    product: what it leaves when it has done its work; without one it is run every time. keep: if the product is there
-    already, it is kept.
+    product: the file that exists once the command has finished; a command without a product is run every time. keep:
+    skip the command if its product exists already.
     """
 
     script: str
@@ -46,12 +46,12 @@ class Command:
 
     @property
     def command(self) -> str:
-        """As a user would type it."""
+        """The command line as a user would type it."""
         return as_typed(self.script, self.words, self.nproc)
 
 
 class Experts(NamedTuple):
-    """Of a cell of TM: how many experts are in its buffer, how many it wants, and whether they are the authors'."""
+    """The experts of a TM cell: how many are in its buffer, how many it needs, and whether they are the authors'."""
 
     there: int
     wanted: int
@@ -59,32 +59,32 @@ class Experts(NamedTuple):
 
 
 def folder_of(cell: Cell, plan: Plan) -> Path:
-    """Where the figures of a cell end: its run folder, or of a drifted test set the folder of its results."""
+    """The folder with the results of a cell: its run folder or, on drifted images, its own results folder."""
     if cell.target is not None:
         return plan.root / cell.table / "-".join(cell.parts)
     return _run_folder(cell, images_of(cell, plan), plan)
 
 
 def source_folder(cell: Cell, plan: Plan) -> Path:
-    """The run folder of the synthetic set that a cell on drifted images tests."""
+    """The run folder of the synthetic set that a cell tests on drifted images."""
     return _run_folder(_source_of(cell), images_of(cell, plan), plan)
 
 
 def check_target(cell: Cell, plan: Plan) -> None:
-    """Raises InputError where drifted images are not there, which else would be found after hours of distillation."""
+    """Raises InputError for missing drifted images, which would otherwise show only after hours of distillation."""
     if cell.target is not None and plan.scale != "smoke":
         root = plan.data_path or default_data_path(images_of(cell, plan).dataset)
         target_folder(cell.target, Path(root).expanduser())
 
 
 def steps(cell: Cell, plan: Plan, make: bool = False) -> list[Command]:
-    """The commands of a cell in their order: experts where there are to be some, distillation, robustness.
+    """The commands of a cell in their order: training of experts if any are needed, distillation, robustness test.
 
-    make: also make the stand-ins that they read.
+    make: also create the stand-in images that the commands read.
     """
     if cell.target is None:
         return _distillation(cell, cell, plan, make)
-    # The set is another cell's as well: it is made where it is missing, never over again.
+    # The synthetic set also belongs to another cell, so it is made only if it is missing.
     before = _distillation(_source_of(cell), cell, replace(plan, resume="auto"), make)
     flags: Flags = {
         "synset": str(source_folder(cell, plan) / "synset.safetensors"),
@@ -98,13 +98,13 @@ def steps(cell: Cell, plan: Plan, make: bool = False) -> list[Command]:
             make_target(cell.target, cell.dataset, plan.standins)
     folder = folder_of(cell, plan)
     flags |= {"output": str(folder), **reduction(cell, plan.scale).evaluate, **_machine(plan)}
-    # It keeps the networks that it trains, to test each on everything: one process does it all.
+    # Each network is tested on all corruptions, so one process does everything.
     product, keep = folder / "results.json", plan.resume == "auto"
     return [*before, Command("corruption-exp/evaluate.py", _words(flags), 1, product, keep)]
 
 
 def experts(cell: Cell, plan: Plan) -> Experts | None:
-    """What there is of a cell's experts; None for an objective without."""
+    """How many experts of a cell exist; None for an objective without experts."""
     if program(cell.objective, cell.dataset).buffer is None:
         return None
     recipe, asked = find_recipe(cell.objective, cell.dataset, cell.ipc).values, reduction(cell, plan.scale).buffer
@@ -112,7 +112,7 @@ def experts(cell: Cell, plan: Plan) -> Experts | None:
     place = plan.buffers(cell), images_of(cell, plan).dataset, asked.get("model") or str(recipe["model"])
     found = find_buffer(*place, zca=False)
     if found != buffer_folder(*place, zca=False):
-        return Experts(wanted, wanted, authors=True)  # how many they hold, only reading would tell
+        return Experts(wanted, wanted, authors=True)  # counting these means reading all of them
     return Experts(min(len(expert_files(found)), wanted), wanted, authors=False)
 
 
@@ -122,7 +122,7 @@ def _source_of(cell: Cell) -> Cell:
 
 
 def _distillation(cell: Cell, whose: Cell, plan: Plan, make: bool) -> list[Command]:
-    """whose: the cell that it is for, on drifted images another than the one that is distilled."""
+    """The commands that distil `cell`. whose: the cell they are for, which differs from `cell` for drifted images."""
     scripts, reduced = program(cell.objective, cell.dataset), reduction(whose, plan.scale)
     images = images_of(whose, plan, make)
     shared = images.flags | _machine(plan)
@@ -150,13 +150,13 @@ def _run_folder(cell: Cell, images: Images, plan: Plan) -> Path:
 
 
 def _run_name(cell: Cell, images: Images, plan: Plan) -> str:
-    """The table's name; with the dataset's where other images stand in its place, and may stand in others' too."""
+    """The name of the run folder: the table, plus the cell's dataset if other images take its place."""
     standin = "-standin" if plan.scale == "smoke" else ""
     return cell.table + ("" if images.dataset == cell.dataset else f"-{cell.dataset}") + standin
 
 
 def _machine(plan: Plan) -> Flags:
-    """Where, how precisely and with what to compute, as far as it is not the default."""
+    """The flags for device, precision, compilation and download that differ from their defaults."""
     asked = {"device": (plan.device, "auto"), "precision": (plan.precision, "fp32")}
     flags = {key: value for key, (value, default) in asked.items() if value != default}
     switches = {"compile": plan.compile, "no_download": plan.no_download}

@@ -1,7 +1,7 @@
-"""A cell as a job: it runs the cell's commands, keeps a record of them, and may be interrupted at any time.
+"""A cell as a job, which runs the cell's commands, keeps a record of them, and may be interrupted at any time.
 
-The record, <output>/<scale>/cells/<table>/<cell>.json, says what is known while there is no summary: commands, state,
-what went wrong, times. A lock beside it is held while a process works on the cell.
+The record, <output>/<scale>/cells/<table>/<cell>.json, holds what is known before there is a summary: commands, state,
+errors and times. A process that works on the cell holds a lock beside the record.
 """
 
 from __future__ import annotations
@@ -27,47 +27,47 @@ if TYPE_CHECKING:
 
 State = Literal["not started", "queued", "running", "interrupted", "failed", "finished"]
 KEPT = "finished cells and the last checkpoint are kept, the same command continues"
-_OUTPUT = ("the folder", "--output")  # how `take_lock` speaks of it
+_OUTPUT = ("the folder", "--output")  # what `take_lock` calls the folder, and its flag, in error messages
 
 
 def record_file(cell: Cell, plan: Plan) -> Path:
-    """Where the record of a cell is kept."""
+    """The path of the record of a cell."""
     return plan.root / "cells" / cell.table / f"{'-'.join(cell.parts)}.json"
 
 
 def read_record(cell: Cell, plan: Plan) -> dict[str, Any]:
-    """The record of a cell, with its state as it is now: {"state": "not started"} where there is none."""
+    """The record of a cell with its current state; {"state": "not started"} if there is no record."""
     file = record_file(cell, plan)
     if not file.exists():
         return {"state": "not started"}
     record = read_json(file)
     if record["state"] == "running" and not _is_held(file):
-        record["state"] = "interrupted"  # killed, with no time to say so
+        record["state"] = "interrupted"  # it was killed before it could write its state
     return record
 
 
 def write_record(cell: Cell, plan: Plan, **entries: Any) -> None:
-    """Change some entries of a record."""
+    """Change the given entries of a cell's record, and keep all others."""
     file = record_file(cell, plan)
     before = read_json(file) if file.exists() else {}
     write_json(file, {**before, "cell": cell.name, "scale": plan.scale, **entries})
 
 
 def is_finished(cell: Cell, plan: Plan) -> bool:
-    """Whether the figures of a cell are there."""
+    """Whether the results of a cell exist."""
     product = steps(cell, plan)[-1].product
     return product is not None and product.exists()
 
 
 class CellJob:
-    """Callable: runs what is left of a cell. With `checkpoint`, by which submitit interrupts and requeues jobs."""
+    """A callable that runs the unfinished commands of a cell. submitit interrupts and requeues it by `checkpoint`."""
 
     def __init__(self, cell: Cell, plan: Plan) -> None:
         self.cell, self.plan = cell, plan
         self._script: Script | None = None
 
     def __call__(self) -> None:
-        """Raises InputError for a command that fails, and Stopped for one that was stopped; the record says so too."""
+        """Run the cell. Raises InputError if a command fails, and Stopped if it was stopped; the record says so too."""
         with self._held():
             if self.plan.resume == "auto" and is_finished(self.cell, self.plan):
                 write_record(self.cell, self.plan, state="finished")
@@ -90,7 +90,7 @@ class CellJob:
             self._note(state="finished", reason=None)
 
     def checkpoint(self) -> DelayedSubmission:
-        """Called from submitit's signal handler: the run saves and ends, and the job is to be run again."""
+        """Called from submitit's signal handler: let the run save and end, and return the job that continues it."""
         from submitit.helpers import DelayedSubmission
 
         if self._script is not None:
@@ -99,7 +99,7 @@ class CellJob:
         return DelayedSubmission(CellJob(self.cell, replace(self.plan, resume="auto")))
 
     def _begin(self, todo: Sequence[Command]) -> None:
-        """Say that the cell is running. A record of the same work goes on: its time and interruptions are added to."""
+        """Record that the cell is running. If the record is of the same run, its time and interruptions are kept."""
         folder = str(folder_of(self.cell, self.plan).relative_to(self.plan.root))
         before = read_record(self.cell, self.plan)
         if self.plan.resume == "never" or before.get("folder") != folder:
@@ -162,7 +162,7 @@ class CellJob:
 
 @contextmanager
 def _alone(product: Path | None) -> Iterator[None]:
-    """Inside, no other cell makes the same product; cells on drifted images share the set of another one."""
+    """Inside the block, no other cell makes the same product. Cells on drifted images share another cell's set."""
     if product is None:
         yield
         return
@@ -179,12 +179,12 @@ def _lock_of(file: Path) -> Path:
 
 
 def _is_held(file: Path) -> bool:
-    """Whether a process works on the cell of a record. Where no lock can be taken the record is believed."""
+    """Whether a process works on the cell of the record `file`. If the lock cannot be tested, the answer is yes."""
     if not _lock_of(file).exists():
         return False
     try:
         lock = take_lock(_lock_of(file), *_OUTPUT)
-    except InputError:  # a folder of somebody else, or one that is read-only
+    except InputError:  # somebody else's folder, or a read-only one
         return True
     if lock is not None:
         lock.release()

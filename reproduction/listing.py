@@ -1,4 +1,4 @@
-"""Every cell before it is run: what is published, what the recipe rests on, what it costs, what is there."""
+"""The list of cells: published accuracy, origin of the recipe, estimated cost, and which data and experts exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from reproduction.tables import TABLES, Cell
 
 
 class Entry(NamedTuple):
-    """A line of the list, as text."""
+    """One line of the list, as texts."""
 
     cell: str
     published: str
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
 
 def as_text(cells: Sequence[Cell], plan: Plan, rate: str) -> str:
-    """A table for each of the published ones. rate: key of `estimate.RATES`, the machine that times are for."""
+    """The list as text, one section per published table. rate: key of `estimate.RATES`, the machine to estimate for."""
     tflops, source = RATES[rate]
     by_table: dict[str, list[Entry]] = {}
     for cell in tqdm(cells, desc="estimating", unit="cell", leave=False, dynamic_ncols=True):
@@ -60,7 +60,7 @@ def as_text(cells: Sequence[Cell], plan: Plan, rate: str) -> str:
 
 
 def entry(cell: Cell, plan: Plan, rate: str) -> Entry:
-    """What is to be said of a cell."""
+    """The line of a cell."""
     row, options, sources = row_of(cell, plan), *options_of(cell, plan)
     cost = cost_of(cell, plan, options, rate)
     found = experts(cell, plan)
@@ -78,9 +78,9 @@ def entry(cell: Cell, plan: Plan, rate: str) -> Entry:
 
 
 def cost_of(cell: Cell, plan: Plan, options: DistillOptions, rate: str) -> Estimate:
-    """The estimate of a cell as it would be run, with the experts that are missing; on drifted images its set's.
+    """Estimate time and memory of running a cell, including the training of missing experts.
 
-    options: `options_of` the cell.
+    For a cell on drifted images, the estimate is of distilling its synthetic set. options: `options_of` the cell.
     """
     shape = SHAPES["digits" if images_of(cell, plan).dataset == "digits" else cell.dataset]
     if options.image_size is not None and len(shape.im_size) == 2:
@@ -97,7 +97,7 @@ def cost_of(cell: Cell, plan: Plan, options: DistillOptions, rate: str) -> Estim
 
 
 def _data(cell: Cell, plan: Plan) -> str:
-    """Whether the images are there, and the drifted ones where the cell is about them."""
+    """Whether the images of a cell are on this machine, including the drifted images if the cell needs them."""
     if plan.scale == "smoke":
         return "stand-in"
     images = images_of(cell, plan)
@@ -110,7 +110,7 @@ def _data(cell: Cell, plan: Plan) -> str:
 
 
 def _recipe(options: DistillOptions, sources: Sources) -> str:
-    """k and lr_freq, which the paper's appendix has, each with where it comes from."""
+    """k and lr_freq, each with its origin. (Their published values are in the paper's appendix.)"""
     values = {"msz_per_channel": f"{options.msz_per_channel}", "lr_freq": f"{options.lr_freq:g}"}
     kinds = {
         key: sources[key].partition(":")[0] + (", scaled" if "(scaled from" in sources[key] else "") for key in values
@@ -121,7 +121,7 @@ def _recipe(options: DistillOptions, sources: Sources) -> str:
 
 
 def options_of(cell: Cell, plan: Plan) -> tuple[DistillOptions, Sources]:
-    """The options of its distillation, and where each comes from."""
+    """The options of the cell's distillation, and the source of each."""
     scripts = program(cell.objective, cell.dataset)
     distillation = next(step for step in steps(cell, plan) if step.script == scripts.script)
     options, sources = parse(scripts.options, cell.objective, distillation.words)

@@ -1,4 +1,4 @@
-"""The page over many cells: what `reproduce.py` found, as one file that opens anywhere."""
+"""The results of `reproduce.py` as an HTML page, one file that any browser can open."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _TEMPLATE = Path(__file__).parent / "templates" / "results.html"
 
 
 def write_results_page(path: Path, rows: Sequence[Mapping[str, Any]], title: str, notes: Sequence[str] = ()) -> None:
-    """The page over many cells, grouped by the `table` of each row in the order they come, below the notes.
+    """Write a page with the notes, followed by the rows, grouped by their `table` in the order in which tables come.
 
-    A row has table, cell, scale, state (one of STATES), ours, n, published, difference, time, memory, hardware,
-    version, note, command (texts, "" for nothing), picture (a file, embedded small, or None), and report (a link
-    relative to the page, or None). Raises InputError where the page cannot be written.
+    A row has the texts table, cell, scale, state (one of STATES), ours, n, published, difference, time, memory,
+    hardware, version, note and command ("" if there is none), picture (a file, embedded as a thumbnail, or None), and
+    report (a link relative to the page, or None). Raises InputError if the page cannot be written.
     """
     tables: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -32,7 +32,7 @@ def write_results_page(path: Path, rows: Sequence[Mapping[str, Any]], title: str
 
 
 def _relative(link: str | None) -> str | None:
-    """The link if it stays beside or below the page; javascript: and the like are none."""
+    """The link if it is relative, otherwise None. Absolute paths and schemes such as javascript: are dropped."""
     if link is None or ":" in link.partition("/")[0] or link.startswith("/"):
         return None
     return link

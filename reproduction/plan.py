@@ -1,4 +1,4 @@
-"""Where and how cells are run, and on which images."""
+"""The plan of a reproduction: where and how cells are run, and on which images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STANDINS = "standins"
 
 @dataclass(frozen=True)
 class Plan:
-    """Where and how cells are run: what decides neither their figures nor their folders, scale and images aside."""
+    """Where and how cells are run. Only `scale` and `images` change what the results mean."""
 
     scale: Scale = "full"
     output: str = "runs/reproduce"
@@ -31,36 +31,36 @@ class Plan:
     nproc: int = 1
     resume: str = "auto"
     images: dict[str, str] = field(default_factory=dict)
-    """datasets whose images are taken from elsewhere: CIFAR10 -> folder:PATH"""
+    """datasets whose images are read from elsewhere, e.g. {"CIFAR10": "folder:PATH"}"""
 
     @property
     def root(self) -> Path:
-        """Everything of this scale."""
+        """The folder of everything that belongs to this scale."""
         return Path(self.output) / self.scale
 
     @property
     def standins(self) -> Path:
-        """Images that are made for the scale smoke."""
+        """The folder of the images that stand in for every dataset with `--scale smoke`."""
         return self.root / STANDINS
 
     def buffers(self, cell: Cell) -> Path:
-        """Experts of a cell: those of the full scale serve any run, the others only their own scale."""
+        """The buffer path of a cell. By default, scales below full keep their experts apart, in their own folder."""
         path = Path(self.buffer_path or ("buffers" if self.scale == "full" else self.root / "buffers"))
         return path / "ImageNet-abcde" if "/" in cell.objective else path
 
 
 @dataclass(frozen=True)
 class Images:
-    """Which images a cell's dataset stands for: its own, others that the user names, or a stand-in."""
+    """The images on which a cell is run: those of its dataset, other images that the user names, or stand-ins."""
 
     dataset: str
     flags: Flags
     label: str = ""
-    """what they are, where they are not the dataset's own"""
+    """what the images are; "" for those of the dataset itself"""
 
 
 def images_of(cell: Cell, plan: Plan, make: bool = False) -> Images:
-    """The images of a cell; stand-ins are made on the disk if `make`."""
+    """The images of a cell. make: create stand-in images on the disk if the scale needs them."""
     if plan.scale == "smoke":
         found = stand_in(cell.dataset, plan.standins, cell.target is not None, make)
         flags = {"dataset": found.dataset, "data_path": found.data_path}
@@ -76,7 +76,7 @@ def images_of(cell: Cell, plan: Plan, make: bool = False) -> Images:
 
 
 def parse_images(words: Sequence[str]) -> dict[str, str]:
-    """NAME=folder:PATH ... as a dictionary. Raises InputError for a word of another form."""
+    """Parse words such as NAME=folder:PATH into a dictionary. Raises InputError for any other word."""
     images = {}
     datasets = {plain(cell.dataset): cell.dataset for table in TABLES.values() for cell in table.cells}
     for word in words:

@@ -1,4 +1,4 @@
-"""The scripts behind an objective, by the name that its recipes and run folders have."""
+"""The scripts of each objective. Objectives have the same names as in recipes and run folders."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _IMAGENET_ABCDE = load_script("ImageNet-abcde/distill.py")
 
 
 class Program(NamedTuple):
-    """What distils by an objective."""
+    """The scripts and options that distil by an objective."""
 
     script: str
-    """relative to the repository's root"""
+    """path of the distillation script, relative to the root of the repository"""
     flags: tuple[str, ...]
-    """what chooses the objective, where the script has several"""
+    """flags that choose the objective, if the script has several"""
     options: type[DistillOptions]
     buffer: str | None = None
-    """script that trains the experts, where the objective needs some"""
+    """script that trains the experts, if the objective needs any"""
 
 
 OPTIONS: dict[str, type[DistillOptions]] = {
@@ -37,7 +37,7 @@ OPTIONS: dict[str, type[DistillOptions]] = {
 
 
 def program(objective: str, dataset: str) -> Program:
-    """What distils a dataset by an objective; voxels have a script of their own."""
+    """The program that distils a dataset by an objective. 3D-MNIST has a script of its own."""
     script, *flags = distill_script(objective)
     needs_experts = objective.rpartition("/")[2] == "TM"
     return Program(

@@ -1,4 +1,4 @@
-"""Ours beside what is published: a row for each cell, from its record and its files."""
+"""Our results beside the published ones: one row per cell, read from its record and its result files."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of a cell at a scale. Accuracies in % of the test images; None where something is unknown.
+    """The results of a cell at a scale. Accuracies are in % of the test images; None means unknown.
 
-    difference: ours less the published figure, at scale full on the same images; `reduced` says what still was less.
+    difference: our accuracy minus the published one, only at scale full and on the dataset's own images. reduced: what
+    was less than, or different from, the recipe.
     """
 
     table: str
@@ -54,36 +55,36 @@ class Row:
 
     @property
     def ours(self) -> str:
-        """Mean and standard deviation as people write them, "" where there are none."""
+        """Our mean and standard deviation as text; "" if there is no result."""
         return _with_std(self.mean, self.std)
 
     @property
     def published_text(self) -> str:
-        """Likewise, of what is published."""
+        """The published mean and standard deviation as text; "unknown" if there is none."""
         return _with_std(self.published, self.published_std, places=1) or UNKNOWN
 
     @property
     def details(self) -> str:
-        """What has to be said beside the figure and its scale; of stand-ins only what they are."""
+        """Remarks that belong beside the accuracy, without the scale. At scale smoke, `reduced` is left out."""
         reduced = "" if self.scale == "smoke" else self.reduced
         return "; ".join(part for part in (reduced, self.images, self.note) if part)
 
     @property
     def remarks(self) -> str:
-        """Everything that has to be said beside the figure."""
+        """All remarks that belong beside the accuracy, including the scale unless it is full."""
         scale = "" if self.scale == "full" else f"scale {self.scale}"
         return "; ".join(part for part in (scale, self.details) if part)
 
 
 def collect(cells: Iterable[Cell], plans: Sequence[Plan]) -> list[Row]:
-    """A row for each cell and scale of which something is known."""
+    """One row per cell and plan, without the cells that were not started."""
     current = code_version()
     rows = [row_of(cell, plan, current) for plan in plans for cell in cells]
     return [row for row in rows if row.state != "not started"]
 
 
 def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
-    """What is known of a cell, from its record and its files. current: the version of this code."""
+    """The row of a cell, from its record and result files. current: the version of this code, to note others."""
     record, folder = read_record(cell, plan), folder_of(cell, plan)
     if "folder" in record:
         folder = plan.root / record["folder"]
@@ -128,12 +129,12 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
 
 
 def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
-    """The figures of a finished cell, accuracies in %; {} while it is not finished."""
+    """The results of a finished cell, accuracies in %; {} if the cell is not finished."""
     if not (folder / "summary.json").exists():
         return {}
     run = read_run(folder)
     summary = run.summary
-    assert summary is not None  # its file is there
+    assert summary is not None  # summary.json exists
     chosen, last = summary[TABLES[cell.table].figure], summary["last"]
     return {
         **_percent(chosen),
@@ -171,13 +172,13 @@ def _percent(figures: dict[str, Any]) -> dict[str, float]:
 
 
 def _peak(memory: dict[str, int | None]) -> int | None:
-    """Of a GPU where there is one, else of the process."""
+    """The peak memory of the GPU if there is one, otherwise of the process."""
     return memory.get("cuda", memory.get("cpu"))
 
 
 def _departures(cell: Cell, run: RunRecord, summary: dict[str, Any]) -> str:
-    """What was less than, or other than, the recipe says."""
-    # What the table is about is no departure.
+    """What was less than, or different from, what the recipe says."""
+    # The flags that define the table are no departures.
     reduced, changed = run.departures({"image_size", *(flag.removeprefix("--") for flag in cell.flags[::2])})
     wanted = find_recipe(cell.objective, cell.dataset, cell.ipc).values.get("num_experts", BufferOptions.num_experts)
     if "experts" in summary and summary["experts"] < wanted:

@@ -1,7 +1,7 @@
-"""How much of a cell is run: all of it, what a CPU core does in an hour, or seconds to see that everything works.
+"""Scales, which decide how much of a cell is run: full, short (an hour on a CPU core) or smoke (a test of seconds).
 
-Only `full` says anything about the published figures: the others keep to the same algorithm with fewer updates,
-networks and experts, and what they measure is labelled everywhere.
+Only results at scale `full` can be compared with the published ones. The other scales run the same algorithm with fewer
+updates, networks and experts, and their results are labelled with the scale everywhere.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Flags = dict[str, str]  # by name, without dashes
 
 @dataclass(frozen=True)
 class Reduction:
-    """What a scale says instead of the recipe, on each script's command line."""
+    """The flags by which a scale overrides the recipe, for each script."""
 
     distill: Flags = field(default_factory=dict)
     buffer: Flags = field(default_factory=dict)
@@ -27,14 +27,14 @@ class Reduction:
 
 
 def reduction(cell: Cell, scale: Scale) -> Reduction:
-    """The flags of a cell at a scale; none at `full`."""
+    """The flags that reduce a cell to a scale. There are none at `full`."""
     if scale == "full":
         return Reduction()
     return _short(cell) if scale == "short" else _smoke(cell)
 
 
 def _short(cell: Cell) -> Reduction:
-    """Sized by runs on one CPU core (results/): none is to take more than an hour or so there."""
+    """Flags of the scale short, sized so that a cell takes about an hour at most on one CPU core (see results/)."""
     large = cell.dataset.startswith(PREFIX)
     evaluation = {"num_eval": "1", "epoch_eval_train": "40"} if large else {"num_eval": "3", "epoch_eval_train": "100"}
     distill = {**evaluation, "eval_it": "0", **({"eval_mode": "S"} if large else {})}
@@ -53,7 +53,7 @@ def _short(cell: Cell) -> Reduction:
 
 
 def _smoke(cell: Cell) -> Reduction:
-    """Stand-in images, the smallest networks, a budget that decodes to as many images as it pays for."""
+    """Flags of the scale smoke: the smallest networks, two iterations, and k = d, so that n = ipc images per class."""
     large = cell.dataset.startswith(PREFIX)
     model = "Conv3DNet" if cell.dataset == VOXELS else "ConvNetD1W16"
     evaluation = {"num_eval": "1", "epoch_eval_train": "1"}
@@ -61,7 +61,7 @@ def _smoke(cell: Cell) -> Reduction:
     distill = {
         **evaluation,
         "model": model,
-        "msz_per_channel": str(pixels),  # n is ipc: the stand-ins are small
+        "msz_per_channel": str(pixels),  # all coefficients, so n is ipc, because there are few stand-in images
         "lr_freq": "1.0",
         "eval_mode": "S",
         "eval_it": "0",

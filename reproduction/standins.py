@@ -1,6 +1,6 @@
-"""Stand-ins for datasets, for a check of everything that takes seconds: the digits, or images that are made here.
+"""Stand-ins for datasets, for the scale smoke: the built-in digits, or images that are generated here.
 
-Nothing that was measured on them says anything about the datasets in whose place they are.
+They serve to test within seconds that everything works. Results on stand-ins say nothing about the real datasets.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from common.system.files import write_atomically
 
 SIDE = 32  # pixels
 TRAINING, TEST = 12, 4  # images per class
-_VOXELS = 16  # a side
+_VOXELS = 16  # voxels per side
 
 
 class StandIn(NamedTuple):
-    """What is read in place of a dataset."""
+    """What is read in place of a dataset, and its description for people."""
 
     dataset: str
     data_path: str | None
@@ -33,9 +33,10 @@ class StandIn(NamedTuple):
 
 
 def stand_in(dataset: str, folder: Path, target: bool = False, make: bool = False) -> StandIn:
-    """The stand-in for a dataset, below `folder`, where it is made unless it is there already; only told if not `make`.
+    """The stand-in for a dataset. Generated images are below `folder`.
 
-    target: it is to be tested on CIFAR10-C, CIFAR10.1 or ImageNet-C, whose stand-ins `make_target` makes.
+    make: generate the images unless they exist. target: networks are tested on CIFAR10-C, CIFAR10.1 or ImageNet-C
+    later, for which `make_target` makes the stand-ins, so the training images have to match these.
     """
     if dataset == VOXELS:
         if make:
@@ -55,12 +56,12 @@ def stand_in(dataset: str, folder: Path, target: bool = False, make: bool = Fals
 
 
 def target_path(folder: Path) -> Path:
-    """The --target_path of the drifted images that `make_target` makes."""
+    """The folder, for --target_path, of the drifted images that `make_target` makes."""
     return folder / "targets"
 
 
 def make_target(name: TargetName, dataset: str, folder: Path) -> None:
-    """Make the drifted images of a target below `target_path(folder)`, unless they are there already."""
+    """Generate the drifted images of a target below `target_path(folder)`, unless they exist."""
     root = target_path(folder)
     if name == "ImageNet-C":
         level = max(LEVELS)
@@ -79,7 +80,7 @@ def make_target(name: TargetName, dataset: str, folder: Path) -> None:
 
 
 def _pictures(classes: int, count: int, seed: int) -> np.ndarray:
-    """uint8 [classes, count, SIDE, SIDE, 3]: a bright square whose place and colour tell the class, in noise."""
+    """Noise uint8 [classes, count, SIDE, SIDE, 3] with a bright rectangle, whose place and colour tell the class."""
     draws = np.random.default_rng(seed)
     images = draws.integers(0, 120, (classes, count, SIDE, SIDE, 3))
     for label in range(classes):
@@ -89,7 +90,7 @@ def _pictures(classes: int, count: int, seed: int) -> np.ndarray:
 
 
 def _arrays(levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images [levels * N, SIDE, SIDE, 3] and labels of CIFAR-10's classes."""
+    """Images uint8 [levels * N, SIDE, SIDE, 3] and labels [levels * N] of CIFAR-10's classes, N images per level."""
     images = np.concatenate(_pictures(len(CIFAR10_CLASSES), TEST, seed=2).swapaxes(0, 1))
     labels = np.tile(np.arange(len(CIFAR10_CLASSES)), TEST)
     return np.tile(images, (levels, 1, 1, 1)), np.tile(labels, levels)

@@ -1,4 +1,4 @@
-"""Many cells, one after another here, side by side on this machine, or as a job array of a SLURM cluster (submitit)."""
+"""Run many cells: one after another, in parallel on this machine, or as a job array on a SLURM cluster (submitit)."""
 
 from __future__ import annotations
 
@@ -22,39 +22,40 @@ if TYPE_CHECKING:
 
 Launcher = Literal["here", "local", "slurm"]
 INSTALL = "pip install 'submitit>=1.5' (part of the extra clusters)"
-_POLL = 0.2  # seconds between two looks at local jobs
-_REQUEUES = 1000  # time limits that a job may meet: each time it has come further
+_POLL = 0.2  # seconds between two checks of local jobs
+_REQUEUES = 1000  # how often a job may reach its time limit, for it makes progress each time
 
 
 @dataclass
 class Cluster:
-    """What a job asks for."""
+    """The resources of a job."""
 
     parallel: int = 0
-    """cells at the same time (0: local one, slurm as many as the cluster starts)"""
+    """cells that run at the same time (0: one with local; with slurm as many as the cluster starts)"""
     gpus_per_node: int | None = None
-    """GPUs of a job (default: one per process, local where this machine has any; local jobs share the first ones)"""
+    """GPUs per job (default: one per process, or none with local on a machine without GPUs). Local jobs share the first
+    GPUs."""
     cpus_per_task: int | None = None
-    """CPU cores of a job (slurm; default: the partition's)"""
+    """CPU cores per job (slurm only; default: that of the partition)"""
     mem_gb: float | None = None
-    """memory of a job in GB (slurm; default: the partition's)"""
+    """memory per job in GB (slurm only; default: that of the partition)"""
     timeout_min: int = 24 * 60
-    """minutes after which a job is interrupted, saves, and is queued again (local: six times at most)"""
+    """minutes after which a job is interrupted, saves, and is queued again (local: at most six times)"""
     partition: str | None = None
-    """partition of the cluster (slurm)"""
+    """partition of the cluster (slurm only)"""
     account: str | None = None
-    """account that pays (slurm)"""
+    """account that the jobs are charged to (slurm only)"""
 
 
 def differing(cluster: Cluster) -> list[str]:
-    """The options of a cluster that were given."""
+    """The names of the options of `cluster` that differ from their defaults."""
     return [option.name for option in fields(Cluster) if getattr(cluster, option.name) != option.default]
 
 
 def run_here(jobs: Sequence[CellJob]) -> None:
-    """One cell after another. One that fails does not stop the rest; a signal does, once the cell has saved.
+    """Run one cell after another. If a cell fails, the others still run.
 
-    Raises InputError at the end where some failed, and Stopped.
+    Raises InputError at the end if any cell failed. On a signal the current cell saves, and Stopped is raised.
     """
     failed = []
     with _stopping_on_signals():
@@ -64,16 +65,17 @@ def run_here(jobs: Sequence[CellJob]) -> None:
                 job()
             except Stopped:
                 raise
-            except Exception as error:  # its record says the same; the next cell is another matter
+            except Exception as error:  # the record of the cell has it, and the other cells can still run
                 print(f"{job.cell.name} failed: {error or type(error).__name__}", flush=True)
                 failed.append(job.cell.name)
     _raise_if_any(failed, len(jobs))
 
 
 def run_local(jobs: Sequence[CellJob], cluster: Cluster, folder: Path) -> None:
-    """Cells as processes of this machine through submitit, some at a time; waits for all of them.
+    """Run cells as processes of this machine through submitit, `cluster.parallel` at a time, and wait for all of them.
 
-    folder: for submitit's files and logs. Raises InputError at the end where some failed, and Stopped.
+    folder: for submitit's files and logs. Raises InputError at the end if any cell failed. On a signal the running
+    cells save, and Stopped is raised.
     """
     executor = _executor("local", cluster, folder, jobs[0].plan.nproc if torch.cuda.is_available() else 0)
     waiting, failed = list(jobs), list[str]()
@@ -103,11 +105,11 @@ def run_local(jobs: Sequence[CellJob], cluster: Cluster, folder: Path) -> None:
 
 
 def _stop(job: CellJob, submitted: Job[None]) -> None:
-    """Ask a local job's script to save and end, and wait for the job: submitit itself would kill it after a second."""
-    # Once: told twice, a script would end without saving.
+    """Make a local job's script save and end, and wait for it. submitit itself would kill the job after a second."""
+    # Only one signal is sent, because a second one would end the script without saving.
     script = read_record(job.cell, job.plan).get("script")
     if script is None:
-        submitted.cancel()  # the job is before or between its scripts
+        submitted.cancel()  # no script of the job is running
     else:
         with suppress(ProcessLookupError):
             os.kill(script, signal.SIGTERM)
@@ -116,9 +118,10 @@ def _stop(job: CellJob, submitted: Job[None]) -> None:
 
 
 def submit_slurm(jobs: Sequence[CellJob], cluster: Cluster, folder: Path) -> None:
-    """A job array with a job for each cell that is not finished, nor running; returns once it is queued.
+    """Submit a job array with one job for each cell that is neither finished nor running. Does not wait for the jobs.
 
-    folder: for submitit's files and logs, on a file system that the nodes share. Raises InputError without a cluster.
+    folder: for submitit's files and logs, on a file system that the nodes share. Raises InputError if there is no
+    cluster, or if SLURM refuses the jobs.
     """
     utils = _import_submitit().core.utils
     jobs = [job for job in jobs if job.plan.resume == "never" or not is_finished(job.cell, job.plan)]
@@ -150,7 +153,7 @@ def _import_submitit() -> Any:
 
 
 def _executor(kind: Literal["local", "slurm"], cluster: Cluster, folder: Path, gpus: int) -> AutoExecutor:
-    """gpus: of a job, where the cluster's options do not say."""
+    """The submitit executor for the options of `cluster`. gpus: GPUs per job if `cluster` gives no number."""
     submitit = _import_submitit()
     try:
         limit: Any = {f"{kind}_max_num_timeout": _REQUEUES}
@@ -180,7 +183,7 @@ def _executor(kind: Literal["local", "slurm"], cluster: Cluster, folder: Path, g
 
 @contextmanager
 def _stopping_on_signals() -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise Stopped, and are passed on to what runs."""
+    """Inside the block, SIGINT and SIGTERM raise Stopped; whatever runs then stops its own script."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number, KEPT)

@@ -1,4 +1,4 @@
-"""The published tables as lists of cells: objective, dataset and budget of each. Figures and settings are recipes'."""
+"""The published tables as lists of cells: objective, dataset and budget. Accuracies and options are in the recipes."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ _ALONE = ("--eval_mode", "S")
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table. `flags` go to the script beside what the recipe says."""
+    """One cell of a table. `flags` are passed to the distillation script in addition to the recipe."""
 
     table: str
     objective: str
     dataset: str
     ipc: int
     image_size: int | None = None
-    """pixels, where the table's differ from the recipe's"""
+    """side of the images in pixels, if the table differs from the recipe"""
     flags: tuple[str, ...] = ()
     target: TargetName | None = None
-    """drifted images that the networks are tested on, where the table is about them"""
+    """drifted images that the networks are tested on, if the table is about robustness"""
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What tells it apart in its table."""
+        """The parts of the name that identify the cell within its table."""
         several = len({cell.objective for cell in TABLES[self.table].cells}) > 1
         objective = (self.objective.rpartition("/")[2],) if several else ()
         return (*objective, self.dataset, *((self.target,) if self.target else ()), str(self.ipc))
 
     @property
     def name(self) -> str:
-        """Its address: TABLE/DATASET/IPC, with objective or target where the table has several."""
+        """The full name: TABLE/DATASET/IPC, with the objective or the target added if the table has several."""
         return "/".join((self.table, *self.parts))
 
     @property
     def published(self) -> dict[str, Any] | None:
-        """{"accuracy" in %, perhaps "std", "source"}, or None where it is unknown."""
+        """{"accuracy" in %, "std" if it is known, "source"}, or None if the published accuracy is unknown."""
         if self.target is not None:
             return None
         return recipes.published(self.objective, self.dataset, self.ipc, self.image_size)
 
     def matches(self, query: str) -> bool:
-        """Whether a query means this cell: some of its parts in their order, e.g. cifar10/1, a/1, DM/imagewoof."""
+        """Whether a query names this cell by some of its parts in their order, e.g. cifar10/1, a/1 or DM/imagewoof."""
         wanted = iter([plain(part) for part in (self.table, *self.parts)])
-        return all(plain(part) in wanted for part in query.split("/"))  # each is looked for after the one before it
+        return all(plain(part) in wanted for part in query.split("/"))  # `in` moves on, so order counts
 
 
 def plain(part: str) -> str:
-    """A name as it is compared: in lower case, of ImageNet's subsets the key."""
+    """The name for comparisons: in lower case, and for ImageNet subsets the key, e.g. fruits."""
     return canonical(f"{PREFIX}{part.lower().removeprefix(PREFIX)}").removeprefix(PREFIX)
 
 
 @dataclass(frozen=True)
 class Table:
-    """figure: which of our accuracies the published ones are to be compared with."""
+    """A published table. figure: which of our accuracies is compared with the published ones."""
 
     title: str
     source: str
@@ -89,7 +89,7 @@ def _cells(
 
 
 _SMALL = {"MNIST": (1, 10), "FashionMNIST": (1, 10)}
-_SMALLEST = {**_SMALL, "CIFAR10": (1, 2, 10)}  # 2 is the budget of the authors' scripts
+_SMALLEST = {**_SMALL, "CIFAR10": (1, 2, 10)}  # the authors' scripts use ipc 2
 _LARGER = dict.fromkeys(("SVHN", "CIFAR10", "CIFAR100", "Tiny"), (1, 10, 50))
 _README = "README of the authors' repository"
 _LATER = "arXiv 2509.26219, a later paper; not known to be in FreD's own"
@@ -105,7 +105,7 @@ TABLES: dict[str, Table] = {
         "best_on_test",
         _cells("tm-imagenet128", ["TM"], dict.fromkeys(_SIX, (1, 10))),
     ),
-    # The networks of the pool other than the matched one are of no use to the table before the last update.
+    # --wait_eval: until the last update, the table needs only the accuracy of the matched network.
     "imagenet-abcde": Table(
         "ImageNet-A to E at 128 px, DC, DM and TM",
         _README,
@@ -151,9 +151,9 @@ TABLES: dict[str, Table] = {
 
 
 def select(table: str | None = None, queries: Sequence[str] = ()) -> list[Cell]:
-    """The cells of a table (None: of all) that any of the queries means; all of them without queries.
+    """The cells of a table (None: of all tables) that match any of the queries. Without queries, all its cells.
 
-    Raises InputError for an unknown table, and for a query that means no cell, naming those there are.
+    Raises InputError for an unknown table, and for a query that matches no cell; the message lists the cells.
     """
     if table is not None and table not in TABLES:
         close = close_names(table, TABLES)

@@ -1,4 +1,4 @@
-"""The rows of the published tables as people read them: Markdown, CSV, and a page."""
+"""Format the rows of results as Markdown, as CSV, and for the HTML page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HEAD = (
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """A table for each of the published ones."""
+    """The rows as Markdown text, with one section per published table."""
     lines = ["# Ours beside the published figures", "", *(f"{note}\n" for note in NOTES)]
     for name, table in TABLES.items():
         mine = [row for row in rows if row.table == name]
@@ -84,12 +84,12 @@ def _memory(count: int | None) -> str:
 
 
 def as_csv_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows for write_csv; unknown figures are empty."""
+    """The rows for `write_csv`. Unknown values are empty."""
     return [{key: "" if value is None else value for key, value in asdict(row).items()} for row in rows]
 
 
 def as_page_rows(rows: Sequence[Row], page: Path) -> list[dict[str, Any]]:
-    """Rows for `page.write_results_page`, with links relative to the page."""
+    """The rows for `page.write_results_page`, with links relative to the page."""
     return [_page_row(row, page) for row in rows]
 
 
@@ -118,6 +118,6 @@ def _page_row(row: Row, page: Path) -> dict[str, Any]:
 
 
 def _link(file: Path, page: Path) -> str | None:
-    """Relative to the page; None for a file that would not travel with the page's folder."""
+    """The link to `file` relative to the page, or None if the file is outside the page's folder."""
     file, folder = file.resolve(), page.resolve().parent
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else None

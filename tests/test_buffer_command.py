@@ -81,7 +81,7 @@ def test_the_command_again_trains_only_what_is_missing(trained, tmp_path, monkey
     assert numbers == [0]
     assert written(path) == written(trained[0])
     truncate(expert_file(path / "digits" / MODEL, 1))
-    assert "is damaged: training this expert anew" in train(path, "--test_every", 1).err
+    assert "is damaged: training this expert again" in train(path, "--test_every", 1).err
     assert written(path) == written(trained[0])
     assert train(path, "--num_experts", 3).code == 0
     assert numbers == [0, 1, 2]

@@ -188,7 +188,7 @@ def test_dc_augmentation_is_for_networks_evaluated_without_dsa():
     assert without.for_network("MNIST", "ConvNet").dc_strategy == "crop_scale_rotate"
     assert without.for_network("CIFAR10", "ConvNetBN").dc_strategy == "crop_noise"
     assert without.for_network("CIFAR10", "ConvNet") == without
-    with pytest.raises(ValueError, match="for_network comes first"):
+    with pytest.raises(ValueError, match="call for_network first"):
         assert EvaluationProtocol(None, 0.01, 8, "").epochs_of_training
     assert with_dsa.for_network("MNIST", "ConvNetBN") == with_dsa
 

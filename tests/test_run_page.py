@@ -64,13 +64,13 @@ def test_what_a_run_was_reduced_to_is_said(finished):
     """The recipe of the digits has 150 updates, three networks of 300 epochs and 128 real images."""
     reduced, changed = read_run(finished).departures()
     assert reduced == [
-        "2 of 150 updates", "1 of 3 networks per evaluation", "0 of 300 epochs of their training",
+        "2 of 150 updates", "1 of 3 networks per evaluation", "0 of 300 epochs per evaluation network",
         "16 of 128 real images per class and update",
     ]  # fmt: skip
     assert sorted(changed) == ["eval_mode C instead of S", "model ConvNetD1W32 instead of ConvNetD3"]
     read = words(page(finished / "report.html"))
     assert f"reduced: {', '.join(reduced)}" in read
-    assert f"other than the recipe: {', '.join(changed)}" in read
+    assert f"differs from the recipe: {', '.join(changed)}" in read
 
 
 def test_a_run_by_its_recipe_is_not_called_reduced(folder):
@@ -81,7 +81,7 @@ def test_a_run_by_its_recipe_is_not_called_reduced(folder):
     change(folder / "config.json", by_recipe)
     read = words(page(write_run_report(folder)))
     assert "reduced" not in read
-    assert "other than the recipe" not in read
+    assert "differs from the recipe" not in read
 
 
 def test_the_published_figure_stands_beside_ours(folder):

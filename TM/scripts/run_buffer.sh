@@ -1,7 +1,7 @@
 #!/bin/sh
-# Experts for trajectory matching. Without further words: CIFAR-10, 100 experts of 50 epochs, as published.
+# Experts for trajectory matching. Without arguments: CIFAR-10, 100 experts trained for 50 epochs, as published.
 #   DATASET=digits sh TM/scripts/run_buffer.sh
 #   sh TM/scripts/run_buffer.sh --num_experts 10 --keep_epochs 6
-# Environment: DATASET, DATA_PATH, BUFFER_PATH, PYTHON, NPROC. Flags go on to TM/buffer.py (see --help there).
-# Experts that are in the buffer already are not trained again.
+# Environment variables: DATASET, DATA_PATH, BUFFER_PATH, PYTHON, NPROC. Flags are passed to TM/buffer.py (see its --help).
+# Experts that are already in the buffer are not trained again.
 exec sh "$(dirname -- "$0")/../../common/run.sh" TM/buffer.py CIFAR10 "" "DATA_PATH BUFFER_PATH" "$@"

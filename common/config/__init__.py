@@ -1,1 +1,1 @@
-"""What was asked for: options, command lines, checks."""
+"""The options of every command, how command lines are parsed into them, and the checks of their values."""

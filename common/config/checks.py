@@ -1,4 +1,4 @@
-"""Options that cannot work, refused in one sentence before any data is read."""
+"""Checks of option values: a value that cannot work is refused in one sentence before any data is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.system.errors import InputError
 
 
 def check(options: DistillOptions, objective: str) -> None:
-    """Raises InputError for the first option that cannot work, before any data is read."""
+    """Raise InputError for the first option of a distillation that cannot work. No data is read."""
     check_dataset(options.dataset, options.subset)
     for key in ("ipc", "batch_real", "batch_train", "num_eval", "image_size", "chunk", "workers"):
         check_least(options, key, 1)
@@ -46,25 +46,25 @@ def check(options: DistillOptions, objective: str) -> None:
 
 
 def check_least(options: object, key: str, bound: int) -> None:
-    """Raises InputError for an option that is there, given, and below its bound."""
+    """Raise InputError if the option is below `bound`. An option that is None or does not exist passes."""
     value = getattr(options, key, None)
     if value is not None and value < bound:
         raise InputError(f"--{key} {value} is too small: give at least {bound}")
 
 
 def check_positive(options: object, key: str) -> None:
-    """Raises InputError for an option that is not above zero."""
+    """Raise InputError if the option is not above zero."""
     if not getattr(options, key) > 0:
         raise InputError(f"--{key} {getattr(options, key)} must be positive")
 
 
 def refuse_step_size(options: EvaluationOptions, sources: Sources) -> None:
-    """Raises InputError for --lr_net where nothing would be trained with it."""
+    """Raise InputError if --lr_net is given with --eval_protocol glad, which would ignore it."""
     if options.eval_protocol == "glad" and sources["lr_net"] == "flag":
         raise InputError("--lr_net has no use with --eval_protocol glad, which has step sizes of its own: leave it out")
 
 
 def check_float32(options: object, key: str) -> None:
-    """Raises InputError for an option that float32 has no finite number for."""
+    """Raise InputError if the option's value is not a finite float32."""
     if not abs(getattr(options, key)) <= torch.finfo(torch.float32).max:
         raise InputError(f"--{key} {getattr(options, key)} is not a finite float32: give another")

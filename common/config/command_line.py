@@ -1,4 +1,4 @@
-"""Command lines: what a flag says goes before the recipe, and the recipe before the default."""
+"""Parsing of command lines. A flag overrides the recipe's value, and the recipe overrides the default."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Buffers = TypeVar("Buffers", bound=BufferOptions)
 Plain = TypeVar("Plain")
 
 
-# Underscores in flags and help, as the authors write them; booleans take a value (see _spell_out_booleans).
+# Flags are written with underscores, as the authors write them; booleans take a value (see _spell_out_booleans).
 _STYLE: dict[str, Any] = {"use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
 
 
 @dataclass
 class _RecipeKey:
-    """What decides the recipe."""
+    """The options that decide which recipe applies."""
 
     dataset: str = DataOptions.dataset
     subset: str | None = None
@@ -50,7 +50,7 @@ class _RecipeKey:
         self.recipe = self.recipe and canonical(self.recipe)
 
     def recipe_of(self, objective: str, ipc: int) -> recipes.Recipe:
-        """The cell's recipe; of one that is borrowed, or for whitened images, without what is CIFAR-100's alone."""
+        """The recipe for these options; `cifar100_stats` is dropped for other datasets and for whitened images."""
         found = find_recipe(objective, self.dataset, ipc, self.recipe, self.transform)
         if self.dataset != "CIFAR100" or self.zca:
             found = found.without("cifar100_stats")
@@ -58,9 +58,9 @@ class _RecipeKey:
 
 
 def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None) -> tuple[Options, Sources]:
-    """The options of a command line, and for each where it came from: 'flag', 'default' or the recipe's source.
+    """Return the options of a command line and the source of each: 'flag', 'default' or the recipe's source.
 
-    Raises InputError for values that cannot work; a flag that does not exist or does not parse exits with code 2.
+    Raises InputError for values that cannot work. A flag that does not exist or does not parse exits with code 2.
     """
     argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
     cell = _cell(argv, kind)
@@ -81,7 +81,10 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
 
 
 def _at_size(options: Options, sources: Sources, recipe: recipes.Recipe) -> tuple[Options, Sources]:
-    """A recipe for images of one size at another: the same number of images, and the same step in orthonormal units."""
+    """Scale k and lr_freq from the recipe's image size to that of the options, unless flags give them.
+
+    The number of synthetic images and the learning rate in orthonormal units stay the same.
+    """
     size, wanted = recipe.values.get("image_size"), options.image_size
     if size is None or wanted in (None, size) or options.transform == "identity":
         return options, sources
@@ -93,7 +96,10 @@ def _at_size(options: Options, sources: Sources, recipe: recipes.Recipe) -> tupl
 
 
 def parse_buffer(kind: type[Buffers], objective: str, argv: Sequence[str] | None = None) -> Buffers:
-    """The options of a buffer.py: flag, then what the recipes say for every ipc of the dataset, then default."""
+    """Return the options of a buffer.py.
+
+    Flags override the recipe values that hold for every ipc of the dataset, and these override the defaults.
+    """
     argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
     cell = _cell(argv, kind)
     recipe = cell.recipe_of(objective, recipes.EVERY_IPC)
@@ -101,12 +107,12 @@ def parse_buffer(kind: type[Buffers], objective: str, argv: Sequence[str] | None
 
 
 def _cell(argv: Sequence[str], kind: type[DataOptions]) -> _RecipeKey:
-    """What decides the recipe, read before anything else is; its dataset is the kind's unless a flag names one."""
+    """Read the options that decide the recipe, before all others; the dataset defaults to that of `kind`."""
     return _read_some(argv, _RecipeKey(dataset=kind.dataset))
 
 
 def read_first(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
-    """The options of a kind alone, whatever else the command line says: what decides how the rest is read."""
+    """Read only the options of `kind` and ignore all other words: they decide how the rest is parsed."""
     return _read_some(sys.argv[1:] if argv is None else argv, kind())
 
 
@@ -116,18 +122,18 @@ def _read_some(argv: Sequence[str], default: Plain) -> Plain:
     try:
         with redirect_stderr(io.StringIO()):
             read, _ = tyro.cli(type(default), args=wanted, default=default, return_unknown_args=True, **quiet)
-    except SystemExit:  # a value is missing or wrong: the second reading meets it too, and says so
+    except SystemExit:  # a value is missing or wrong; parsing the whole command line later reports it
         return default
     return read
 
 
 def parse_plain(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
-    """The options of a command line that takes no recipe."""
+    """Return the options of a command that uses no recipe."""
     return tyro.cli(kind, args=_spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv)), **_STYLE)
 
 
 def parse_command(kinds: dict[str, type], program: str, argv: Sequence[str] | None = None) -> Any:
-    """The options of a command line whose first word is one of `kinds`: an instance of that kind."""
+    """Return the options of a command line whose first word names one of `kinds`, as an instance of that class."""
     words = list(sys.argv[1:] if argv is None else argv)
     kind = kinds.get(words[0]) if words else None
     if kind is not None:
@@ -137,7 +143,7 @@ def parse_command(kinds: dict[str, type], program: str, argv: Sequence[str] | No
 
 
 def parse_some(kind: type[Plain], argv: Sequence[str] | None = None) -> tuple[Plain, list[str]]:
-    """The options of a command line that takes no recipe, and the words that are none of them, to be passed on."""
+    """Return the options of a command that uses no recipe, and the words that it does not know, to be passed on."""
     words = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
     options, rest = tyro.cli(kind, args=words, return_unknown_args=True, **_STYLE)
     return options, rest
@@ -146,9 +152,11 @@ def parse_some(kind: type[Plain], argv: Sequence[str] | None = None) -> tuple[Pl
 def find_recipe(
     objective: str, dataset: str, ipc: int, borrowed: str | None = None, transform: str = "dct"
 ) -> recipes.Recipe:
-    """The recipe of a cell, an empty one where there is none. Raises InputError for a borrowed name without recipes.
+    """Return the recipe of a (dataset, ipc) cell, or an empty recipe if there is none.
 
-    How images are resized is borrowed only for a dataset whose images are.
+    borrowed: use the recipe of this dataset instead. The recipe's image_size, resize and antialias are kept only if the
+    images of `dataset` can be resized.
+    Raises InputError if the objective has no recipe for `borrowed`.
     """
     if borrowed is not None:
         recipes.check_dataset(objective, borrowed)
@@ -157,9 +165,9 @@ def find_recipe(
 
 
 def with_recipe(kind: type[Recipes], recipe: recipes.Recipe, dataset: str | None = None) -> Recipes:
-    """Default options with the recipe's values; values for the options of other scripts are left out.
+    """Return default options with the recipe's values; recipe values that `kind` has no option for are left out.
 
-    dataset: the one they are for, which decides other defaults, if it is not the kind's.
+    dataset: the dataset of the options, on which other defaults depend; None keeps the default of `kind`.
     """
     known = {field.name for field in dataclasses.fields(kind)}
     values = {key: value for key, value in recipe.values.items() if key in known}
@@ -167,9 +175,9 @@ def with_recipe(kind: type[Recipes], recipe: recipes.Recipe, dataset: str | None
 
 
 def options_with_sources(options: DistillOptions, sources: Sources, objective: str) -> dict[str, dict[str, Any]]:
-    """Value and source of every option, for config.json.
+    """Return the value and source of every option, for config.json.
 
-    One that a flag gave has `instead_of` too: what the recipe says of it, else the default.
+    An option given by a flag also has `instead_of`: the recipe's value, or the default if the recipe has none.
     """
     cell = _RecipeKey(options.dataset, None, options.ipc, options.recipe, options.transform, options.zca)
     usual = with_recipe(type(options), cell.recipe_of(objective, options.ipc), options.dataset)
@@ -181,7 +189,7 @@ def options_with_sources(options: DistillOptions, sources: Sources, objective: s
 
 
 def data_flags(options: DataOptions, unless: DataOptions) -> list[str]:
-    """The flags for what `options` say of the images otherwise than `unless` do."""
+    """Return the flags for the data options whose values differ between `options` and `unless`."""
     words: list[str] = []
     for field in dataclasses.fields(DataOptions):
         value = getattr(options, field.name)
@@ -191,7 +199,10 @@ def data_flags(options: DataOptions, unless: DataOptions) -> list[str]:
 
 
 def _spell_out_booleans(kind: type, argv: list[str]) -> list[str]:
-    """`--dsa`, `--no_dsa` and `--dsa true` become `--dsa True` or `--dsa False`: the usual form and the authors'."""
+    """Rewrite `--dsa`, `--no_dsa` and `--dsa true` as `--dsa True` or `--dsa False`.
+
+    Both the usual spelling and the authors' are thus accepted.
+    """
     booleans = {name for name, hint in get_type_hints(kind).items() if "bool" in str(hint)}
     words: list[str] = []
     rest = iter([*argv, ""])

@@ -1,4 +1,4 @@
-"""The options behind every command line, each with its default and what it means."""
+"""The options of every command, with their defaults and help texts."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from common.system.errors import InputError
 
 DSA_STRATEGY = "_".join(STRATEGIES)
 
-# Where a run computes, reads and writes: two runs that differ in these alone are the same run.
-# Of every other option the default has to mean what the code did before there was the option: see identity.py.
+# These options say where a run computes, reads and writes. Two runs that differ only in them are the same run.
+# The default of any other new option must keep the behaviour from before the option existed: see identity.py.
 NOT_PART_OF_A_RUN = frozenset({
     "data_path", "no_download", "workers", "save_path", "name", "device", "resume", "checkpoint_every", "export",
     "track", "track_project", "track_group", "buffer_path",
@@ -44,66 +44,74 @@ ImageSize = Annotated[int | None, tyro.conf.arg(aliases=tuple(f"--{alias}" for a
 Subset = Annotated[
     str | None,
     tyro.conf.arg(
-        help="with --dataset ImageNet: a, b, c, d, e, imagenette, imagewoof, fruits, yellow, cats, birds, geo, food, "
-        "mammals or marine"
+        help="subset for --dataset ImageNet: a, b, c, d, e, imagenette, imagewoof, fruits, yellow, cats, birds, geo, "
+        "food, mammals or marine"
     ),
 ]
 NoDownload = Annotated[bool, tyro.conf.arg(help="never download a missing dataset")]
 SkipCorrupt = Annotated[
-    bool, tyro.conf.arg(help="leave out image files that cannot be read, and say how many, instead of stopping")
+    bool, tyro.conf.arg(help="leave out image files that cannot be read and report their number, instead of stopping")
 ]
 Workers = Annotated[
-    int | None, tyro.conf.arg(help="threads that decode image files (default: by image size and cores)")
+    int | None, tyro.conf.arg(help="threads that decode image files (default: by image size and CPU cores)")
 ]
 NetworksAtOnce = Annotated[
     int,
     tyro.conf.arg(
-        help="networks of a kind that are trained at the same time (0: all on a GPU, one after another on a CPU)"
+        help="how many evaluation networks of the same architecture to train in parallel (0: all on a GPU, one at a "
+        "time on a CPU)"
     ),
 ]
-Seed = Annotated[int, tyro.conf.arg(help="every random draw is a function of it")]
+Seed = Annotated[int, tyro.conf.arg(help="random seed; determines every random draw")]
 Device = Annotated[str, tyro.conf.arg(help="auto (a CUDA GPU if there is one), cpu, cuda, cuda:N")]
-NetworkPrecision = Annotated[Precision, tyro.conf.arg(help="networks in fp32, tf32 or bf16")]
-Compile = Annotated[bool, tyro.conf.arg(help="compile the network: half a minute once, then faster epochs")]
+NetworkPrecision = Annotated[Precision, tyro.conf.arg(help="precision of the networks: fp32, tf32 or bf16")]
+Compile = Annotated[bool, tyro.conf.arg(help="compile the network: takes about 30 s once, makes epochs faster")]
 
 
 @dataclass
 class DataOptions:
-    """Which images."""
+    """The dataset and how its images are read, resized and normalised."""
 
     dataset: str = "digits"
-    """digits (built in), MNIST, FashionMNIST, SVHN, CIFAR10, CIFAR100, Tiny, 3D-MNIST, imagenet-SUBSET, folder:PATH
-    with train/CLASS/ and test/CLASS/ (or val/), hf:owner/name of the Hugging Face hub, or hf:PATH with parquet files"""
+    """digits (built in), MNIST, FashionMNIST, SVHN, CIFAR10, CIFAR100, Tiny, 3D-MNIST,
+    imagenet-SUBSET (or ImageNet with --subset),
+    folder:PATH (holding train/CLASS/ and test/CLASS/ or val/CLASS/),
+    hf:owner/name (a Hugging Face Hub dataset), or hf:PATH (a folder of Parquet files)"""
     subset: Subset = None
     data_path: str | None = None
-    """folder that holds the datasets, or into which they are downloaded; of imagenet-SUBSET the one with train/ and
-    val/ (default: data; for imagenet-SUBSET what the variable IMAGENET names, if set)"""
+    """folder where datasets are stored or downloaded; for imagenet-SUBSET, the folder with train/ and val/.
+    None: data; for imagenet-SUBSET, $IMAGENET if set"""
     no_download: NoDownload = False
     image_size: ImageSize = None
-    """side in pixels of the squares that the images of imagenet-SUBSET (default: 128), folder: or hf: (default: left
-    as they are) are made"""
+    """resize the images of imagenet-SUBSET, folder:PATH or hf:... to squares with this side in pixels.
+    None: 128 for imagenet-SUBSET; the others are not resized"""
     resize: ResizeMode = "crop"
-    """crop: the shorter side is scaled to image_size pixels and the centre square cut out; squash: both sides are"""
+    """crop: scale the shorter side to image_size and cut out the centre square;
+    squash: scale both sides to image_size"""
     antialias: bool = True
-    """antialias what is scaled down; without, as the authors' torchvision 0.12 did"""
+    """antialias when downscaling; False behaves like torchvision 0.12, which the authors used"""
     skip_corrupt: SkipCorrupt = False
     recipe: str | None = None
-    """take hyper-parameters (for folder: and hf: also mean and std) from this dataset's recipe"""
+    """name of a dataset whose recipe (default hyper-parameters) replaces that of --dataset;
+    folder:PATH and hf:... also take its mean and std"""
     zca: bool = False
-    """whiten the images (ZCA, fitted to the training images; 2-D only) instead of normalising by mean and std"""
+    """whiten the images instead of normalising by mean and std (ZCA, fitted to the training images; 2-D only)"""
     cifar100_stats: Literal["cifar100", "cifar10"] = "cifar100"
-    """mean and std that CIFAR100 is normalised with; cifar10: those of the authors' trajectory-matching folder"""
+    """mean and std to normalise CIFAR100 with: its own, or those of CIFAR10 as in the authors' trajectory matching"""
     workers: Workers = None
 
     def __post_init__(self) -> None:
-        # Names in one form only. What makes no sense is left for `check` and `load` to refuse.
+        # Each dataset gets one canonical name. `check` and `load` refuse names that do not exist.
         self.dataset, self.subset = resolve(self.dataset, self.subset)
         self.recipe = self.recipe and canonical(self.recipe)
         if self.image_size is None:
             self.image_size = default_image_size(self.dataset)
 
     def load(self) -> tuple[ImageData, ImageData]:
-        """(train, test) on the CPU; folder: and hf: take mean and std from `recipe`. Raises InputError."""
+        """Load (train, test) on the CPU; folder: and hf: datasets take mean and std from the dataset named by `recipe`.
+
+        Raises InputError for an option that does not fit the dataset, and for data that cannot be loaded.
+        """
         check_dataset(self.dataset, self.subset)
         mean, std = self._borrowed_statistics()
         with parallel.main_first():
@@ -123,7 +131,7 @@ class DataOptions:
             )
 
     def _borrowed_statistics(self) -> Statistics | tuple[None, None]:
-        """Mean and std of another dataset than this one; (None, None) to keep its own."""
+        """Return the mean and std borrowed from another dataset, or (None, None) to keep the dataset's own."""
         lender = None
         if self.cifar100_stats == "cifar10":
             if self.dataset != "CIFAR100" or self.zca:
@@ -144,124 +152,133 @@ class DataOptions:
 
 @dataclass
 class EvaluationOptions:
-    """How a synthetic set is tested: networks trained from scratch on it."""
+    """How a synthetic set is evaluated: by training networks from scratch on it and testing them."""
 
     num_eval: int = 5
-    """networks trained per evaluation"""
+    """networks of each architecture to train per evaluation"""
     epoch_eval_train: int | None = 1000
-    """epochs of training; one more is run, as in the authors' code, and the step size falls to a tenth halfway
-    (None, the default of DC: 1000 where images are augmented, else 300)"""
+    """epochs for training each evaluation network
+    (--eval_protocol dc runs one more, as the authors' code does, and drops the learning rate to a tenth halfway).
+    None, the default of DC/distill.py: 1000 with augmentation, 300 without"""
     batch_train: int = 256
-    """images per training step"""
+    """batch size for training the evaluation networks"""
     lr_net: float = 0.01
-    """step size of the evaluation networks with --eval_protocol dc (SGD, momentum 0.9, weight decay 5e-4)"""
+    """learning rate of the evaluation networks with --eval_protocol dc (SGD, momentum 0.9, weight decay 5e-4);
+    DC also trains the matched network with it"""
     eval_mode: EvalMode = "S"
-    """networks that are tested: S the distillation network (without its BN), SS as it is, C it and ConvNet, or a pool:
-    M and B architectures (B with batch norm), CIFAR architectures for small images, ConvNet's W widths, D depths,
-    A activations, P poolings, N norms"""
+    """networks to evaluate.
+    S: the network of --model without its batch norm (ConvNetBN becomes ConvNet); SS: exactly that of --model;
+    C: that of --model and ConvNet.
+    Groups: M (several architectures), B (several with batch norm), CIFAR (several for small images);
+    W, D, A, P, N (ConvNets that differ in width, depth, activation, pooling or norm)"""
     eval_protocol: EvalProtocol = "dc"
-    """dc: constant step size, a tenth of it in the second half; glad (ImageNet-abcde): warm-up, cosine, a step size by
-    architecture (1e-3, VGG11 1e-4), and the weights' moving average over epochs is tested"""
+    """dc: constant learning rate, cut to a tenth halfway;
+    glad (the default of ImageNet-abcde/): warm-up and cosine schedule, learning rate by architecture (1e-3; VGG11
+    1e-4), evaluates a moving average of the weights over epochs"""
     networks_at_once: NetworksAtOnce = 0
 
 
 @dataclass
 class DistillOptions(EvaluationOptions, DataOptions):
-    """What every objective's distillation takes."""
+    """The options that every objective's distillation takes."""
 
     model: str = "ConvNetD3"
-    """network that is matched and evaluated; ConvNet with depth D1..D8, width W32.., norm NN|BN|LN|IN|GN, ..."""
+    """network used for matching and for evaluation: ConvNet with depth D1..D8, width W32.., norm NN (none), BN, LN, IN
+    or GN, joined without separators (ConvNetD3W64IN), or another architecture"""
     ipc: int = 1
-    """budget: what is stored per class, in images of the dataset"""
+    """storage budget per class, as a number of real images"""
     msz_per_channel: int = 0
-    """k, coefficients kept per channel of a synthetic image; n = ipc * pixels / k images a class
-    (0: from the recipe; with --transform identity: every pixel)"""
+    """k, coefficients kept per channel of a synthetic image; gives n = ipc * pixels / k images per class
+    (0: from the recipe, or all pixels with --transform identity)"""
     lr_freq: float = 0.0
-    """step size on the coefficients, in units of the transform, the unnormalised DCT's for dct
-    (0: from the recipe, converted for dft and dwt)"""
+    """learning rate of the coefficients, in the units of the transform (dct: unnormalised DCT).
+    0: the recipe's; a recipe has one for dct, which is converted to the units of dft or dwt, and one for identity"""
     mom_freq: float = 0.5
-    """momentum on the coefficients"""
+    """momentum of the coefficients"""
     transform: TransformName = "dct"
-    """dct, dft (Fourier), dwt (Haar wavelets), or identity for plain pixels, whose lr_freq is in normalised pixel
-    values; k real numbers per channel and image in each"""
+    """dct, dft (Fourier), dwt (Haar wavelets) or identity (plain pixels; lr_freq is then in normalised pixel values);
+    each keeps k real numbers per channel and image"""
     selection: SelectionRule = "variance"
-    """rule that chooses the k positions of a class; variance is the paper's"""
+    """how the k positions of a class are chosen:
+    variance (the paper's rule), energy (least squared error), low (lowest frequencies) or random"""
     selection_images: Literal["init", "class"] = "init"
-    """images the rule looks at: the n initial ones (as the authors do) or all of the class"""
+    """images used by --selection: the n initial ones (init, as the authors do) or all images of the class (class)"""
     Iteration: int = 20000
     """updates of the synthetic set"""
     dsa: bool = True
-    """differentiable Siamese augmentation while matching and evaluating; without it MNIST and ConvNetBN are evaluated
-    with the augmentation of DC, as in the authors' code"""
+    """use differentiable Siamese augmentation in matching and evaluation;
+    if False, evaluations on MNIST, and of the network ConvNetBN, use DC's augmentation, as in the authors' code"""
     dsa_strategy: str = DSA_STRATEGY
-    """augmentations, joined by underscores"""
+    """augmentations of --dsa, joined by underscores"""
     eval_it: int = 2000
     """updates between two evaluations (0: only before the first and after the last update)"""
     wait_eval: bool = False
-    """test the distillation network alone until the last update, and only then the other networks of --eval_mode"""
+    """before the last update, evaluate only the network of --model (or the first of --eval_mode, if that lacks it);
+    evaluate the others only after the last update"""
     seed: Seed = 0
     device: Device = "auto"
     precision: Precision = "fp32"
-    """networks in fp32, tf32 or bf16; the coefficients and their transform are always float32"""
+    """precision of the networks: fp32, tf32 or bf16; the coefficients and their transform are always float32"""
     compile: bool = False
-    """compile the networks: about half a minute before the first update, then faster ones"""
+    """compile the networks: adds about 30 s before the first update, makes later updates faster"""
     chunk: int | None = None
-    """images per pass through the network (default: by device); memory and speed, not the result"""
+    """images per forward pass (default: by device); affects memory and speed, never the result"""
     save_path: str = "runs"
-    """run folders lie below it: <objective>/<dataset>/ipc<ipc>/<name>"""
+    """parent of the run folders, which are <objective>/<dataset>/ipc<ipc>/<name>"""
     name: str | None = None
-    """name of the run folder (default: made from the options, so the same command finds its run again)"""
+    """name of the run folder (default: derived from the options, so the same command finds its run again)"""
     resume: Literal["auto", "never"] = "auto"
-    """auto: continue what the run folder holds; never: discard it and start anew"""
+    """auto: continue the run that the run folder holds; never: delete that run and start from scratch"""
     checkpoint_every: int = 0
-    """updates between two checkpoints (0: as often as costs a hundredth of the time)"""
+    """updates between checkpoints (0: chosen so that checkpointing takes about 1% of the run time)"""
     export: bool = False
-    """write the best set also as images_best.pt and labels_best.pt, the authors' format"""
+    """also save the best synthetic set as images_best.pt and labels_best.pt, the authors' format"""
     track: TrackerName = "none"
-    """show curves and pictures also in wandb or tensorboard; wandb runs offline where nobody is logged in"""
+    """also log curves and images to wandb or tensorboard; wandb runs offline if you are not logged in"""
     track_project: str | None = None
-    """wandb's project (default: WANDB_PROJECT, else fred)"""
+    """wandb project (default: $WANDB_PROJECT, else fred)"""
     track_group: str | None = None
-    """wandb's group (default: <objective>/<dataset>/ipc<ipc>)"""
+    """wandb group (default: <objective>/<dataset>/ipc<ipc>)"""
 
     @property
     def strategy(self) -> str:
-        """The augmentation in force: '' for none."""
+        """The DSA augmentations to use; '' without --dsa."""
         return self.dsa_strategy if self.dsa else ""
 
 
 @dataclass
 class BufferOptions(DataOptions):
-    """Train expert networks on a dataset and keep their weights after every epoch, for trajectory matching."""
+    """Train expert networks on a dataset and store their weights after every epoch, for trajectory matching."""
 
     model: str = "ConvNetD3"
-    """network that is trained, and later matched"""
+    """network of the experts; trajectory matching uses the same network"""
     num_experts: int = 100
-    """experts in the buffer; those that are there already are not trained again"""
+    """experts in the buffer; experts that it already holds are not trained again"""
     train_epochs: int = 50
-    """epochs of an expert's training"""
+    """epochs for training each expert"""
     keep_epochs: int | None = None
-    """stop after this many of them: matching needs max_start_epoch - 1 + expert_epochs (default: all)"""
+    """stop each expert after this many of the --train_epochs (default: all);
+    matching needs max_start_epoch - 1 + expert_epochs"""
     batch_train: int = 256
     """images per training step"""
     lr_teacher: float = 0.01
-    """step size (SGD)"""
+    """learning rate of the experts (SGD)"""
     mom: float = 0.0
     """momentum"""
     l2: float = 0.0
     """weight decay"""
     decay: bool = False
-    """lower the step size to a tenth halfway, after epoch train_epochs // 2 + 1 counted from 0"""
+    """drop the learning rate to a tenth halfway, after epoch train_epochs // 2 + 1 counted from 0"""
     dsa: bool = True
     """augment the images"""
     dsa_strategy: str = DSA_STRATEGY
-    """augmentations, joined by underscores; one is drawn per step, its parameters per image"""
+    """augmentations of --dsa, joined by underscores; each step draws one of them, with its own parameters per image"""
     test_every: int = 0
     """epochs between two tests of an expert (0: only at the end)"""
     wait: bool = False
-    """where other processes train the last of the experts, wait until all are there"""
+    """if other processes are training the last experts, wait until all experts are finished"""
     buffer_path: str = "buffers"
-    """experts lie below it: <dataset>[_zca]/<model>"""
+    """parent of the expert folders, which are <dataset>[_zca]/<model>"""
     seed: Seed = 0
     device: Device = "auto"
     precision: NetworkPrecision = "fp32"
@@ -269,85 +286,94 @@ class BufferOptions(DataOptions):
 
     @property
     def strategy(self) -> str:
-        """The augmentation in force, "none" where there is none."""
+        """The DSA augmentations to use; "none" without --dsa."""
         return self.dsa_strategy if self.dsa else "none"
 
 
 @dataclass
 class ClassMatchingOptions(DistillOptions):
-    """What objectives take that compare real and synthetic images class by class, DM and DC."""
+    """The options of DM and DC, which compare real and synthetic images class by class."""
 
     batch_real: int = 256
     """real images per class and update"""
     batch_syn: int = 0
-    """synthetic images per class and update, drawn anew each time (0: all)"""
+    """synthetic images per class and update, drawn again for each update (0: all)"""
 
 
 @dataclass
 class EvaluateOptions:
-    """Train networks on a synthetic set and test them. What is not given comes from the file."""
+    """Train networks on a synthetic set and test them. Options that are not given are read from the set's file."""
 
     synset: str | None = None
-    """the synthetic set: a .safetensors file, hf://owner/name[/file] of the Hugging Face hub, or the authors' res_*.pt
-    or images_*.pt (beside its labels_*.pt)"""
+    """the synthetic set: a .safetensors file, hf://owner/name[/file] on the Hugging Face Hub,
+    or the authors' res_*.pt or images_*.pt (with its labels_*.pt in the same folder)"""
     baseline: Literal["random", "herding", "kcenter", "full"] | None = None
-    """instead of a file: ipc real images a class, at random (each network sees another draw), chosen by herding or as
-    k centres, or the whole training set"""
+    """train on real images instead of a synthetic set:
+    ipc images per class, drawn at random for each network (random), chosen by herding or as k centres (kcenter),
+    or the whole training set (full)"""
     coreset_epochs: int = 20
-    """herding and kcenter: epochs on the whole training set of the network whose features they choose by"""
+    """herding and kcenter choose images by the features of a network:
+    epochs for training that network on the whole training set"""
     ipc: int | None = None
-    """baselines: real images a class of the random one (1 unless given); also which recipe says how to train"""
+    """baselines: real images per class (default: 1); also selects the recipe that says how to train"""
     model: str | None = None
-    """another network than the one it was made with (baselines: the recipe's)"""
+    """network to evaluate (default: the one named in the file; baselines: the recipe's)"""
     eval_mode: EvalMode | None = None
-    """test a pool of networks instead of one: M B CIFAR W D A P N, or C, S, SS around the network; see
-    distill.py --help"""
+    """evaluate a pool of networks instead of one:
+    M, B, CIFAR, W, D, A, P or N; or C, S or SS, which depend on --model; see distill.py --help"""
     models: str | None = None
-    """test these networks, joined by commas, e.g. ConvNetD3,AlexNet,VGG11,ResNet18"""
+    """evaluate these networks, joined by commas, e.g. ConvNetD3,AlexNet,VGG11,ResNet18"""
     eval_protocol: EvalProtocol | None = None
-    """how networks are trained, dc or glad, if not as the file or the recipe says; glad has its own step sizes"""
+    """how networks are trained, dc or glad (which has its own learning rates), see distill.py --help
+    (default: from the file; baselines: the recipe's)"""
     networks_at_once: NetworksAtOnce = 0
     pixels: PixelValues | None = None
-    """what the values of the authors' files are: normalised by the dataset's mean and std, as their scripts write them,
-    unit for 0..1 or bytes for 0..255, which are then normalised (default: normalised, and a warning where their range
-    contradicts it)"""
+    """what the pixel values in an authors' file are: normalised (as their scripts write them), unit (0..1) or bytes
+    (0..255). unit and bytes are normalised by the dataset's mean and std
+    (default: normalised, with a warning if the values look like unit or bytes)"""
     dataset: str | None = None
-    """where the test images are, e.g. folder:PATH, if not where they were (baselines: digits)"""
+    """dataset of the test images, e.g. folder:PATH
+    (default: the one named in the file; baselines: the default of distill.py)"""
     subset: Subset = None
     image_size: ImageSize = None
-    """side in pixels of the squares that images of imagenet-SUBSET, folder: or hf: are made, if not as the file says"""
+    """resize images of imagenet-SUBSET, folder: or hf: to squares with this side in pixels
+    (default: from the file; baselines: the recipe's)"""
     resize: ResizeMode | None = None
-    """crop or squash, see distill.py --help; if not as the file (baselines: the recipe) says"""
+    """crop or squash, see distill.py --help (default: from the file; baselines: the recipe's)"""
     antialias: bool | None = None
-    """antialias what is scaled down, if not as the file (baselines: the recipe) says"""
+    """antialias when downscaling (default: from the file; baselines: the recipe's)"""
     skip_corrupt: SkipCorrupt = False
     recipe: str | None = None
-    """baselines: train as this dataset's recipe says; on folder: and hf: also take its mean and std"""
+    """baselines: train as the recipe of this dataset says; for folder: and hf: also use its mean and std"""
     zca: bool | None = None
-    """baselines: whiten the images (ZCA) instead of normalising them; a synthetic set says itself whether"""
+    """whiten the real images (ZCA) instead of normalising them:
+    for baselines, and for authors' files with whitened images (a .safetensors file says whether its images are)"""
     cifar100_stats: Literal["cifar100", "cifar10"] | None = None
-    """baselines: mean and std that CIFAR100 is normalised with (cifar100 unless given)"""
+    """baselines: the dataset whose mean and std CIFAR100 is normalised with (default: cifar100)"""
     data_path: str | None = DataOptions.data_path
-    """folder that holds the datasets, or into which they are downloaded (default: data; for imagenet-SUBSET what the
-    variable IMAGENET names, if set)"""
+    """folder where datasets are stored or downloaded; for imagenet-SUBSET, the folder with train/ and val/
+    (default: data; for imagenet-SUBSET, $IMAGENET if set)"""
     no_download: NoDownload = False
     workers: Workers = None
     num_eval: int = 5
-    """networks trained"""
+    """networks of each architecture to train"""
     epoch_eval_train: int | None = None
-    """epochs of training (one more is run)"""
+    """epochs for training each network; --eval_protocol dc runs one more
+    (default: from the file; baselines: the recipe's)"""
     batch_train: int | None = None
-    """images per training step"""
+    """images per training step (default: from the file; baselines: the recipe's)"""
     lr_net: float | None = None
-    """step size of the networks; a learned one in the file goes before the protocol's"""
+    """learning rate of the networks
+    (default: with --eval_protocol dc the learned step size, if the file holds one, else that of the protocol)"""
     dsa_strategy: str | None = None
-    """augmentations joined by underscores, or none (MNIST and ConvNetBN then get the augmentation of DC)"""
+    """augmentations joined by underscores, or none; with none, MNIST and ConvNetBN get DC's augmentation
+    (default: from the file; baselines: the recipe's)"""
     seed: Seed = 0
     device: Device = "auto"
     precision: NetworkPrecision = "fp32"
     compile: Compile = False
     output: str | None = None
-    """write the accuracies to this JSON file, and a table of all networks beside it: x.json and x.csv"""
+    """also write the accuracies to this JSON file, and one CSV row per network beside it (x.json and x.csv)"""
 
     def __post_init__(self) -> None:
         if self.dataset is not None:

@@ -1,4 +1,4 @@
-"""Where a run lies."""
+"""The path of a run folder."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def run_folder(save_path: str | Path, objective: str, dataset: str, ipc: int, name: str) -> Path:
-    """<save_path>/<objective>/<dataset>/ipc<ipc>/<name>."""
+    """The path <save_path>/<objective>/<dataset>/ipc<ipc>/<name>."""
     return Path(save_path) / objective / dataset_folder(dataset) / f"ipc{ipc}" / name
 
 
 def dataset_folder(dataset: str) -> str:
-    """A dataset's name as that of a folder; of folder:PATH and hf:PATH the path's last part is named."""
+    """The folder name that stands for a dataset: for folder:PATH and hf:PATH, the prefix and the last part of PATH."""
     kind, colon, path = dataset.partition(":")
     if kind == "hf":
-        path = path.partition("?")[0]  # what is chosen of it, what lies in the folder tells apart
+        path = path.partition("?")[0]  # the query selects columns and splits; it is no part of the name
     return f"{kind}-{Path(path).name}" if colon else kind

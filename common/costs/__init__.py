@@ -1,1 +1,1 @@
-"""What a run takes, before it starts: FLOPs, time and memory."""
+"""Estimates the FLOPs, time and memory of a run before it starts."""

@@ -1,6 +1,7 @@
-"""Costs of the pieces of a run, each made once on the meta device by the very code that a run executes.
+"""Measures the cost of the parts of a run: one update of DM, DC or TM, and training and testing of a network.
 
-Every update is that of a fresh synthetic set: decoded, matched, stepped.
+Each part is executed once by the code that a run uses, but on the meta device, where tensors have a shape and no data.
+An update decodes a new synthetic set, matches the images and takes one step of the set's optimiser.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ _META = torch.device("meta")
 
 @dataclass(frozen=True)
 class Workload:
-    """What an update depends on, whatever the objective. batch_syn: of each class in DC and DM, of all in TM."""
+    """The values that determine the cost of an update of every objective.
+
+    k: coefficients kept per channel of a synthetic image. batch_syn: synthetic images per update, per class in DC and
+    DM, of all classes together in TM; 0 for all images.
+    """
 
     model: str
     shape: DataShape
@@ -39,17 +44,17 @@ class Workload:
 
     @property
     def per_class(self) -> int:
-        """n, images per class."""
+        """The number n of synthetic images per class."""
         return self.ipc * math.prod(self.shape.im_size) // self.k
 
     @property
     def matched(self) -> int:
-        """Synthetic images of a class in an update of DC or DM."""
+        """The number of synthetic images per class in an update of DC or DM."""
         return min(self.batch_syn or self.per_class, self.per_class)
 
     @property
     def count(self) -> int:
-        """All synthetic images."""
+        """The number of all synthetic images."""
         return self.shape.num_classes * self.per_class
 
     def network(self) -> Network:
@@ -64,14 +69,14 @@ class Workload:
         )
 
     def drawn(self, synset: SynSet) -> Tensor:
-        """The images of an update of DC or DM."""
+        """The synthetic images that are matched in an update of DC or DM."""
         if self.batch_syn == 0:
             return synset.decode()
         return synset.get(torch.zeros(self.shape.num_classes * self.matched, dtype=torch.long, device=_META))[0]
 
 
 class _Real:
-    """Real images that are made when they are asked for."""
+    """Real images whose tensors are created only when they are indexed, so that unused images count no memory."""
 
     def __init__(self, shape: DataShape, count: int) -> None:
         self.shape, self.count = shape, count
@@ -85,7 +90,7 @@ class _Real:
 
 @lru_cache
 def dm_update(work: Workload, batch_real: int, chunk: int) -> Cost:
-    """An update of DM, as DM/distill.py makes it. Some classes, which fill a pass, stand for all."""
+    """The cost of an update of DM. As many classes as fill one pass are measured and extrapolated to all classes."""
     classes = work.shape.num_classes
     whole = has_batchnorm(work.network())
     count = classes if whole else min(classes, max(1, chunk // min(work.matched, batch_real)))
@@ -105,7 +110,7 @@ def dm_update(work: Workload, batch_real: int, chunk: int) -> Cost:
 def dc_iteration(
     work: Workload, batch_real: int, chunk: int | None, distance: str, outer: int, inner: int, batch_train: int
 ) -> Cost:
-    """An iteration of DC: `outer` updates, and `inner` epochs of the network on the synthetic set between them."""
+    """The cost of an iteration of DC: `outer` updates, with `inner` epochs of network training between two updates."""
     update = _dc_update(work, batch_real, chunk, distance)
     batch = min(batch_train, work.count)
     trained = training(work.model, work.shape, batch)
@@ -137,7 +142,11 @@ def _dc_update(work: Workload, batch_real: int, chunk: int | None, distance: str
 
 @lru_cache
 def tm_update(work: Workload, steps: int, chunk: int, unroll: trajectory.Unroll) -> Cost:
-    """An update of TM. One part of a step stands for all parts, and what a second step adds for all further ones."""
+    """The cost of an update of TM with `steps` steps of the student network.
+
+    A step is split into parts of at most `chunk` images (not split for networks with BatchNorm). One part is measured
+    in place of all parts. The cost that a second step adds is measured and used for every further step.
+    """
     batch = min(work.batch_syn or work.count, work.count)
     parts = 1 if has_batchnorm(work.network()) else math.ceil(batch / chunk)
     part = math.ceil(batch / parts)
@@ -159,7 +168,7 @@ def tm_update(work: Workload, steps: int, chunk: int, unroll: trajectory.Unroll)
 
 
 def _decoding(work: Workload) -> int:
-    """FLOPs of decoding the set, and of the way back to the coefficients."""
+    """FLOPs of decoding the set and of backpropagating from the images to the coefficients."""
 
     def update() -> None:
         synset = work.synset()
@@ -180,7 +189,7 @@ def _step(synset: SynSet, images: Tensor, to_images: Tensor) -> None:
 
 @lru_cache
 def training(name: str, shape: DataShape, batch: int, together: int = 1) -> Cost:
-    """A step of training: FLOPs per image of a network, and bytes of `together` networks with `batch` images each."""
+    """The cost of a training step: FLOPs per image and network, and bytes of `together` networks of `batch` images."""
 
     def step(count: int) -> None:
         network = network_of(name, shape).train()
@@ -195,13 +204,14 @@ def training(name: str, shape: DataShape, batch: int, together: int = 1) -> Cost
         optimizer.step()
 
     one = weigh(lambda: step(1))
-    # The formula for the gradient of grouped convolutions, which several networks become, counts too much.
+    # Several networks together become grouped convolutions, and torch's FLOP formula for their gradient is too high.
+    # So FLOPs are taken from a single network.
     return Cost(round(one.flops / batch), one.bytes if together == 1 else weigh(lambda: step(together)).bytes)
 
 
 @lru_cache
 def inference(name: str, shape: DataShape, batch: int, together: int = 1) -> Cost:
-    """A pass of testing: FLOPs per image of a network, and bytes where `together` networks see the same `batch`."""
+    """The cost of a test pass: FLOPs per image and network, and bytes of `together` networks that see one `batch`."""
 
     @torch.no_grad()
     def step() -> None:
@@ -212,11 +222,11 @@ def inference(name: str, shape: DataShape, batch: int, together: int = 1) -> Cos
 
 
 def network_of(name: str, shape: DataShape) -> Network:
-    """The network of that name, on the meta device."""
+    """The network of this name, for images of this shape, on the meta device."""
     with _META:
         return build_network(name, shape.channels, shape.num_classes, shape.im_size)
 
 
 def blank(shape: DataShape, count: int) -> Tensor:
-    """float32 [count, ch, *im_size], on the meta device."""
+    """Images without data, float32 [count, ch, *im_size] on the meta device."""
     return torch.empty(count, shape.channels, *shape.im_size, device=_META)

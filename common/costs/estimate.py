@@ -1,10 +1,10 @@
-"""How long a cell of a table takes and how much memory, told before it is run.
+"""Estimates the FLOPs, time and memory of a distillation before it is run.
 
     estimate("TM", options, SHAPES["CIFAR10"], device="cuda")
 
-The updates and passes that a run would make are made once each on the meta device, which keeps shapes alone (`meter`),
-and counted as often as the run makes them. Compilation, reduced precision and augmentation, small beside a network,
-are left out; memory is that of fp32.
+Each kind of update and pass is executed once on the meta device, where tensors have a shape and no data (`meter`), and
+multiplied by how often the run executes it. Compilation and reduced precision are not taken into account, nor is
+augmentation, whose cost is small compared with that of a network. Memory is that of fp32.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from common.training.train import TEST_BATCH, EvaluationProtocol
 
 __all__ = ["RATES", "SHAPES", "DataShape", "Estimate", "estimate", "seconds"]
 
-# An option that only this objective's scripts have, or in DM's case its kind.
+# An option that tells the objectives' options apart: only DC has dis_metric and only TM syn_steps; DM and DC have
+# batch_real.
 _OWN_OPTION = {"DC": "dis_metric", "DM": "batch_real", "TM": "syn_steps"}
 
-# What libraries hold beside tensors: TM on a CPU core takes this much more than they do (results/README.md, Memory).
+# Memory of libraries, in bytes: on a CPU core TM takes this much more than its tensors (results/README.md, Memory).
 LIBRARIES = 300 * 2**20
 
-# Sustained TFLOP/s in fp32 by kind of device, and where the figure comes from.
+# Sustained TFLOP/s in fp32 and the source of the figure, by type of device.
 RATES: dict[str, tuple[float, str]] = {
     "cpu": (0.12, "measured on two cores of an AMD EPYC, eager: dm_cifar10 in results/steps_cpu.json"),
     "cuda": (10.0, "assumed, not measured: 10 TFLOP/s for fp32 on an A100/H100"),
@@ -42,7 +43,7 @@ RATES: dict[str, tuple[float, str]] = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """flops: of convolutions and matrix products. memory_bytes: the most that the device holds at a time."""
+    """The cost of a run: FLOPs of its convolutions and matrix products, and the peak memory of the device."""
 
     distill_flops: float
     evaluation_flops: float
@@ -51,7 +52,7 @@ class Estimate:
 
     @property
     def flops(self) -> float:
-        """Of everything."""
+        """FLOPs of distillation, evaluations and experts together."""
         return self.distill_flops + self.evaluation_flops + self.expert_flops
 
 
@@ -63,11 +64,13 @@ def estimate(
     device: str | None = None,
     loops: tuple[int, int] = (1, 0),
 ) -> Estimate:
-    """What a distillation with these options costs, and with `buffer` the experts that it needs.
+    """Estimate the cost of a distillation with these options, its evaluations and, with `buffer`, its experts.
 
-    objective: DC, DM or TM, or that of a folder, as ImageNet-abcde/DM. device: where it would run, there or not; None
-    for that of the options. loops: updates per iteration, and epochs of the network between two of them (DC's).
-    Raises ValueError for options of another objective, InputError for what cannot be built.
+    objective: DC, DM or TM, or one in a folder, such as ImageNet-abcde/DM. shape: the sizes of the dataset. buffer:
+    options of the experts, None to leave the experts out. device: where the run would execute, which need not exist
+    here; None takes the device of the options. loops: for DC, the updates per iteration and the epochs of network
+    training between two updates.
+    Raises ValueError for options of another objective, and InputError for a network or set that cannot be built.
     """
     kind, own = objective.rpartition("/")[2], vars(options)
     if _OWN_OPTION.get(kind) not in own or (kind == "DM" and _OWN_OPTION["DC"] in own):
@@ -104,12 +107,12 @@ def estimate(
 
 
 def seconds(estimate: Estimate, tflops: float) -> float:
-    """How long it takes at so many TFLOP/s."""
+    """The time of a run in seconds at this many TFLOP/s."""
     return estimate.flops / (tflops * 1e12)
 
 
 def _evaluation(cell: costs.Workload, options: DistillOptions, device: torch.device) -> Cost:
-    """All evaluations of a run: before the first update, every eval_it, and after the last one."""
+    """The cost of all evaluations of a run: before the first update, every eval_it iterations, and at the end."""
     every, last = options.eval_it, options.Iteration
     points = len({0, last, *(range(0, last, every) if every else ())})
     protocol = EvaluationProtocol.of(options)
@@ -131,7 +134,7 @@ def _evaluation(cell: costs.Workload, options: DistillOptions, device: torch.dev
 
 
 def _experts(shape: DataShape, options: BufferOptions) -> Cost:
-    """Training and testing of a buffer's experts."""
+    """The cost of training and testing the experts of a buffer."""
     epochs = options.train_epochs if options.keep_epochs is None else options.keep_epochs
     tests = len({epochs, *(range(options.test_every, epochs, options.test_every) if options.test_every else ())})
     training = costs.training(options.model, shape, min(options.batch_train, shape.train_images))

@@ -1,6 +1,6 @@
-"""What a computation costs, without doing it: floating point operations, and the most memory that it holds at a time.
+"""Counts the floating point operations and the peak memory of a computation without computing anything.
 
-On the meta device a tensor has a shape and no numbers, so the very code that a run executes can be weighed before it.
+On the meta device a tensor has a shape and no data, so the code of a run can be measured before the run.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from torch.utils.flop_counter import flop_registry
 
 
 class Cost(NamedTuple):
-    """flops: of convolutions and matrix products, a multiplication and an addition being two. bytes: at the peak."""
+    """The cost of a computation.
+
+    flops: FLOPs of convolutions and matrix products; a multiplication and an addition count as two. bytes: the peak
+    memory of tensors.
+    """
 
     flops: int
     bytes: int
 
 
 def weigh(function: Callable[[], object]) -> Cost:
-    """The cost of one call: what it computes, and the most that tensors which it makes hold at a time.
+    """Measure the cost of one call: its FLOPs, and the peak memory of the tensors that the call creates.
 
-    What a backend needs beside tensors, such as the workspace of a convolution, is not seen.
+    Memory that a backend needs besides tensors, such as the workspace of a convolution, is not counted.
     """
     with _Scales() as scales:
         function()
@@ -34,9 +38,10 @@ def weigh(function: Callable[[], object]) -> Cost:
 
 
 class _Scales(TorchDispatchMode):
-    """Sees every operation, and every tensor that one makes, whose memory counts until nothing refers to it any more.
+    """Counts the FLOPs of every operation, and the memory of every tensor until nothing refers to the tensor.
 
-    The formulas are those of torch's FlopCounterMode, which refuses derivatives with respect to a network's input.
+    The formulas are those of torch's FlopCounterMode. That class itself cannot be used, because it refuses derivatives
+    with respect to a network's input.
     """
 
     def __init__(self) -> None:
@@ -53,7 +58,7 @@ class _Scales(TorchDispatchMode):
         return out
 
     def _add(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()  # shared by views, which cost nothing
+        storage = tensor.untyped_storage()  # views share a storage, so they add no memory
         if self._seen.get(id(storage)) is not storage:
             self._seen[id(storage)] = storage
             weakref.finalize(storage, self._remove, storage.nbytes())

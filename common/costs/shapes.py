@@ -1,4 +1,4 @@
-"""Image size, classes and split sizes per dataset, so that a cell's cost is known without loading it."""
+"""Image size, number of classes and split sizes of each dataset, to estimate costs without loading the dataset."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from common.datasets.imagenet_classes import NAMES
 
 @dataclass(frozen=True)
 class DataShape:
-    """A dataset's sizes. im_size: two or three sides. smallest_class: training images of the rarest class.
+    """The sizes of a dataset.
 
-    value_bytes: of a stored pixel value, 1 for 8-bit images and 4 for float32.
+    im_size: the two or three sides of an image. smallest_class: the number of training images of the rarest class.
+    value_bytes: bytes per stored pixel value, 1 for 8-bit images and 4 for float32.
     """
 
     channels: int
@@ -31,8 +32,8 @@ SHAPES: dict[str, DataShape] = {
     "CIFAR10": DataShape(3, (32, 32), 10, 50_000, 10_000, 5_000),
     "CIFAR100": DataShape(3, (32, 32), 100, 50_000, 10_000, 500),
     "Tiny": DataShape(3, (64, 64), 200, 100_000, 10_000, 500),
-    # Ten classes of about 1,290 images; the smallest class of all of ImageNet has 732.
+    # ImageNet subsets have ten classes of about 1,290 images; the smallest class of the whole ImageNet has 732 images.
     **dict.fromkeys(NAMES, DataShape(3, (128, 128), 10, 12_900, 500, 732)),
-    # How many volumes there are of the rarest digit its source does not say.
+    # The source of the dataset does not say how many volumes the rarest digit has.
     "3D-MNIST": DataShape(1, (16, 16, 16), 10, 10_000, 2_000, 100, value_bytes=4),
 }

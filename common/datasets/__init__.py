@@ -128,7 +128,7 @@ def default_data_path(name: str) -> str:
 
 
 def default_image_size(name: str) -> int | None:
-    """The side, in pixels, that a dataset's images are resized to if nothing else is said; None: they are not."""
+    """The default side, in pixels, that a dataset's images are resized to; None if they are not resized by default."""
     return imagenet.SIDE if is_imagenet(name) else None
 
 

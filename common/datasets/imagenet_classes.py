@@ -101,7 +101,10 @@ SYNONYMS = {
 
 
 def canonical(name: str) -> str:
-    """The one name of a subset that has several (imagenet-meow: imagenet-cats); any other name as it is."""
+    """The standard name of a subset that has several names (imagenet-meow becomes imagenet-cats).
+
+    Any other name is returned unchanged.
+    """
     key = name.removeprefix(PREFIX)
     return f"{PREFIX}{SYNONYMS[key]}" if name.startswith(PREFIX) and key in SYNONYMS else name
 

@@ -1,1 +1,1 @@
-"""Expert networks for trajectory matching: trained, kept in folders, read."""
+"""Trains expert networks for trajectory matching, stores their trajectories in folders and reads them."""

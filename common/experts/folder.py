@@ -1,13 +1,13 @@
-"""Buffers, the folders of expert trajectories: where they lie, what they say of themselves, and how they are filled.
+"""Defines the format of buffers (folders of expert trajectories) and lets several processes fill a buffer.
 
 <buffer_path>/<dataset>[_zca]/<network>/
-    manifest.json               what the experts were made for and how, the same for all of them
-    expert_0000.safetensors     `trajectory`, float32 [epochs + 1, P]: row e holds the weights after e epochs
+    manifest.json               the images and network that the experts were trained for, and how they were trained
+    expert_0000.safetensors     `trajectory`, float32 [epochs + 1, P]: row e holds the P weights after e epochs
     expert_0001.safetensors     ...
-    .expert_0002.lock           while a process trains this one
-    .lock                       while a process writes the manifest
+    .expert_0002.lock           exists while a process trains this expert
+    .lock                       exists while a process writes the manifest
 
-Every file is written once and whole, so that any number of processes may fill a folder, and be killed while they do.
+Every file is written once and atomically, so several processes can fill a folder, and can be killed while doing so.
 """
 
 from __future__ import annotations
@@ -43,20 +43,23 @@ _EXPERT = re.compile(r"expert_(\d+)\.safetensors")
 _OF_AN_EXPERT = re.compile(r"\.expert_(\d+)\.")
 _NOT_FLAGS = ("image_size", "channels", "mean", "std")
 _OF_THE_DATASET = ("image_size", "channels", "class_names", "training_images", "mean", "std", "parameters")
-# What safe_open and reading from it raise for a file that is not whole, or another.
+# The errors of safe_open, and of reading from its result, for a file that is damaged or has another format.
 UNREADABLE_TENSORS = (SafetensorError, OSError, ValueError, LookupError, TypeError)
 
 
 def buffer_folder(buffer_path: str | Path, dataset: str, model: str, zca: bool) -> Path:
-    """<buffer_path>/<dataset>[_zca]/<network>; of folder:PATH and hf:PATH the path's last part is named."""
+    """The folder <buffer_path>/<dataset>[_zca]/<network>.
+
+    For the datasets folder:PATH and hf:PATH, <dataset> is the last part of the path.
+    """
     return Path(buffer_path).expanduser() / f"{dataset_folder(dataset)}{'_zca' if zca else ''}" / model
 
 
 def describe(data: ImageData, model: str, network: nn.Module) -> dict[str, Any]:
-    """What experts are made for, as JSON values: the images, how they are normalised, and the network's parameters.
+    """Describe what experts are trained for, as JSON values: images, normalisation and the network's parameters.
 
-    data: the training images. Names, mean and std can be borrowed or shared, so a fingerprint says which they are: that
-    of the raw images, which of whitened ones the whitening keeps.
+    data: the training images. Different images can have the same names, mean and std, so the description contains a
+    fingerprint of the raw images. For whitened images, the whitening holds this fingerprint.
     """
     zca = data.whitening
     return {
@@ -79,17 +82,18 @@ def describe(data: ImageData, model: str, network: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def filling(folder: Path, made_for: dict[str, Any], made_by: dict[str, Any]) -> Iterator[None]:
-    """Inside, experts may be saved in `folder`, beside other processes that were given the same.
+    """Open `folder` for saving experts; other processes with the same arguments may save there at the same time.
 
-    made_for: `describe`. made_by: the settings of the training, by the names of their flags. The first process writes
-    both as the manifest; raises InputError where there is one that differs, saying in what, and where the folder cannot
-    be written.
+    made_for: the result of `describe`. made_by: the training options, by the names of their flags. The first process
+    writes both to the manifest.
+    Raises InputError if the folder has a manifest that differs (the error names the differences) or if the folder
+    cannot be written.
     """
     manifest = {"format": FORMAT, "format_version": VERSION, **made_for, **made_by}
     while not _is_begun(folder):
         lock = _lock(folder, ".lock")
         if lock is None:
-            time.sleep(1)  # a process is just writing the manifest
+            time.sleep(1)  # another process is writing the manifest
             continue
         try:
             if not _is_begun(folder):
@@ -104,17 +108,20 @@ def filling(folder: Path, made_for: dict[str, Any], made_by: dict[str, Any]) -> 
         )
     for number in _left_over(folder):
         with _held(folder, number):
-            pass  # removes what is there, unless a process is at this expert
+            pass  # removes leftover files, unless a process is training this expert
     yield
 
 
 def missing_experts(folder: Path, num_experts: int, shape: tuple[int, int]) -> list[int]:
-    """The numbers below num_experts that have no file with a trajectory of this shape; a damaged one is told of."""
+    """The numbers below num_experts of the experts that have no file with a trajectory of this shape.
+
+    A file that exists but is damaged is reported on stderr.
+    """
     missing = []
     for number in range(num_experts):
         if not _is_there(folder, number, shape):
             if expert_file(folder, number).exists():
-                tqdm.write(f"{expert_file(folder, number)} is damaged: training this expert anew", file=sys.stderr)
+                tqdm.write(f"{expert_file(folder, number)} is damaged: training this expert again", file=sys.stderr)
             missing.append(number)
     return missing
 
@@ -123,19 +130,23 @@ def missing_experts(folder: Path, num_experts: int, shape: tuple[int, int]) -> l
 def claimed(
     folder: Path, number: int, shape: tuple[int, int], while_waiting: Callable[[], None] | None = None
 ) -> Iterator[bool]:
-    """Whether to train expert `number` here: no process is at it, and none has saved it in this shape meanwhile.
+    """Try to claim expert `number`; yields whether this process is to train it.
 
-    Inside, other processes are told no. while_waiting: wait for a process that is at it, until it has saved the expert
-    or ended, and call this every second; it may raise. Raises InputError where the folder cannot be written.
+    The answer is False if another process is training the expert, or if the expert has a file with a trajectory of this
+    shape already. Inside the context, other processes get False.
+    while_waiting: if given, wait while another process trains the expert, until that process has saved it or has ended,
+    and call this function every second; it may raise.
+    Raises InputError if the folder cannot be written.
     """
     with _held(folder, number, while_waiting) as held:
         yield held and not _is_there(folder, number, shape)
 
 
 def save_expert(folder: Path, number: int, trajectory: Tensor, accuracies: dict[int, float]) -> Path:
-    """Write an expert's file and return its path. accuracies: of the network on the test images, by epochs trained.
+    """Write an expert's file and return the path of the file.
 
-    Raises InputError where it cannot be written.
+    accuracies: the test accuracies of the expert, by the number of epochs trained.
+    Raises InputError if the file cannot be written.
     """
     metadata = {"format": FORMAT, "format_version": VERSION, "expert": number, "accuracies": accuracies}
     content = save({"trajectory": trajectory.contiguous()}, {_METADATA_KEY: json.dumps(metadata, allow_nan=False)})
@@ -145,17 +156,20 @@ def save_expert(folder: Path, number: int, trajectory: Tensor, accuracies: dict[
 
 
 def expert_file(folder: Path, number: int) -> Path:
-    """Where an expert's trajectory is kept."""
+    """The file that stores the trajectory of an expert."""
     return folder / f"expert_{number:04d}.safetensors"
 
 
 def expert_files(folder: Path) -> list[Path]:
-    """The files of the experts in a folder, by number; none where there is no such folder."""
+    """The expert files in a folder, ordered by number; empty if the folder does not exist."""
     return numbered_files(folder, _EXPERT)
 
 
 def numbered_files(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
-    """The files of a folder whose names match, in the order of the number that is the pattern's group."""
+    """The files of a folder whose names match the pattern, ordered by the number in the pattern's first group.
+
+    The list is empty if the folder does not exist.
+    """
     if not folder.is_dir():
         return []
     found = [(match, file) for file in folder.iterdir() if (match := pattern.fullmatch(file.name))]
@@ -163,7 +177,10 @@ def numbered_files(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 
 def trajectory_shape(file: Path) -> tuple[int, int]:
-    """(epochs + 1, P) of an expert's file, from its header alone. Raises InputError if it is damaged or another."""
+    """The shape (epochs + 1, P) of the trajectory in an expert's file; only the header of the file is read.
+
+    Raises InputError if the file is damaged or has another format.
+    """
     try:
         with safe_open(file, framework="np") as stored:
             trajectory = stored.get_slice("trajectory")
@@ -176,15 +193,18 @@ def trajectory_shape(file: Path) -> tuple[int, int]:
 
 
 def damaged(file: Path, what: str) -> InputError:
-    """The error of an expert's file that cannot be used as it is."""
-    return InputError(f"{file} is damaged ({what}): run buffer.py as before, which trains this expert anew")
+    """The error to raise for an expert's file that is damaged; `what` says how."""
+    return InputError(f"{file} is damaged ({what}): run buffer.py as before, which trains this expert again")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a folder says of its experts. Raises InputError if it says nothing, or is of a newer version."""
+    """Read the manifest of a folder of experts.
+
+    Raises InputError if the manifest is missing, cannot be read, or has another format or a newer version.
+    """
     file = folder / MANIFEST
     if not file.exists():
-        raise InputError(f"{folder} has experts but no {MANIFEST} that says of what: give another --buffer_path")
+        raise InputError(f"{folder} has experts but no {MANIFEST} that describes them: give another --buffer_path")
     try:
         manifest = read_json(file)
         kind, version = manifest["format"], int(manifest["format_version"])
@@ -198,12 +218,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def differences(stored: dict[str, Any], asked: dict[str, Any]) -> str:
-    """In words what of `asked` is otherwise in a manifest; "" if nothing is. What follows from another is left out."""
+    """Describe in words where a manifest `stored` differs from `asked`; "" if nothing differs.
+
+    A difference that follows from another one is left out.
+    """
     skip = {"parameter_count"}
     if any(stored.get(key) != asked[key] for key in ("image_size", "channels", "zca")):
         skip.add("training_images")
     if dataset_folder(str(stored.get("dataset"))) == dataset_folder(asked["dataset"]):
-        skip.add("dataset")  # the same images in another place
+        skip.add("dataset")  # the same dataset, stored in another place
     else:
         skip.update(_OF_THE_DATASET)
     if stored.get("model") != asked["model"]:
@@ -235,7 +258,10 @@ def _lock(folder: Path, name: str) -> BaseFileLock | None:
 
 @contextmanager
 def _held(folder: Path, number: int, while_waiting: Callable[[], None] | None = None) -> Iterator[bool]:
-    """Whether this process has expert `number` to itself inside; while_waiting: see `claimed`."""
+    """Lock expert `number` inside the context; yields False if another process holds the lock.
+
+    while_waiting: see `claimed`.
+    """
     name = f".expert_{number:04d}.lock"
     while (lock := _lock(folder, name)) is None:
         if while_waiting is None:
@@ -247,32 +273,39 @@ def _held(folder: Path, number: int, while_waiting: Callable[[], None] | None = 
         _remove_temporary(folder, expert_file(folder, number).name)
         yield True
     finally:
-        # A process of an earlier version that has just opened the file locks what has no name: at worst an expert is
-        # trained twice, alike. Windows removes no open file; filelock does it there when it lets go.
+        # A process of an earlier version may have just opened the lock file. It then locks a file without a name, so
+        # at worst an expert is trained twice, with the same result. Windows cannot remove an open file; there filelock
+        # removes it when it releases the lock.
         with suppress(PermissionError):
             (folder / name).unlink(missing_ok=True)
         lock.release()
 
 
 def _is_begun(folder: Path) -> bool:
-    """Whether there is a manifest, or experts without one. It is written whole, so it can be read without a lock."""
+    """Whether the folder has a manifest, or experts without a manifest.
+
+    The manifest is written atomically, so it can be read without a lock.
+    """
     return (folder / MANIFEST).exists() or bool(expert_files(folder))
 
 
 def _left_over(folder: Path) -> list[int]:
-    """Experts with a lock or a temporary file: a process is at them, or was killed while it was."""
+    """The numbers of experts with a lock or temporary file, from a process that trains them or was killed doing so."""
     files = [*folder.glob(".expert_*.lock"), *folder.glob(".expert_*.tmp")]
     return sorted({int(match[1]) for file in files if (match := _OF_AN_EXPERT.match(file.name))})
 
 
 def _remove_temporary(folder: Path, name: str) -> None:
-    """Remove what a process killed in the middle of writing the file `name` has left; call it with the file's lock."""
+    """Remove the temporary files of a process that was killed while it wrote the file `name`.
+
+    The caller must hold the lock for this file.
+    """
     for leftover in folder.glob(f".{name}.*.tmp"):
         leftover.unlink()
 
 
 def _is_there(folder: Path, number: int, shape: tuple[int, int]) -> bool:
-    """Whether an expert has a whole file with a trajectory of this shape."""
+    """Whether the file of this expert exists, is undamaged and has a trajectory of this shape."""
     file = expert_file(folder, number)
     try:
         return file.exists() and trajectory_shape(file) == shape

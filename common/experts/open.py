@@ -1,4 +1,4 @@
-"""Opening a folder of expert trajectories, ours or the authors', checked against what they are to be used for."""
+"""Opens a folder of expert trajectories, in our format or the authors', and checks that they fit their use."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ from common.images.pixels import fingerprint
 from common.system.errors import InputError
 from common.system.scripts import buffer_script
 
-# Entries of a manifest that describe the code, not the experts.
+# Keys of a manifest that describe the code, not the experts.
 _OF_THE_CODE = ("format", "format_version", "version")
 
 
 def find_buffer(buffer_path: str | Path, dataset: str, model: str, zca: bool) -> Path:
-    """The folder to read experts from: ours, or the authors' (<dataset>_NO_ZCA/<network>; whitened: <dataset>/...).
+    """The folder to read experts from: `buffer_folder`, or a folder with replay buffers named as the authors do.
 
-    Ours is also the answer where there is neither.
+    The authors' folder is <dataset>_NO_ZCA/<network>, or <dataset>/<network> for whitened images. It is chosen only if
+    it has replay buffers and `buffer_folder` has no experts.
     """
     ours = buffer_folder(buffer_path, dataset, model, zca)
     theirs = Path(buffer_path).expanduser() / f"{dataset_folder(dataset)}{'' if zca else '_NO_ZCA'}" / model
@@ -52,14 +53,14 @@ def open_buffer(
     data: DataOptions | None = None,
     objective: str = "TM",
 ) -> Buffer:
-    """The experts in a folder, checked against what they are to be used for.
+    """Open the experts in a folder and check that they fit their use.
 
-    made_for: `folder.describe` of the training images and the network. epochs: the last snapshot that will be asked
-    for, max_start_epoch - 1 + expert_epochs. data: the options that chose the images, and objective: whose buffer.py it
-    is, for the command that would train missing experts. Only headers are read; of the authors' files, the lists and
-    one snapshot.
+    made_for: `folder.describe` of the training images and the network. epochs: the last snapshot that will be read,
+    max_start_epoch - 1 + expert_epochs. data (the options that chose the images) and objective (whose buffer.py trains
+    experts) are used only for an error message, which gives the command that trains missing experts.
+    Of our files only the headers are read; of the authors' files the lists and one snapshot.
     Raises InputError for a folder without experts, for experts of another dataset, normalisation or network, for too
-    few epochs, and for files that are damaged or hold more than tensors.
+    few epochs, and for files that are damaged or hold objects other than tensors.
     """
     ours, theirs = expert_files(folder), replay_files(folder)
     if ours and theirs:
@@ -81,7 +82,7 @@ def open_buffer(
 
 
 def _experts_of(folder: Path, files: list[Path], made_for: dict[str, Any]) -> list[Expert]:
-    """The experts in our files, checked against the manifest; nothing is read but headers."""
+    """The experts in files of our format, checked against the manifest; only headers are read."""
     if not files:
         return []
     told = differences(read_manifest(folder), made_for)
@@ -100,7 +101,7 @@ def _experts_of(folder: Path, files: list[Path], made_for: dict[str, Any]) -> li
 
 
 def _digest(manifest: dict[str, Any]) -> str:
-    """A digest of everything that the experts are a function of; the dataset by name, wherever it lies."""
+    """A digest of everything that determines the experts; of the dataset it uses the name, not the path."""
     settings = {key: value for key, value in manifest.items() if key not in _OF_THE_CODE}
     settings["dataset"] = dataset_folder(str(settings["dataset"]))
     return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=20).hexdigest()
@@ -108,7 +109,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 def _read_snapshot(file: Path, epoch: int) -> Tensor:
     try:
-        # numpy reads the one row; torch would allocate memory for the whole file.
+        # numpy reads only the one row; torch would allocate memory for the whole file.
         with safe_open(file, framework="np") as stored:
             return torch.from_numpy(stored.get_slice("trajectory")[epoch])
     except UNREADABLE_TENSORS as error:
@@ -116,10 +117,10 @@ def _read_snapshot(file: Path, epoch: int) -> Tensor:
 
 
 def _command(folder: Path, data: DataOptions, model: str, epochs: int, objective: str) -> str:
-    """The command line that trains what is missing, on the same images."""
+    """The command line that trains the missing experts on the same images."""
     chosen = ["--dataset", data.dataset, *(["--recipe", data.recipe] if data.recipe else [])]
-    unless_given = parse_buffer(BufferOptions, objective, chosen)  # what the recipe says, where there is one
+    unless_given = parse_buffer(BufferOptions, objective, chosen)  # the recipe's values, or the defaults
     words = ["python", buffer_script(objective), *chosen, "--model", model, *data_flags(data, unless_given)]
-    # A recipe may say fewer epochs than are asked for.
+    # A recipe may train for fewer epochs than are needed.
     words += ["--train_epochs", str(max(epochs, unless_given.train_epochs)), "--keep_epochs", str(epochs)]
     return shlex.join([*words, "--buffer_path", str(folder.parent.parent)])

@@ -1,7 +1,8 @@
-"""Expert trajectories in the authors' format, read as they are.
+"""Reads expert trajectories in the authors' format.
 
-A replay_buffer_<j>.pt holds a list of experts, each a list of snapshots, each a list of tensors in the order of
-network.parameters(). It does not say how it was made, so only the shapes of the tensors can be checked.
+A file replay_buffer_<j>.pt holds a list of experts. Each expert is a list of snapshots, and each snapshot is a list of
+tensors in the order of network.parameters(). The file does not say how the experts were trained, so only the shapes of
+the tensors and the name of the folder can be checked.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ _REPLAY = re.compile(r"replay_buffer_(\d+)\.pt")
 
 
 def replay_files(folder: Path) -> list[Path]:
-    """The replay buffers in a folder, by number; none where there is no such folder."""
+    """The replay buffers in a folder, ordered by number; empty if the folder does not exist."""
     return numbered_files(folder, _REPLAY)
 
 
 def replayed_experts(folder: Path, files: list[Path], made_for: dict[str, Any]) -> list[Expert]:
-    """The experts in replay buffers, in the order of the files and of the lists in them.
+    """The experts in replay buffers, in the order of the files and of the lists in the files.
 
-    made_for: `folder.describe` of the training images and the network. The lists are read, and snapshots as they are
-    asked for (the files are memory-mapped). Raises InputError for a file that is damaged, holds more than tensors, or
-    does not fit the network, and for a folder whose name says otherwise of the whitening than made_for.
+    made_for: `folder.describe` of the training images and the network. The files are memory-mapped: the lists are read
+    at once, each snapshot only when it is used.
+    Raises InputError for a file that is damaged, holds objects other than tensors, or does not fit the network, and for
+    a folder whose name contradicts made_for about whitening.
     """
     _check_whitening(folder, made_for)
     shapes = {name: tuple(shape) for name, shape in made_for["parameters"].items()}
@@ -86,7 +88,10 @@ def _replayed_snapshot(snapshots: list[list[Tensor]], epoch: int) -> Tensor:
 
 
 def _check_whitening(folder: Path, made_for: dict[str, Any]) -> None:
-    """Only the folder's name tells: the authors use <dataset> for whitened images, <dataset>_NO_ZCA for others."""
+    """Check whitening by the folder's name: <dataset> for whitened images, <dataset>_NO_ZCA for images that are not.
+
+    These are the authors' names; the files do not say whether the images were whitened.
+    """
     dataset, here = dataset_folder(made_for["dataset"]), folder.parent.name
     if made_for["zca"] is not None and here == f"{dataset}_NO_ZCA":
         raise InputError(f"the experts in {folder} were trained without whitening: leave out --zca")

@@ -1,6 +1,7 @@
-"""Expert networks for trajectory matching: trained on real images, with their weights kept after every epoch."""
+"""Trains expert networks for trajectory matching on real images and keeps their weights after every epoch.
 
-# P parameters of a network, all of them in one vector, in the order of network.parameters().
+Weights are one vector [P]: all P parameters of the network, in the order of network.parameters().
+"""
 
 from __future__ import annotations
 
@@ -23,10 +24,11 @@ from common.training.train import TrainingSet, slow_from, train_epoch
 
 @dataclass(frozen=True)
 class ExpertProtocol:
-    """How experts are trained: SGD with cross-entropy, DSA per image. The names are those of the command line.
+    """How experts are trained: SGD on the cross-entropy loss, with DSA parameters drawn per image.
 
-    decay: as in the authors' code the step size falls to a tenth after epoch train_epochs // 2 + 1, counted from 0, and
-    the momentum starts again from zero. Training ends after keep_epochs of the train_epochs that the schedule counts.
+    The fields have the names of the command-line options. decay: whether, as in the authors' code, the learning rate
+    falls to a tenth after epoch train_epochs // 2 + 1, counted from 0; the momentum is then reset to zero. keep_epochs:
+    training ends after this many epochs, while the schedule is that of train_epochs epochs.
     Raises InputError for values that cannot work.
     """
 
@@ -42,7 +44,7 @@ class ExpertProtocol:
 
     @classmethod
     def of(cls, options: BufferOptions) -> ExpertProtocol:
-        """The protocol that the options of a buffer ask for."""
+        """The protocol for the options of a buffer."""
         return cls(
             train_epochs=options.train_epochs,
             keep_epochs=options.train_epochs if options.keep_epochs is None else options.keep_epochs,
@@ -80,13 +82,14 @@ def expert_epochs(
     forward: Callable[[Tensor], Tensor] | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Train expert `number`: (0, its initial weights), then (epochs, weights) after each, float32 [P] on its device.
+    """Train expert `number`; yield (0, its initial weights), then (epochs trained, weights) after each epoch.
 
-    `network`, on the data's device, is given new weights and trained in place; between two epochs it may be used, but
-    not changed. The weights are a function of the data, the protocol and the number, whatever was trained before; a
-    smaller keep_epochs gives the beginning of them. No global random state is used. forward: the network or its
-    compiled form. check_stop may raise between steps.
-    Raises InputError once a weight is no longer finite.
+    The weights are float32 [P] on the device of the network. `network` must be on the device of the data. It gets new
+    initial weights and is trained in place; between two epochs the caller may use it, but must not change it.
+    The weights depend only on the data, the protocol and the number. A smaller keep_epochs gives the beginning of the
+    same trajectory. The global random state is not changed.
+    forward: the compiled network, or None to call `network` itself. check_stop is called before every step and may
+    raise. Raises InputError as soon as a weight is not finite.
     """
     reinitialise(network, derive(protocol.seed, "expert", number))
     yield 0, flatten(network.parameters())
@@ -109,8 +112,8 @@ def expert_epochs(
 
 
 def train_expert(network: nn.Module, data: TrainingSet, protocol: ExpertProtocol, number: int) -> Tensor:
-    """The trajectory of expert `number`, float32 [keep_epochs + 1, P] on the CPU: row e is the weights after e epochs.
+    """Train expert `number` and return its trajectory, float32 [keep_epochs + 1, P] on the CPU.
 
-    Raises InputError as `expert_epochs`.
+    Row e holds the weights after e epochs. Raises the same errors as `expert_epochs`.
     """
     return torch.stack([weights.cpu() for _, weights in expert_epochs(network, data, protocol, number)])

@@ -1,1 +1,1 @@
-"""Images as numbers: raw pixels, normalised batches, whitening, and files that are decoded once."""
+"""Handles images as tensors: decodes image files once, normalises batches, and whitens images."""

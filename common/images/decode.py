@@ -1,4 +1,4 @@
-"""Encoded images (files, or bytes out of a table) to uint8 arrays, several at once, all through one function."""
+"""Decodes image files, or encoded images from the bytes of a table, to uint8 arrays, in several threads."""
 
 from __future__ import annotations
 
@@ -16,61 +16,62 @@ import numpy as np
 from common.images.pixels import Resize
 from common.system.errors import InputError
 
-CHUNK = 128  # images that a thread decodes at a time: 6 MB at 128 px
+CHUNK = 128  # the number of images that a thread decodes at a time: 6 MB at 128 px
 
-# Threads, not processes: Pillow decodes outside the interpreter's lock. For 9,500 images of 128 px two threads took
-# 3.8 s, one 4.6 s, and two processes 5.8 s, most of it to start them; nothing has to be copied between them, and the
-# calling script need not be importable. But of a small image the lock takes the larger part, and there many threads
-# are in each other's way: 20,000 images of 32 px took 2.7 s with two threads, 3.3 s with one, 5 s with sixteen.
+# Threads, not processes, because Pillow decodes without holding the interpreter's lock. 9,500 images of 128 px took
+# 3.8 s with two threads, 4.6 s with one thread, and 5.8 s with two processes, most of which was spent on starting the
+# processes. Threads also copy nothing between each other, and do not need the calling script to be importable. For
+# small images, however, most of the time is spent holding the lock, so many threads block each other: 20,000 images of
+# 32 px took 2.7 s with two threads, 3.3 s with one, and 5 s with sixteen.
 SMALL_IMAGE = 128 * 128  # pixels
 SMALL_IMAGE_WORKERS = 2
 MOST_WORKERS = 16
 
 GRAY_MODES = ("1", "L", "LA", "La")
-DEEP_MODES = ("I", "F")  # 16-bit and floating point, which Pillow would clip to 8 bits without a word
+DEEP_MODES = ("I", "F")  # 16-bit and floating-point modes, which Pillow would silently clip to 8 bits
 
 Size = tuple[int, int]  # width, height
 
 
 class Encoded(NamedTuple):
-    """An image file's content, and what messages call it."""
+    """The content of an image file, and the name that messages use for it."""
 
     content: bytes
     name: str
 
 
-Source = str | Encoded  # a path, or what was read already
+Source = str | Encoded  # the path of an image file, or content that has already been read
 
 
 class Unreadable(InputError):
-    """A file that is truncated, damaged, or no image."""
+    """An image file is truncated, damaged, or not an image."""
 
 
 class First(NamedTuple):
-    """The image that the others are compared with."""
+    """The first readable image, with whose size the sizes of the others are compared."""
 
     name: str
-    size: Size
-    shape: tuple[int, int, int]  # as decoded: ch, H, W
+    size: Size  # as stored in the file
+    shape: tuple[int, int, int]  # ch, H, W after decoding
 
 
 class Chunk(NamedTuple):
-    """Decoded images, and which ones of a range could not be read."""
+    """The decoded images of a range of rows, and the rows that could not be read."""
 
-    images: np.ndarray  # uint8 [B, ch, H, W]
+    images: np.ndarray  # uint8 [B, ch, H, W], where B is the number of readable rows
     rows: range
-    unreadable: list[int]  # of these rows; B is smaller by as many
+    unreadable: list[int]  # the rows in this range whose images could not be read
 
 
-# What Pillow's readers raise for broken files; OSError also covers what is not an image at all.
+# What Pillow's readers raise for broken files. OSError also covers files that are not images.
 _UNREADABLE = (OSError, SyntaxError, EOFError, LookupError, ValueError, TypeError, OverflowError, struct.error)
 
 
 def read_image(source: Source, resize: Resize | None) -> tuple[np.ndarray, Size]:
-    """Decode one image: uint8 `[ch, H, W]` with ch = 1 for a grayscale one and 3 otherwise, and its size as stored.
+    """Decode one image to uint8 `[ch, H, W]`; returns it with its stored size (width, height).
 
-    Raises `Unreadable` that names the source if it is truncated or not an image, `InputError` if it is deeper than 8
-    bits.
+    ch is 1 for a grayscale image and 3 otherwise. Raises `Unreadable`, which names the source, if the source is
+    truncated or not an image, and `InputError` if it has more than 8 bits per channel.
     """
     from PIL import Image
 
@@ -78,7 +79,7 @@ def read_image(source: Source, resize: Resize | None) -> tuple[np.ndarray, Size]
         with Image.open(source if isinstance(source, str) else io.BytesIO(source.content)) as stored:
             size = stored.size
             if stored.mode.startswith(DEEP_MODES):
-                raise InputError(f"{name_of(source)} has more than 8 bits a channel: convert it, or remove it")
+                raise InputError(f"{name_of(source)} has more than 8 bits per channel: convert it, or remove it")
             image = stored.convert("L" if stored.mode in GRAY_MODES else "RGB")
     except InputError:
         raise
@@ -90,11 +91,11 @@ def read_image(source: Source, resize: Resize | None) -> tuple[np.ndarray, Size]
 
 
 def resized(image: Any, resize: Resize) -> np.ndarray:
-    """A Pillow image, gray or RGB, as a square: uint8 `[ch, side, side]`, by torchvision's arithmetic.
+    """Resize a grayscale or RGB Pillow image to a square, uint8 `[ch, side, side]`, with torchvision's arithmetic.
 
-    "crop" scales the shorter side and takes the centre square, "squash" scales both sides; both enlarge what is too
-    small. Bilinear: antialiased as Pillow does it; without antialiasing as torchvision 0.12 did it with the tensors of
-    the authors' code, from which the result then differs only in that it is rounded to 8 bits.
+    "crop" scales the shorter side to `side` and takes the centre square; "squash" scales both sides to `side`. Both
+    enlarge smaller images. The interpolation is bilinear. With antialiasing, it is Pillow's. Without, it is what
+    torchvision 0.12 did with the tensors in the authors' code, except that this result is rounded to 8 bits.
     """
     from PIL import Image
 
@@ -116,14 +117,17 @@ def resized(image: Any, resize: Resize) -> np.ndarray:
 
 
 def _interpolated(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Bilinear without antialiasing: uint8 `[ch, H, W]` to uint8 `[ch, height, width]`, pixels being squares."""
-    # Not by torch, each of whose calls would start threads of its own in each of the decoding threads.
+    """Interpolate uint8 `[ch, H, W]` to uint8 `[ch, height, width]`: bilinear without antialiasing.
+
+    Pixels are squares whose values lie at their centres.
+    """
+    # In numpy, because every call of torch would start more threads in each of the decoding threads.
     rows = _between(pixels.astype(np.float32), 1, height)
     return np.rint(_between(rows, 2, width)).astype(np.uint8)
 
 
 def _between(values: np.ndarray, axis: int, length: int) -> np.ndarray:
-    """Interpolate linearly along an axis at the centres of `length` equal parts; beyond the ends the ends go on."""
+    """Interpolate linearly along an axis, at the centres of `length` equal parts; the end values extend outwards."""
     old = values.shape[axis]
     if old == length:
         return values
@@ -140,7 +144,10 @@ def _pixels(image: Any) -> np.ndarray:
 
 
 def read_first(sources: Sequence[Source], resize: Resize | None, skip: bool) -> First:
-    """The first image, with `skip` the first one that can be read. Raises as `read_image` does."""
+    """Read the first image or, with `skip`, the first image that can be read.
+
+    Raises the same errors as `read_image`.
+    """
     for row in range(len(sources)):
         source = sources[row]
         try:
@@ -154,10 +161,10 @@ def read_first(sources: Sequence[Source], resize: Resize | None, skip: bool) -> 
 
 
 def read_chunk(rows: range, sources: Sequence[Source], resize: Resize | None, first: First, skip: bool) -> Chunk:
-    """Decode the images of some rows; without `resize` all must be as large as `first`.
+    """Decode the images of some rows; without `resize`, all of them must have the same size as `first`.
 
-    Raises as `read_image` does, but with `skip` leaves unreadable images out; and `InputError` that names both images
-    if two sizes differ.
+    Raises `InputError`, which names both images, if a size differs, and the same errors as `read_image`. With `skip`,
+    unreadable images are left out instead of raising `Unreadable`.
     """
     images, unreadable = [], []
     for row, source in zip(rows, sources[rows.start : rows.stop], strict=True):
@@ -177,18 +184,18 @@ def read_chunk(rows: range, sources: Sequence[Source], resize: Resize | None, fi
     channels = max((len(pixels) for pixels in images), default=1)
     decoded = np.empty((len(images), channels, *first.shape[1:]), np.uint8)
     for place, pixels in zip(decoded, images, strict=True):
-        place[:] = pixels  # one channel fills three
+        place[:] = pixels  # a grayscale image fills all three channels
     return Chunk(decoded, rows, unreadable)
 
 
 def decode(
     sources: Sequence[Source], rows: range, resize: Resize | None, first: First, workers: int | None, skip: bool
 ) -> Iterator[Chunk]:
-    """Decode the images of `rows` in their order, CHUNK at a time; ch of a chunk is 1 if all of its images are gray.
+    """Decode the images of `rows` in order, CHUNK images at a time; ch of a chunk is 1 if all its images are grayscale.
 
-    `workers` threads share the work, None chooses by CPU cores and image size; they slice `sources` as they go, so a
-    sequence that fetches its bytes when sliced is never in memory as a whole, and neither are the decoded images.
-    Raises `InputError` as `read_chunk` does.
+    `workers` threads share the work; None chooses the number by CPU cores and image size. The threads slice `sources`
+    one chunk at a time. So a sequence that fetches its bytes when it is sliced is never in memory as a whole, and
+    neither are the decoded images. Raises the same errors as `read_chunk`.
     """
     read = partial(read_chunk, sources=sources, resize=resize, first=first, skip=skip)
     threads = workers or _default_workers(first.size)
@@ -215,5 +222,5 @@ def _times(size: Size) -> str:
 
 
 def name_of(source: Source) -> str:
-    """What messages call an image."""
+    """The name that messages use for an image: its path, or the name of its `Encoded` content."""
     return source if isinstance(source, str) else source.name

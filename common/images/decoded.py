@@ -1,4 +1,4 @@
-"""Images that have to be decoded one by one: done at the first start, read from the user's cache folder at the next."""
+"""Decodes the images of a dataset at the first start, and reads them from the user's cache folder at later starts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from common.images.disk_cache import Stored
 from common.images.image_data import Request, Statistics
 from common.system.errors import InputError
 
-MAPPED_SHARE = 1 / 3  # of the memory: what takes more than this decoded is mapped from its file
+MAPPED_SHARE = 1 / 3  # of this machine's memory; decoded images that take more are mapped from their cache file
 
 
 class Decoded(NamedTuple):
-    """Images uint8 `[N, ch, H, W]` with their labels int64 `[N]`, and mean and std of the training images."""
+    """Two splits (images uint8 `[N, ch, H, W]`, labels int64 `[N]`), and mean and std of the training images."""
 
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
@@ -31,7 +31,7 @@ class Decoded(NamedTuple):
 
 
 def check_request(request: Request) -> None:
-    """Raises `InputError` for options of decoding that make no sense."""
+    """Raises `InputError` if the image size or the number of threads is below 1."""
     if request.resize is not None and request.resize.side < 1:
         raise InputError(f"--image_size must be at least 1, not {request.resize.side}")
     if request.workers is not None and request.workers < 1:
@@ -48,13 +48,18 @@ def decode_once(
     name: str,
     colour: bool = False,
 ) -> Decoded:
-    """The training and the test images with their labels; ch is 1 if all are grayscale, else, or for `colour`, 3.
+    """Decode the training and the test images, or read them from the cache file if it is up to date.
 
-    The first sources are the training images, the rest the test images, each with its label. `cache` is the file that
-    keeps them, `key` tells when it is out of date; `name` is said beside the progress bar. Images that together take
-    more than `request.map_above` bytes are never in memory as a whole: they are written to that file as they are
-    decoded, and are views of it. Raises `InputError` for an image that is damaged, unless `request.skip_corrupt`, or
-    of another size than the rest, and where no image of a class is left.
+    sources: first the training images, then the test images.
+    labels: the labels of the training images and those of the test images.
+    cache: the cache file. It is out of date if it was written with another `key`.
+    name: the dataset's name, for the progress bar and for messages.
+    colour: whether ch is always 3. Otherwise, ch is 1 if all images are grayscale and 3 if any is not.
+
+    Images that together take more than `request.map_above` bytes are never in memory as a whole: they are written to
+    the cache file while they are decoded, and the returned tensors are views of that file.
+    Raises `InputError` if an image differs in size from the others, if an image is damaged and `request.skip_corrupt`
+    is off, or if no image of a class can be read.
     """
     map_above = _memory() * MAPPED_SHARE if request.map_above is None else request.map_above
     stored = disk_cache.read(cache, key, int(map_above))
@@ -63,7 +68,7 @@ def decode_once(
         reading = _Reading(sources, len(labels[0]), request, first, 3 if colour else first.shape[0], name)
         try:
             stored = reading.keep(cache, key, int(map_above))
-        except _Colour:  # after gray ones, which have been decoded for nothing
+        except _Colour:  # the grayscale images before it have to be decoded again, with three channels
             stored = _Reading(sources, len(labels[0]), request, first, 3, name).keep(cache, key, int(map_above))
     images_of, metadata = stored
     left = _left(sources, images_of.get("unreadable"), request, name)
@@ -77,7 +82,11 @@ def decode_once(
 
 
 def _left(sources: Sequence[Source], unreadable: Tensor | None, request: Request, name: str) -> Tensor:
-    """Which sources have images, bool `[N]`; says how many have none, or raises as for the first if it must not be."""
+    """A mask of the sources that could be read, bool `[N]`.
+
+    If some could not be read, warns how many they are; or, without `request.skip_corrupt`, raises an `InputError` for
+    the first of them.
+    """
     if unreadable is None:
         return torch.ones(len(sources), dtype=torch.bool)
     first = sources[int(unreadable.argmax())]
@@ -92,11 +101,11 @@ def _left(sources: Sequence[Source], unreadable: Tensor | None, request: Request
 
 
 class _Colour(Exception):
-    """An image in colour came after all before it were gray."""
+    """An image has colour, although the first image is grayscale."""
 
 
 class _Reading:
-    """One reading of all sources, with what is counted on the way."""
+    """One pass that decodes all sources, counts their pixel values and notes which sources are unreadable."""
 
     def __init__(
         self, sources: Sequence[Source], train: int, request: Request, first: First, channels: int, name: str
@@ -107,7 +116,7 @@ class _Reading:
         self.unreadable: list[int] = []
 
     def keep(self, cache: Path, key: str, map_above: int) -> Stored:
-        """Decode everything and write it to the cache; what is larger than `map_above` is mapped from there."""
+        """Decode all images and write them to the cache file; more than `map_above` bytes are mapped from that file."""
         size = len(self.sources) * self.channels * self.first.shape[1] * self.first.shape[2]
         bar = tqdm(
             total=len(self.sources),
@@ -117,7 +126,8 @@ class _Reading:
             leave=False,
         )
         with bar:
-            # In the order of their names, which is that of a file's checksum; the mask is known last, and comes last.
+            # In the order of the names, as the file's checksum requires. The mask is known only after the last image,
+            # and its name sorts last.
             parts = {split: self._images(split, bar) for split in ("test", "train")} | {"unreadable": self._mask()}
             if size > map_above:
                 return self._keep_mapped(cache, key, parts, size)
@@ -152,7 +162,7 @@ class _Reading:
             if images.shape[1] > self.channels:
                 raise _Colour
             kept += len(images)
-            if images.shape[1] < self.channels:  # gray ones alone
+            if images.shape[1] < self.channels:  # all images of this chunk are grayscale
                 images = images.repeat(self.channels, axis=1)
             if split == "train":
                 self.counts += count_values(torch.from_numpy(images))
@@ -161,7 +171,10 @@ class _Reading:
             raise InputError(f"none of the {len(rows)} {split} images of {self.name} can be read")
 
     def _mask(self) -> Iterator[np.ndarray]:
-        """Once the images are read: nothing, or a 1 for each source that could not be."""
+        """Yield one uint8 mask `[N]` with 1 for each unreadable source, or nothing if all sources could be read.
+
+        To be consumed after all images.
+        """
         if self.unreadable:
             mask = np.zeros(len(self.sources), np.uint8)
             mask[self.unreadable] = 1
@@ -172,7 +185,7 @@ class _Reading:
 
 
 def _gathered(pieces: Iterator[np.ndarray], rows: int) -> Tensor | None:
-    """The pieces of a tensor that has at most so many rows; None if there are none."""
+    """Join pieces to one tensor of at most `rows` rows; None if there are no pieces."""
     whole, filled = None, 0
     for piece in pieces:
         if whole is None:
@@ -183,7 +196,7 @@ def _gathered(pieces: Iterator[np.ndarray], rows: int) -> Tensor | None:
 
 
 def channel_statistics(images: Tensor) -> Statistics:
-    """Mean and std of each channel of uint8 images `[N, ch, H, W]`, in units of 0..1; a constant channel gets std 1."""
+    """The mean and std of each channel of uint8 images `[N, ch, H, W]`, in 0..1; the std of a constant channel is 1."""
     return _statistics(count_values(images))
 
 
@@ -196,7 +209,7 @@ def _statistics(counts: Tensor) -> Statistics:
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
     for channel in counts:
-        # From the counts of the values: exact, and no image is copied to floating point.
+        # The counts of the values give exact results, and no image has to be converted to floating point.
         share = channel / channel.sum().item()
         mean = (share.double() * values).sum()
         std = (share.double() * (values - mean) ** 2).sum().sqrt()
@@ -206,5 +219,5 @@ def _statistics(counts: Tensor) -> Statistics:
 
 
 def _memory() -> int:
-    """Bytes of memory that this machine has."""
+    """The memory of this machine, in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,8 +1,8 @@
-"""Files that keep what takes long to make from a dataset, so that only the first start has to make it.
+"""Cache files for slow computations on a dataset, so that only the first start has to compute them.
 
-Decoded images of a folder are one such thing, fitted whitenings another. A file is whole or not there, and what it
-holds is checked when it is read. All are safetensors; what is too large for memory is written piece by piece, and
-mapped into memory instead of read.
+Examples are the decoded images of a folder and fitted whitenings. A cache file is either complete or absent, and its
+content is checked when it is read. All cache files are safetensors. Content that is too large for memory is written
+piece by piece, and is mapped into memory instead of being read.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ from common.system.errors import InputError
 from common.system.files import write_atomically
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors by name, and details as JSON values."""
+"""The tensors of a cache file by name, and its details as JSON values."""
 
-_HEADER = 4096  # bytes before the data of a file that is written piece by piece; a page, so that rows are aligned
-_LONGEST_HEADER = 1 << 20  # bytes; what claims more is not one of these files
-_ABANDONED = 3600.0  # seconds after which an unfinished file that nobody writes to is removed
+_HEADER = 4096  # bytes before the data of a file that is written piece by piece: one page, so that rows are aligned
+_LONGEST_HEADER = 1 << 20  # bytes; a file that claims a longer header is not a cache file
+_ABANDONED = 3600.0  # seconds without a change after which an unfinished file is removed
 
 
 def named_file(kind: str, names: Sequence[str | float | None]) -> Path:
-    """Where a `kind` of thing told apart by `names` belongs: in $FRED_CACHE, $XDG_CACHE_HOME/fred or ~/.cache/fred."""
+    """The path of the cache file that `kind` and `names` identify.
+
+    The folder is the first that is defined of $FRED_CACHE, $XDG_CACHE_HOME/fred and ~/.cache/fred.
+    """
     if chosen := os.environ.get("FRED_CACHE"):
         root = Path(chosen).expanduser()
     elif base := os.environ.get("XDG_CACHE_HOME"):
@@ -50,12 +53,12 @@ def named_file(kind: str, names: Sequence[str | float | None]) -> Path:
 
 
 def read(file: Path, fingerprint: str, map_above: int | None = None) -> Stored | None:
-    """The tensors and the details that were stored, or None if there are none for `fingerprint`, or damaged ones.
+    """Read a cache file; None if it is missing, damaged, or was written with another fingerprint.
 
-    A file of more than `map_above` bytes is mapped: its tensors are read-only and take no memory of their own. Then
-    only its length is checked. To compare the checksum, as is done with every other file, would read it all before
-    the first image is used, minutes for tens of GB; and as a file gets its name only when it is whole and on the disk,
-    the checksum could only tell of a failing disk.
+    A file of more than `map_above` bytes is mapped: its tensors are read-only and take no memory of their own. For a
+    mapped file, only the length is checked. For every other file, the checksum is compared as well. On a mapped file
+    that would read everything before the first image is used, which takes minutes for tens of GB. It would also reveal
+    only a failing disk, because a file gets its name only once it is complete and on the disk.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -75,12 +78,12 @@ def read(file: Path, fingerprint: str, map_above: int | None = None) -> Stored |
         reason = "wrong checksum"
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         reason = str(error)
-    logging.getLogger(__name__).warning("%s is damaged (%s): making it anew", file, reason)
+    logging.getLogger(__name__).warning("%s is damaged (%s): making it again", file, reason)
     return None
 
 
 def write(file: Path, fingerprint: str, tensors: dict[str, Tensor], details: dict[str, Any]) -> None:
-    """Store tensors and JSON details, whole or not at all; where that is impossible, warn and go on."""
+    """Write a cache file atomically, from tensors and details as JSON values; if that fails, only warns."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -98,22 +101,24 @@ def write_in_pieces(
     details: Callable[[], dict[str, Any]],
     size: int,
 ) -> Stored:
-    """Store what `write` would, without ever holding it in memory, and map it as `read` does.
+    """Write a cache file piece by piece, without holding its content in memory, and return it mapped as in `read`.
 
-    parts: for each tensor its uint8 rows `[B, ...]`, piece by piece; a part of no piece is left out. The names must be
-    in sorted order, which is that of the checksum. details: asked for after the last piece. size: bytes expected.
-    Raises `InputError` where the file cannot be written.
+    parts: for each tensor, by name, an iterable of pieces; a piece is some uint8 rows `[B, ...]`. A tensor without
+    pieces is left out. The names must be in sorted order, because the checksum depends on the order.
+    details: called after the last piece, to get the details.
+    size: the expected number of bytes; the disk must have that much free space.
+    Raises `InputError` if the file cannot be written.
     """
     assert list(parts) == sorted(parts)
     stored: list[Stored] = []
 
     def write_pieces(temporary: Path) -> None:
         _remove_abandoned(file)
-        if shutil.disk_usage(temporary.parent).free < size:  # at once, not after an hour of decoding
+        if shutil.disk_usage(temporary.parent).free < size:  # fail immediately, not after an hour of decoding
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, {size / 1e9:.1f} GB are needed")
         header: dict[str, Any] = {}
         checksum = begin = end = 0
-        # Not through a mapping: on a full disk that would end the process by a signal.
+        # Written to a stream, because writing through a mapping would kill the process by a signal if the disk is full.
         with temporary.open("wb") as stream:
             stream.write(b" " * _HEADER)
             for name, pieces in parts.items():
@@ -132,7 +137,7 @@ def write_in_pieces(
             stream.write((_HEADER - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(_HEADER - 8))
             if stream.tell() != _HEADER:
                 raise ValueError(f"a header of {stream.tell()} bytes is too long")
-        tensors, metadata = _map(temporary)  # before it has its name, under which another process may replace it
+        tensors, metadata = _map(temporary)  # mapped before the renaming: later, another process may replace the file
         stored.append((tensors, json.loads(metadata["facts"])))
 
     write_atomically(file, write_pieces)
@@ -140,8 +145,11 @@ def write_in_pieces(
 
 
 def _map(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The uint8 tensors of a file, read-only and read as they are used, and its metadata. Raises `ValueError`, ..."""
-    # Not by safetensors, whose tensors are private and writable mappings: Linux refuses one that exceeds its memory.
+    """Map a file: returns its uint8 tensors, which are read-only and loaded on use, and its metadata.
+
+    Raises `ValueError` or another error if the file is not a complete cache file.
+    """
+    # safetensors itself makes private writable mappings, which Linux refuses if they exceed the machine's memory.
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > _LONGEST_HEADER:
@@ -158,13 +166,13 @@ def _map(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise ValueError(f"{name} is {entry['dtype']}")
         array = np.frombuffer(content, np.uint8, end - begin, start + begin).reshape(entry["shape"])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that it must not be written to; nothing writes to images
+            warnings.simplefilter("ignore", UserWarning)  # a warning that the array is read-only; nothing writes to it
             tensors[name] = torch.from_numpy(array)
     return tensors, metadata
 
 
 def _remove_abandoned(file: Path) -> None:
-    """Remove what killed processes have left of `file`, as large as it would have been."""
+    """Remove the unfinished files that killed processes have left; each can be as large as `file` itself."""
     for leftover in file.parent.glob(f".{file.name}.*.tmp"):
         with suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _ABANDONED:

@@ -1,4 +1,4 @@
-"""What every loader that downloads says when its files are missing or damaged, or do not arrive."""
+"""The errors of all loaders that download: for files that are missing or damaged, and for downloads that fail."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from common.system.errors import InputError
 
-NETWORK_TIMEOUT = 30.0  # seconds without a byte; torchvision itself would wait for ever
+NETWORK_TIMEOUT = 30.0  # seconds without a byte, after which a download fails; torchvision sets no limit
 
 
 def missing(name: str, files: Sequence[Path], archives: Iterable[Path]) -> InputError:
-    """The error for a dataset whose `files` are not there and may not be downloaded; `archives` would bring them."""
+    """The error for a dataset whose `files` are missing and may not be downloaded; the user can supply `archives`."""
     folder = next(iter(archives)).parent
     return InputError(
         f"{name} is not in {files[0].parent} ({_names(files)} not found): run once without --no_download, "
@@ -23,11 +23,11 @@ def missing(name: str, files: Sequence[Path], archives: Iterable[Path]) -> Input
 
 
 def damaged(files: Sequence[Path]) -> InputError:
-    """The error for files that are there, but not what they should be."""
+    """The error for files that exist but are truncated or damaged."""
     them = "it" if len(files) == 1 else "them"
     return InputError(
         f"{' and '.join(map(str, files))} {'is' if len(files) == 1 else 'are'} truncated or damaged: "
-        f"delete {them} and run again without --no_download to fetch {them} anew"
+        f"delete {them} and run again without --no_download to fetch {them} again"
     )
 
 
@@ -39,9 +39,10 @@ def _names(files: Iterable[Path]) -> str:
 def downloading(
     name: str, addresses: Sequence[str], archives: Sequence[Path], damaged: Sequence[Path] = ()
 ) -> Iterator[None]:
-    """Around a download: gives up on a silent network, and says in one sentence what failed and what to do instead.
+    """Context around a download: if it fails or the network stays silent, raises InputError with what to do instead.
 
-    `archives` are the files to be fetched from `addresses`, `damaged` those that they were to replace.
+    addresses: where the download comes from. archives: the files to be downloaded.
+    damaged: damaged files that the download was to replace.
     """
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(NETWORK_TIMEOUT)
@@ -49,7 +50,7 @@ def downloading(
         yield
     # URLError is an OSError; torchvision raises RuntimeError for a wrong checksum and when all mirrors have failed.
     except (OSError, RuntimeError, http.client.HTTPException) as error:
-        # Of several lines, one for each address tried, the last says what the network said.
+        # The error may have one line for each address that was tried. The last line has the network's own message.
         reason = [type(error).__name__, *str(error).splitlines()][-1]
         because = f" ({_names(damaged)} in {damaged[0].parent} is damaged)" if damaged else ""
         folder = archives[0].parent

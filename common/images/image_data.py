@@ -1,4 +1,4 @@
-"""`ImageData`: one split of a dataset in memory, kept in the source's own precision and normalised batch by batch."""
+"""`ImageData`: one split of a dataset, stored in the precision of its source and normalised batch by batch."""
 
 from __future__ import annotations
 
@@ -18,32 +18,35 @@ from common.system.errors import InputError
 if TYPE_CHECKING:
     from common.images.whitening import Whitening
 
-# Shapes: N images in the split, B in a batch, C classes, ch channels, and H W or D H W the image's sides.
+# In shapes: N images in the split, B images in a batch, C classes, ch channels; (H, W) or (D, H, W): an image's sides.
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Labelled images, and what it takes to turn them into a network's input.
+    """Labelled images, with the statistics that turn them into a network's input.
 
-    8-bit images stay uint8, a quarter of the memory of float32 (CIFAR-10: 150 MB, not 614), and `batch` normalises
-    what it gathers. Raises `InputError` if `mean` or `std` does not fit the images, `ValueError` if the tensors do
-    not fit each other.
+    8-bit images stay uint8, which takes a quarter of the memory of float32 (150 MB instead of 614 for CIFAR-10);
+    `batch` gathers and normalises the images of one batch. Raises `InputError` if `mean` or `std` does not fit the
+    images, and `ValueError` if the labels or the whitening do not fit the images.
     """
 
     images: Tensor
-    """`[N, ch, H, W]` or `[N, ch, D, H, W]`; uint8 in 0..255, or float32 in 0..1 where the source is not 8-bit."""
+    """`[N, ch, H, W]` or `[N, ch, D, H, W]`: uint8 in 0..255, or float32 in 0..1 if the source is not 8-bit."""
     labels: Tensor
     """int64 `[N]`, in 0..C-1, on the device of `images`."""
     mean: tuple[float, ...]
-    """Mean of each channel, in units of 0..1."""
+    """The mean of each channel, for pixels in 0..1."""
     std: tuple[float, ...]
-    """Standard deviation of each channel, in units of 0..1."""
+    """The standard deviation of each channel, for pixels in 0..1."""
     class_names: tuple[str, ...]
-    """The C names, in the order of the labels."""
+    """The names of the C classes, in the order of the labels."""
     name: str
-    """What `load_dataset` accepts to load these images again."""
+    """The dataset's name, with which `load_dataset` loads these images again."""
     whitening: Whitening | None = None
-    """The ZCA whitening that `images` (then float32, mean 0, std 1) have been through; None for raw images."""
+    """The ZCA whitening that has been applied to `images`, or None for raw images.
+
+    Whitened images are float32, and their `mean` is 0 and their `std` 1, so they are not normalised again.
+    """
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.images.shape[:1]:
@@ -71,33 +74,33 @@ class ImageData:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """The number of classes, C."""
         return len(self.class_names)
 
     @property
     def channels(self) -> int:
-        """ch."""
+        """The number of channels, ch."""
         return self.images.shape[1]
 
     @property
     def im_size(self) -> tuple[int, ...]:
-        """`(H, W)` or `(D, H, W)`."""
+        """The sides of an image: `(H, W)` or `(D, H, W)`."""
         return tuple(self.images.shape[2:])
 
     @property
     def device(self) -> torch.device:
-        """Where the images are, and so where batches are made."""
+        """The device of the images, on which batches are made."""
         return self.images.device
 
     @cached_property
     def class_indices(self) -> list[Tensor]:
-        """The indices of each class's images, ascending: C tensors, int64, on the data's device."""
+        """For each of the C classes, the ascending indices of its images, as an int64 tensor on the data's device."""
         counts = torch.bincount(self.labels, minlength=self.num_classes)
         return list(torch.argsort(self.labels, stable=True).split(counts.tolist()))
 
     @cached_property
     def _mean_std(self) -> tuple[Tensor, Tensor]:
-        # Kept on the device: made anew, each batch would wait for two copies from the host.
+        # Kept on the device, so that a batch does not wait for two copies from the host.
         shape = (self.channels, *[1] * len(self.im_size))
         mean, std = (
             torch.tensor(v, dtype=torch.float32, device=self.device).view(shape) for v in (self.mean, self.std)
@@ -107,8 +110,8 @@ class ImageData:
     def batch(self, indices: Tensor | slice) -> Tensor:
         """The network's input for `indices`, on the data's device: int64 `[B]` gives float32 `[B, ch, H, W]`.
 
-        Indices of any shape do (`[C, n]` gives `[C, n, ch, H, W]`) and from any device; a slice is not gathered at all,
-        and of whitened images it is a view.
+        Indices may have any shape (`[C, n]` gives `[C, n, ch, H, W]`) and be on any device. A slice selects images
+        without copying them first; for whitened images, the result is a view.
         """
         if isinstance(indices, Tensor):
             indices = indices.to(self.device, non_blocking=True)
@@ -118,8 +121,8 @@ class ImageData:
     def normalise(self, images: Tensor) -> Tensor:
         """`(images - mean) / std` for raw images `[..., ch, H, W]`: uint8 in 0..255, or floating point in 0..1.
 
-        Rounds as torchvision's ToTensor and Normalize do, so the values are theirs bit for bit. With a `whitening`,
-        raw images are whitened instead (those in `images` already are).
+        The result is bit for bit that of torchvision's ToTensor and Normalize. If the dataset has a `whitening`, the
+        raw images are whitened instead. Do not pass the images in `images` then, because these are already whitened.
         """
         if self.whitening is not None:
             return self.whitening.apply(images)
@@ -129,42 +132,45 @@ class ImageData:
         return (images - mean).div_(std)
 
     def denormalise(self, images: Tensor) -> Tensor:
-        """The way back, for pictures: normalised `[..., ch, H, W]` to 0..1; what lies outside is clamped."""
+        """Turn normalised images `[..., ch, H, W]` back into pixels, clamped to 0..1, to show them as pictures."""
         if self.whitening is not None:
             return self.whitening.invert(images).clamp(0, 1)
         mean, std = (value.to(images.device) for value in self._mean_std)
         return (images * std + mean).clamp(0, 1)
 
     def to(self, device: torch.device | str) -> ImageData:
-        """The same data on `device`; itself if it is there already."""
+        """The same data on `device`; returns this object if the images are already on it."""
         images = self.images.to(device)
         return self if images is self.images else replace(self, images=images, labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `load_dataset` was asked for beyond the name; every loader gets one and takes what concerns it."""
+    """The arguments of `load_dataset` for the loaders; a loader ignores those that do not concern it."""
 
     data_path: Path
     download: bool
     resize: Resize | None
-    """None: images stay as they are stored"""
+    """How images become squares; None keeps the stored size, unless the loader has a default size."""
     skip_corrupt: bool
     workers: int | None
     progress: bool
     map_above: int | None
-    """Bytes of decoded images above which they are mapped from a file; None: a third of this machine's memory."""
+    """Decoded images that take more bytes are mapped from a file. None: a third of this machine's memory."""
 
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each channel, in units of 0..1."""
+"""The mean of each channel and the standard deviation of each channel, for pixels in 0..1."""
 
 Loader = Callable[[Request], tuple[ImageData, ImageData]]
-"""Gives the training and the test split, in this order."""
+"""Returns the training split and the test split, in this order."""
 
 
 def with_statistics(data: ImageData, mean: Sequence[float] | None, std: Sequence[float] | None) -> ImageData:
-    """`data` with another mean or std where one is given; raises `InputError` unless it has a value per channel."""
+    """Replace the mean, the std or both; None keeps that of `data`.
+
+    Raises `InputError` unless there is one value per channel.
+    """
     return replace(
         data,
         mean=data.mean if mean is None else tuple(map(float, mean)),

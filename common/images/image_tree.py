@@ -1,4 +1,4 @@
-"""Folders of image files: what is in them, what tells that they have changed, and the way to `ImageData`."""
+"""Lists folders of image files, detects changes in them, and loads them as `ImageData`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from common.images.disk_cache import named_file
 from common.images.image_data import ImageData, Request, Statistics
 from common.images.pixels import Resize, resize_key
 
-FORMAT = 1  # of the decoded images: raise it when the same files give other pixels
-# torchvision's IMG_EXTENSIONS; to import it for them would take most of a start from the cache.
+FORMAT = 1  # the version of the decoded images: increase it when the same files decode to other pixels
+# The same as torchvision's IMG_EXTENSIONS. Importing torchvision would take most of the time of a start from the cache.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class ImageFile(NamedTuple):
-    """One file of the tree, and what tells that it has changed."""
+    """One image file of a tree; its size and time of change show whether it has changed."""
 
-    path: str  # not Path, which would take most of the second that a start from the cache takes
+    path: str  # not a Path: making them would take most of the second that a start from the cache takes
     label: int
     size: int  # bytes
     mtime_ns: int
 
 
 class Tree(NamedTuple):
-    """The files of both splits, in the order of the images, and the names of the C classes in that of the labels."""
+    """The class names, in the order of the labels, and the files of both splits, in the order of the images."""
 
     class_names: tuple[str, ...]
     train: list[ImageFile]
@@ -38,18 +38,18 @@ class Tree(NamedTuple):
 
 
 def class_folders(split: Path) -> list[str]:
-    """The names of the folders in `split`, sorted as torchvision's ImageFolder numbers classes, without hidden ones."""
+    """The names of the folders in `split` without the hidden ones, in the order of torchvision's ImageFolder."""
     with os.scandir(split) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def image_files(folder: Path, label: int) -> list[ImageFile]:
-    """The image files in `folder` and below, sorted by path, each with this label."""
+    """The image files in `folder` and its subfolders, sorted by path, all with the same label."""
     return sorted(_walk(str(folder), label))
 
 
 def image_file(path: str, label: int) -> ImageFile:
-    """One image file by its path."""
+    """Look up the size and the time of change of one image file."""
     status = os.stat(path)  # noqa: PTH116 (Path takes ten times as long)
     return ImageFile(path, label, status.st_size, status.st_mtime_ns)
 
@@ -73,11 +73,13 @@ def load_tree(
     part: str | None = None,
     colour: bool = False,
 ) -> tuple[ImageData, ImageData]:
-    """The images of the tree in `folder`, uint8 `[N, ch, H, W]`, decoded once and then kept in the user's cache folder.
+    """Load the images of a tree as uint8 `[N, ch, H, W]`; they are decoded once, then kept in the user's cache folder.
 
-    ch is 1 if every file is grayscale, else, or for `colour`, 3. `statistics` are those of the training images unless
-    given; `name` is what `load_dataset` was asked for; a tree that is only a part of the folder says which, to have a
-    cache of its own. Raises `InputError` if a file is damaged or of another size than the rest.
+    name: the dataset's name, with which `load_dataset` loads the images again.
+    statistics: mean and std to normalise with; None computes them from the training images.
+    part: if the tree is only a part of `folder`, the name of that part, which then has its own cache file.
+    colour: whether ch is always 3. Otherwise, ch is 1 if all files are grayscale and 3 if any is not.
+    Raises `InputError` if a file is damaged, or differs in size from the others.
     """
     check_request(request)
     files = [file.path for file in tree.train + tree.test]
@@ -94,7 +96,7 @@ def load_tree(
 
 
 def tree_fingerprint(folder: Path, resize: Resize | None, tree: Tree) -> str:
-    """A hash that changes with the folder, the resizing, and any file's name, size or time of change."""
+    """A hash that changes with the folder, the resizing, and the name, size or time of change of any file."""
     how = "\0".join(map(str, resize_key(resize)))
     digest = hashlib.blake2b(f"{FORMAT}\0{folder}\0{how}".encode(), digest_size=20)
     start = len(str(folder))
@@ -104,6 +106,6 @@ def tree_fingerprint(folder: Path, resize: Resize | None, tree: Tree) -> str:
 
 
 def cache_file(folder: Path, resize: Resize | None, *part: str) -> Path:
-    """Where the decoded images of `folder`, or of a part of it, belong."""
-    # What the folder holds is not in the name: after a change the old file is replaced, not left behind.
+    """The cache file for the decoded images of `folder`, or of a part of the folder."""
+    # The name does not depend on the folder's content, so that after a change the old cache file is replaced.
     return named_file("folder", [str(folder), *resize_key(resize), *part])

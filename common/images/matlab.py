@@ -1,4 +1,4 @@
-"""MATLAB's files, read by scipy."""
+"""Reads MATLAB files with scipy."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import zlib
 from pathlib import Path
 from typing import IO, Any
 
-# What scipy raises for a file that is not of MATLAB's format, or broken; it has another exception, imported below.
+# What scipy raises for a file that is damaged or not a MATLAB file. MatReadError, which is imported below, is another.
 _UNREADABLE = (OSError, ValueError, TypeError, LookupError, NotImplementedError, MemoryError, zlib.error)
 
 
 def read_variables(file: Path | IO[bytes], *names: str) -> dict[str, Any] | None:
-    """The arrays of these names, or None if one is not there, or the file is damaged; reading it runs no code."""
+    """The arrays of these names, or None if one is missing or the file is damaged. Reading runs no code of the file."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 

@@ -1,4 +1,4 @@
-"""A fitted whitening, as images carry it; `zca` fits it."""
+"""A fitted ZCA whitening, which `ImageData` stores and applies; the module `zca` fits it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from common.images.pixels import in_unit_range
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """A fitted ZCA transform. It stays on the CPU; images on another device take its matrices there for one call."""
+    """A fitted ZCA transform of images of D pixels, all channels together.
+
+    The tensors stay on the CPU. For images on another device, each call copies them to that device.
+    """
 
     mean: Tensor
-    """float32 `[D]`: the mean training image, in units of 0..1."""
+    """The mean training image, for pixels in 0..1: float32 `[D]`."""
     matrix: Tensor
-    """float32 `[D, D]`: W, symmetric."""
+    """The symmetric whitening matrix W = U (S + eps)^(-1/2) U^T: float32 `[D, D]`.
+
+    U S U^T is the eigendecomposition of the covariance of the training images.
+    """
     inverse: Tensor
-    """float32 `[D, D]`: U (S + eps)^(1/2) U^T."""
+    """The inverse of W, U (S + eps)^(1/2) U^T: float32 `[D, D]`."""
     eps: float
-    """Added to the covariance's eigenvalues before their square root."""
+    """A constant that is added to the eigenvalues S before their square root is taken."""
     fingerprint: str
-    """What it was fitted to, and how: see `zca.whitening_fingerprint`."""
+    """A hash of the training images and of how the transform was fitted: see `zca.whitening_fingerprint`."""
 
     def as_metadata(self) -> dict[str, Any]:
-        """What files say of it, as JSON values."""
+        """The description of the whitening that other files store: eps and the fingerprint, as JSON values."""
         return {"eps": self.eps, "fingerprint": self.fingerprint}
 
     def apply(self, images: Tensor) -> Tensor:
@@ -34,8 +40,8 @@ class Whitening:
         return self._transform(in_unit_range(images), self.matrix, self.mean)
 
     def invert(self, whitened: Tensor) -> Tensor:
-        """The way back: whitened `[..., ch, H, W]` to units of 0..1, not clamped to them."""
-        # x = w W^-1 + mean = (w + mean W) W^-1, which is the form that kornia's transform takes.
+        """Turn whitened images `[..., ch, H, W]` back into pixels in units of 0..1, without clamping to that range."""
+        # For whitened w: x = w W^-1 + mean = (w + mean W) W^-1. kornia's transform takes the last expression.
         return self._transform(whitened, self.inverse, -self.mean @ self.matrix)
 
     @staticmethod

@@ -1,11 +1,12 @@
-"""ZCA whitening with kornia: images whose pixels are decorrelated, and the way back.
+"""ZCA whitening with kornia: decorrelates the pixels of images, and inverts the transform.
 
-W = U (S + eps)^(-1/2) U^T of the training images' covariance U S U^T, applied to (x - mean): among all whitening
-transforms the one that leaves an image closest to itself. The training images alone decide it; the test images are
-transformed by the same W. As in the trajectory-matching code, nothing is normalised by mean and std before or after.
+A whitened image is W (x - mean) with W = U (S + eps)^(-1/2) U^T, where U S U^T is the covariance of the training
+images. Of all whitening transforms, this one changes an image the least. It is fitted to the training images alone, and
+the test images are transformed with the same mean and W. As in the trajectory-matching code, images are not normalised
+by mean and std, neither before nor after.
 """
 
-# D pixels of an image, all channels together: D = ch * H * W.
+# D is the number of pixels of an image in all channels together: D = ch * H * W.
 
 from __future__ import annotations
 
@@ -22,40 +23,40 @@ from common.images.pixels import in_unit_range
 from common.images.whitening import Whitening
 from common.system.errors import InputError
 
-EPS = 0.1  # the trajectory-matching code's; added to the eigenvalues, in units of (0..1)^2
-FORMAT = 1  # of the fit: raise it when the same images give another transform
-LONG_FIT = 1e11  # N D^2 from which a fit is announced: it takes a few seconds on one core
-CHUNK = 1024  # images transformed at a time: 12 MB in float32 at 3 x 32 x 32, 50 MB at 3 x 64 x 64
+EPS = 0.1  # as in the trajectory-matching code; added to the eigenvalues, for pixels in 0..1
+FORMAT = 1  # the version of the fit: increase it when the same images give another transform
+LONG_FIT = 1e11  # a fit with a larger N D^2 is announced; at this value it takes a few seconds on one core
+CHUNK = 1024  # the number of images transformed at a time: in float32, 12 MB at 3 x 32 x 32, 50 MB at 3 x 64 x 64
 
 
 def whitening_fingerprint(images: Tensor, eps: float = EPS) -> str:
-    """A hash of images `[N, ...]` (values, shape, type), eps and FORMAT: the same in every process."""
+    """A hash of images `[N, ...]` (values, shape, type), eps and FORMAT; it is the same in every process."""
     return pixels.fingerprint(images, FORMAT, eps)
 
 
 def fit(images: Tensor, eps: float = EPS) -> Whitening:
-    """Fit a whitening to images `[N, ch, H, W]`, uint8 in 0..255 or float32 in 0..1, on the CPU.
+    """Fit a whitening to images `[N, ch, H, W]` on the CPU, uint8 in 0..255 or float32 in 0..1.
 
-    Holds two float32 copies of the images and a dozen matrices [D, D]; takes about N D^2 + 20 D^3 operations.
-    Raises `ValueError` for fewer than two images.
+    The fit needs memory for two float32 copies of the images and a dozen matrices [D, D]. It takes about
+    N D^2 + 20 D^3 operations. Raises `ValueError` for fewer than two images.
     """
     from kornia.enhance import zca_mean
 
     matrix, mean, inverse = zca_mean(in_unit_range(images).flatten(1), eps=eps, return_inverse=True)
-    assert inverse is not None  # asked for
+    assert inverse is not None  # because of return_inverse
     return Whitening(mean[0], matrix, inverse, eps, whitening_fingerprint(images, eps))
 
 
 def whitening_of(train: ImageData, eps: float = EPS, progress: bool = True) -> Whitening:
-    """The whitening of a dataset's training images, not yet whitened; fitted once, then kept in the cache folder.
+    """The whitening for a dataset, from its raw training images; it is fitted once, then kept in the cache folder.
 
-    progress: say so (on stderr) where the fit takes more than a moment. Raises `InputError` for 3-D images.
+    progress: whether to announce a fit of more than a few seconds on stderr. Raises `InputError` for 3-D images.
     """
     if len(train.im_size) != 2:
         sides = " x ".join(map(str, train.im_size))
         raise InputError(f"ZCA whitening is for 2-D images, and those of {train.name} are {sides}: leave out --zca")
     key = whitening_fingerprint(train.images, eps)
-    # What the images hold is not in the name: after a change the old file is replaced, not left behind.
+    # The name does not depend on the images' values, so that after a change the old cache file is replaced.
     file = disk_cache.named_file("zca", [train.name, *train.im_size, eps])
     stored = disk_cache.read(file, key)
     if stored is not None:
@@ -71,7 +72,7 @@ def whitening_of(train: ImageData, eps: float = EPS, progress: bool = True) -> W
 
 
 def whiten(data: ImageData, whitening: Whitening, progress: bool = True) -> ImageData:
-    """`data` with float32 images whitened once, mean 0 and std 1; what `data` held is left as it was."""
+    """A copy of `data` with whitened float32 images, mean 0 and std 1; `data` itself is unchanged."""
     images = torch.empty_like(data.images, dtype=torch.float32, memory_format=torch.contiguous_format)
     bar = tqdm(total=len(data), desc="ZCA whitening", unit="img", disable=not progress, delay=2, leave=False)
     with bar:
@@ -83,6 +84,6 @@ def whiten(data: ImageData, whitening: Whitening, progress: bool = True) -> Imag
 
 
 def whitened(train: ImageData, test: ImageData, eps: float = EPS, progress: bool = True) -> tuple[ImageData, ImageData]:
-    """Both splits, whitened as the training images ask for; raises `InputError` for 3-D images."""
+    """Whiten both splits with the whitening of the training images. Raises `InputError` for 3-D images."""
     whitening = whitening_of(train, eps, progress)
     return whiten(train, whitening, progress), whiten(test, whitening, progress)

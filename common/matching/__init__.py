@@ -1,1 +1,1 @@
-"""What is minimised: distribution, gradient and trajectory matching, and the augmentation that both sides share."""
+"""The losses: distribution, gradient and trajectory matching, and the augmentation of real and synthetic images."""

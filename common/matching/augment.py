@@ -1,21 +1,20 @@
 """DSA, differentiable Siamese augmentation (Zhao and Bilen, 2021), for all classes in one call and without global RNG.
 
-`sample` draws a parameter set for each group of images, `apply` augments images with it. What a group is decides the
-mode:
-- Siamese (distillation): groups are classes. The same DSAParams augments the real and the synthetic images, so both
-  see the same function even though a class has more of one than of the other.
-- per image (training on a set): groups are images, and `one_strategy=True` draws one strategy for the whole batch.
+`sample` draws a parameter set for each group of images, and `apply` augments the images with it. There are two modes:
+- Siamese (distillation): each class is a group. The same DSAParams augments the real and the synthetic images of a
+  class in the same way, although their numbers differ.
+- per image (training on a set): each image is a group, and `one_strategy=True` draws one strategy for the whole batch.
 
-Facts from the authors' utils.py (DiffAugment, ParamDiffAug), u uniform in [0, 1):
+The strategies follow the authors' utils.py (DiffAugment, ParamDiffAug), with u uniform in [0, 1):
     color   x + (u - 0.5), then (x - m) * 2u + m with m the mean over channels, then (x - m) * (u + 0.5) + m with m the
             mean of the image
-    crop    each axis shifted by an integer in [-s, s], s = int(0.125 * side + 0.5); zeros come in
-    cutout  a square of side int(0.5 * side + 0.5) set to zero; its centre is uniform over the image's rows and columns
-    flip    left to right with probability 1/2
-    scale   each axis by a factor in [1/1.2, 1.2], above 1 shrinks; bilinear, zeros outside
-    rotate  by an angle in [-15, 15] degrees; bilinear, zeros outside
+    crop    shift each axis by an integer in [-s, s], s = int(0.125 * side + 0.5); fill with zeros
+    cutout  set a square of side int(0.5 * side + 0.5) to zero; its centre is uniform over the image's rows and columns
+    flip    flip left to right with probability 1/2
+    scale   scale each axis by a factor in [1/1.2, 1.2], where factors above 1 shrink; bilinear, zeros outside
+    rotate  rotate by an angle in [-15, 15] degrees; bilinear, zeros outside
 Exactly one of the strategies is applied to each group. The authors resample with align_corners=False in DC and DM and
-with True elsewhere. For maps about the centre both sample the same positions, so here the two differ by rounding alone.
+with True elsewhere. For maps about the centre both settings sample the same positions, so they differ by rounding only.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from common.system.errors import InputError
 
 STRATEGIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
-_GEOMETRIC = ("crop", "flip", "scale", "rotate")  # those that are one resampling of the image
+_GEOMETRIC = ("crop", "flip", "scale", "rotate")  # strategies that resample the image by an affine map
 _CROP_RATIO = 0.125
 _CUTOUT_RATIO = 0.5
 _SCALE_RATIO = 1.2
@@ -42,27 +41,27 @@ _ROTATE_DEGREES = 15.0
 class DSAParams:
     """One drawn augmentation for each of G groups of images.
 
-    A stage's tensors are None when no group uses it: the host knows that, so `apply` never waits for a device.
-    `params[a:b]` are the parameters of groups a to b-1; applied to the images of those groups they give what the whole
-    set gives there.
+    The tensors of a stage (resampling, colour, cutout) are None if no group uses that stage. This is known without
+    reading the tensors, so `apply` never waits for a device.
+    `params[a:b]` are the parameters of groups a to b-1. They augment the images of these groups as `params` does.
     """
 
-    strategies: tuple[str, ...]  # of each group; "none" is the identity
+    strategies: tuple[str, ...]  # one name per group; "none" leaves the images unchanged
     im_size: tuple[int, ...]
     align_corners: bool
     theta: torch.Tensor | None = None  # [G, 2, 3] affine map from output to input in normalised coordinates (x, y)
-    moved: torch.Tensor | None = None  # [G] bool: theta is not the identity
+    moved: torch.Tensor | None = None  # [G] bool: whether theta differs from the identity
     color: torch.Tensor | None = None  # [G, 3] brightness shift, saturation factor, contrast factor
-    colored: torch.Tensor | None = None  # [G] bool: color is not neutral
-    cutout: torch.Tensor | None = None  # [G, 2] int64 top and left of the square; beyond the image where there is none
+    colored: torch.Tensor | None = None  # [G] bool: whether color changes the images
+    cutout: torch.Tensor | None = None  # [G, 2] int64 top and left of the square, which lies outside for no cutout
 
     @property
     def groups(self) -> int:
-        """G, the number of groups."""
+        """G, the number of groups of images; the images of a group share one set of parameters."""
         return len(self.strategies)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> DSAParams:
-        """The same parameters on another device, or in another floating-point type."""
+        """Return the same parameters on another device, or in another floating-point type."""
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
             precision = dtype if tensor.is_floating_point() else None
@@ -76,7 +75,7 @@ class DSAParams:
         return self._map(lambda tensor: tensor[groups], self.strategies[groups])
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor], strategies: tuple[str, ...]) -> DSAParams:
-        """`change` on the tensors of the stages that `strategies` use, None for the other stages."""
+        """Apply `change` to the tensors of the stages that `strategies` use; the other stages become None."""
 
         def stage(tensor: torch.Tensor | None, *users: str) -> torch.Tensor | None:
             return None if tensor is None or set(users).isdisjoint(strategies) else change(tensor)
@@ -94,9 +93,10 @@ class DSAParams:
 
 
 def parse_strategy(text: str, known: Sequence[str] = STRATEGIES, kind: str = "a DSA strategy") -> tuple[str, ...]:
-    """The names in e.g. "color_crop_cutout_flip_scale_rotate"; () for "" and "none". A name given twice counts twice.
+    """Return the names in e.g. "color_crop_cutout_flip_scale_rotate"; () for "" and "none".
 
-    Raises InputError for a name that is not one of `known`, of which each is `kind`.
+    A name given twice is drawn twice as often.
+    Raises InputError for a name that is not in `known`; the message calls the names `kind`.
     """
     if text.strip().lower() in ("", "none"):
         return ()
@@ -122,10 +122,10 @@ def sample(
 ) -> DSAParams:
     """Draw an augmentation for each of `groups` groups of images [.., ch, *im_size] from a CPU generator.
 
-    Each group draws one of the strategies uniformly, or with `one_strategy` all groups have the same one with their own
-    parameters. The draws depend on neither device nor dtype, and every call takes the same number of them.
-    `align_corners` is that of affine_grid and grid_sample; the images are the same but for rounding (see above).
-    Raises InputError for an unknown strategy and for images that are not two-dimensional (no strategy takes any size).
+    Each group draws one of the strategies uniformly. With `one_strategy` all groups share one strategy, but each group
+    has its own parameters. The draws and their number do not depend on the device, the dtype or the drawn strategies.
+    `align_corners` is passed to affine_grid and grid_sample and changes the images by rounding only (see the module).
+    Raises InputError for an unknown strategy, and for images that are not two-dimensional unless `strategy` is none.
     """
     if groups < 1:
         raise ValueError(f"There is nothing to draw for {groups} groups.")
@@ -159,9 +159,9 @@ def sample(
 
 
 def join(parts: Sequence[DSAParams]) -> DSAParams:
-    """The groups of all parts, one after another: applied to their images side by side it gives what each part gives.
+    """Concatenate the groups of all parts; applied to the concatenated images, they augment each as its part does.
 
-    Raises ValueError for parts that were drawn for images of different sizes, or differ in align_corners.
+    Raises ValueError if the parts were drawn for images of different sizes or differ in align_corners.
     """
     sizes = {(part.im_size, part.align_corners) for part in parts}
     if len(sizes) != 1:
@@ -191,12 +191,12 @@ def join(parts: Sequence[DSAParams]) -> DSAParams:
 
 
 def apply(images: torch.Tensor, params: DSAParams) -> torch.Tensor:
-    """Augment images [B, ch, H, W], B = G * m, the m images of each group side by side; same shape, dtype and device.
+    """Augment images [B, ch, H, W] with B = G * m, ordered by group; shape, dtype and device stay the same.
 
-    Differentiable with respect to the images (twice, where torch's grid_sample is). Groups that a stage does not touch
-    pass through it bit for bit. No strategy is the identity for images of any shape.
-    Raises ValueError for images that the parameters were not drawn for, and for types other than float32 and float64:
-    in half precision the sampling positions would be off by a tenth of a pixel. Autocast stays outside for that reason.
+    The result is differentiable with respect to the images (twice, if torch's grid_sample is). A stage leaves the
+    groups that do not use it unchanged bit for bit. With no strategy, images of any shape are returned unchanged.
+    Raises ValueError for images that the parameters were not drawn for, and for types other than float32 and float64.
+    In half precision the sampling positions would be off by a tenth of a pixel; autocast is disabled for that reason.
     """
     if params.groups < 1 or images.shape[0] % params.groups:
         raise ValueError(f"{images.shape[0]} images do not divide into {params.groups} groups.")
@@ -219,7 +219,7 @@ def apply(images: torch.Tensor, params: DSAParams) -> torch.Tensor:
 
 
 def _affine(name: str, u: torch.Tensor, size: Sequence[int], align_corners: bool) -> torch.Tensor:
-    """[K, 2, 3] maps from output to input coordinates (x, y) in [-1, 1], from uniform numbers [K, 3]."""
+    """Turn uniform numbers [K, 3] into affine maps [K, 2, 3] from output to input coordinates (x, y) in [-1, 1]."""
     height, width = size
     theta = torch.eye(2, 3, dtype=torch.float64).repeat(len(u), 1, 1)
     across, down = (width - 1, height - 1) if align_corners else (width, height)  # pixels from -1 to 1
@@ -234,34 +234,35 @@ def _affine(name: str, u: torch.Tensor, size: Sequence[int], align_corners: bool
     elif name == "rotate":
         angle = (2 * u[:, 0] - 1) * math.radians(_ROTATE_DEGREES)
         theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
-        # Pixels are square, [-1, 1] x [-1, 1] is not when the image is not: without the ratio it would be sheared.
+        # In the coordinates [-1, 1] x [-1, 1], the pixels of an image that is not square are not square either. The
+        # ratio of the sides corrects this; without it the image would be sheared.
         theta[:, 0, 1] = -angle.sin() * down / across
         theta[:, 1, 0] = angle.sin() * across / down
     return theta
 
 
 def _recolor(x: torch.Tensor, color: torch.Tensor) -> torch.Tensor:
-    """Brightness, saturation and contrast, in this order, of x [G, m, ch, H, W]."""
+    """Change the brightness, saturation and contrast, in this order, of x [G, m, ch, H, W]."""
     brightness, saturation, contrast = _spread(color).unbind(1)
     x = x + brightness
-    gray = x.mean(dim=2, keepdim=True)  # one channel is its own mean: unchanged
+    gray = x.mean(dim=2, keepdim=True)  # the mean of a single channel is that channel, so saturation does not change it
     x = (x - gray) * saturation + gray
     level = x.mean(dim=(2, 3, 4), keepdim=True)
     return (x - level) * contrast + level
 
 
 def _resample(x: torch.Tensor, theta: torch.Tensor, align_corners: bool) -> torch.Tensor:
-    """Bilinear samples of x [G, m, ch, H, W] at the positions that theta [G, 2, 3] maps the pixels to, zero outside."""
+    """Sample x [G, m, ch, H, W] bilinearly at the positions to which theta [G, 2, 3] maps the pixels; zero outside."""
     groups, each, channels, height, width = x.shape
     grid = F.affine_grid(theta, [groups, channels, height, width], align_corners=align_corners)  # [G, H, W, 2]
-    # The grid is made once per group and repeated: that is several times as fast as one grid per image.
+    # The grid is computed once per group and repeated, which is several times as fast as one grid per image.
     grid = grid.unsqueeze(1).expand(groups, each, height, width, 2).flatten(0, 1)
     moved = F.grid_sample(x.flatten(0, 1), grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)
     return moved.unflatten(0, (groups, each))
 
 
 def _uncovered(cutout: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """[G, 1, 1, H, W] bool, False inside each group's square, which may hang over the border."""
+    """Return a bool [G, 1, 1, H, W], False inside each group's square, which may extend beyond the image."""
     inside = []
     for axis, (side, cut) in enumerate(zip(size, _cutout_sides(size), strict=True)):
         offset = torch.arange(side, device=cutout.device) - cutout[:, axis, None]
@@ -274,5 +275,5 @@ def _cutout_sides(size: Sequence[int]) -> tuple[int, ...]:
 
 
 def _spread(values: torch.Tensor) -> torch.Tensor:
-    """[G, ...] -> [G, ..., 1, 1, 1, 1], to meet [G, m, ch, H, W]."""
+    """Append four axes of length 1, so that the values broadcast against [G, m, ch, H, W]."""
     return values[..., None, None, None, None]

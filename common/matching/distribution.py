@@ -1,8 +1,9 @@
-"""Distribution matching (Zhao and Bilen, WACV 2023): equal mean embeddings of real and synthetic images.
+"""Distribution matching (Zhao and Bilen, WACV 2023): mean embeddings of real and synthetic images should be equal.
 
     loss = sum over classes c of || mean_i embed(A_c(real_ci)) - mean_j embed(A_c(syn_cj)) ||^2
 
-A_c is a differentiable augmentation whose parameters both sides of a class share; the network is random and frozen.
+A_c is a differentiable augmentation with the same parameters for the real and the synthetic images of a class. The
+network has random weights, which are not trained.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _GPU_PIXELS = 4096 * 32 * 32
 
 
 class Rows(Protocol):
-    """Images [N, ch, ...], or what makes them slice by slice when there are too many to hold normalised."""
+    """Images [N, ch, ...]: a tensor, or an object that normalises one slice at a time if they are too many to hold."""
 
     def __len__(self) -> int: ...
 
@@ -37,14 +38,15 @@ def match(
     augmentation: DSAParams | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The loss (a scalar without graph) and its gradient with respect to the synthetic images.
+    """Return the loss (a scalar without graph) and its gradient with respect to the synthetic images.
 
-    embed: [B, ch, ...] -> features [B, F]. real [C * m, ch, ...] (read a chunk at a time) and synthetic
-    [C * n, ch, ...], grouped by class.
-    augmentation: one parameter set per class. chunk: images a forward pass takes at most; None for all at once, which a
-    network with batch statistics needs. Each cut gives the same result: whole classes share a pass where they fit,
-    and a class larger than a chunk is embedded twice, once for its mean and once for its gradient.
-    num_classes may be 0, for a process whose classes others match: the loss is zero then, and the gradient empty.
+    embed: [B, ch, ...] -> features [B, F]. real: [C * m, ch, ...], m images of each of C classes, read one chunk at a
+    time. synthetic: [C * n, ch, ...]. Both are grouped by class.
+    augmentation: one parameter set per class, or None.
+    chunk: at most this many images per forward pass; None for all at once, which a network with batch statistics needs.
+    The chunk does not change the result. Whole classes share a pass if they fit into one. A class larger than a chunk
+    is embedded twice, once for its mean and once for its gradient.
+    num_classes: C; 0 for a process that has no classes to match, with a zero loss and an empty gradient.
     """
     synthetic = synthetic.detach()
     if num_classes == 0:
@@ -71,7 +73,10 @@ def match(
 def _match_large_class(
     embed: Embed, images: Tensor, target: Tensor, augmentation: DSAParams | None, chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """One class in pieces: by the chain rule each feature row has the cotangent 2 (mean - target) / n."""
+    """Match one class of n images in pieces.
+
+    By the chain rule, the gradient of the loss with respect to each row of features is 2 (mean - target) / n.
+    """
     difference = _class_means(embed, images, 1, augmentation, chunk)[0] - target
     cotangent = 2 * difference / len(images)
     pieces = []
@@ -86,7 +91,7 @@ def _match_large_class(
 def _class_means(
     embed: Embed, images: Tensor | Rows, num_classes: int, augmentation: DSAParams | None, chunk: int | None
 ) -> Tensor:
-    """Mean features [C, F] of images [C * m, ch, ...], without gradient."""
+    """Return the mean features [C, F] of each class of images [C * m, ch, ...], without gradient."""
     per_class = len(images) // num_classes
     means = []
     for first, last in class_ranges(num_classes, per_class, chunk):
@@ -102,16 +107,16 @@ def _class_means(
 
 def _embed(embed: Embed, images: Tensor, augmentation: DSAParams | None) -> Tensor:
     features = embed(images if augmentation is None else apply(images, augmentation))
-    # Two nearly equal means are subtracted: in half precision little would be left of the difference.
+    # The difference of two nearly equal means would be mostly rounding error in half precision.
     return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
 
 
 def default_chunk(device: torch.device, batch_real: int, im_size: Sequence[int]) -> int:
-    """Images per pass: on a CPU the real ones of one class; on a GPU about 4 GB of activations, untried."""
+    """Return the chunk: on a CPU the real images of one class; on a GPU about 4 GB of activations (untried)."""
     return batch_real if device.type == "cpu" else max(1, _GPU_PIXELS // math.prod(im_size))
 
 
 def class_ranges(num_classes: int, per_class: int, chunk: int | None) -> list[tuple[int, int]]:
-    """[first, last) class ranges: as many whole classes as fit a chunk, at least one."""
+    """Split classes into ranges [first, last) of as many whole classes as fit into a chunk, but at least one."""
     step = num_classes if chunk is None else max(1, chunk // per_class)
     return [(c, min(c + step, num_classes)) for c in range(0, num_classes, step)]

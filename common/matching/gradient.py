@@ -1,11 +1,11 @@
-"""Gradient matching, DC (Zhao, Mopuri and Bilen, ICLR 2021): real and synthetic images train a network alike.
+"""Gradient matching, DC (Zhao, Mopuri and Bilen, ICLR 2021): real and synthetic images should give equal gradients.
 
     loss = sum over classes c of distance(g_syn_c, g_real_c)
     g_c  = d/dtheta of the mean cross-entropy of the network theta on the images A_c(x) of class c
 
-A_c is a differentiable augmentation whose parameters both sides of a class share. g_real_c is a constant. The gradient
-with respect to the images goes through g_syn_c, itself a derivative, and ends at the augmented images: from there on
-it is the augmentation's own backward pass, so nothing but the network is differentiated twice.
+A_c is a differentiable augmentation with the same parameters for the real and the synthetic images of a class.
+g_real_c is a constant; g_syn_c is itself a derivative and is differentiated again, with respect to the augmented
+images. An ordinary backward pass through the augmentation follows, so only the network is differentiated twice.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from common.matching.augment import DSAParams, apply
 from common.matching.distribution import Rows, class_ranges
 from common.system.errors import InputError
 
-Gradients = dict[str, Tensor]  # of each parameter, by its name in the network
+Gradients = dict[str, Tensor]  # name of a parameter in the network -> its gradient
 Distance = Callable[[Gradients, Gradients], Tensor]
 
-BATCHNORM_IMAGES = 16  # per class, whose statistics a network is matched with
-_EPSILON = 1e-6  # beside a product of norms, in the authors' code
+BATCHNORM_IMAGES = 16  # real images per class that `freeze_batchnorm` gets, as in the authors' code
+_EPSILON = 1e-6  # added to a product of norms, as in the authors' code
 
 
 def row_cosine(some: Gradients, others: Gradients) -> Tensor:
-    """The authors' "ours": sum over parameters and their rows of 1 - <a, b> / (|a| |b| + 1e-6).
+    """Return the distance that the authors call "ours": the sum of 1 - <a, b> / (|a| |b| + 1e-6) over all rows.
 
-    A row is what belongs to one output: a convolution's weights [out, in, h, w] are [out, in h w]. Biases and other
-    parameters with a single dimension do not count.
+    A row holds the values of a parameter for one output: a convolution's weights [out, in, h, w] have `out` rows of
+    length in * h * w. Biases and other one-dimensional parameters are left out.
     """
     rows = [(a.flatten(1), others[name].flatten(1)) for name, a in some.items() if a.ndim > 1]
     return torch.stack([(1 - _cosine(a, b)).sum() for a, b in rows]).sum()
 
 
 def squared(some: Gradients, others: Gradients) -> Tensor:
-    """The squared norm of the difference, over all parameters."""
+    """Return the squared norm of the difference over all parameters."""
     return torch.stack([(a - others[name]).square().sum() for name, a in some.items()]).sum()
 
 
 def whole_cosine(some: Gradients, others: Gradients) -> Tensor:
-    """1 - <a, b> / (|a| |b| + 1e-6) of all parameters in one vector."""
+    """Return 1 - <a, b> / (|a| |b| + 1e-6), where the vectors a and b hold all parameters."""
     a, b = (torch.cat([each[name].flatten() for name in some]) for each in (some, others))
     return 1 - _cosine(a, b)
 
 
 def inner_product(some: Gradients, others: Gradients) -> Tensor:
-    """<a, b> over all parameters."""
+    """Return the inner product <a, b> over all parameters."""
     return torch.stack([(a * others[name]).sum() for name, a in some.items()]).sum()
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    # vector_norm's derivative at zero is zero: a row without gradient, behind a dead unit say, gives no NaN.
+    # The derivative of vector_norm at zero is zero, so an all-zero row, such as that of a dead unit, gives no NaN.
     norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
     return (a * b).sum(dim=-1) / (norms + _EPSILON)
 
@@ -67,9 +67,9 @@ DISTANCES: dict[str, Distance] = {"ours": row_cosine, "mse": squared, "cos": who
 
 
 def default_chunk(device: torch.device, compiled: bool) -> int | None:
-    """Images per pass; None: class by class.
+    """Return the images per pass; None stands for one class per pass.
 
-    Measured on a CPU: small pieces stay in the cache (32: a quarter faster than whole classes), unless compiled.
+    On a CPU, 32 images stay in the cache: measured a quarter faster than whole classes, but not for compiled networks.
     """
     return 32 if device.type == "cpu" and not compiled else None
 
@@ -85,17 +85,20 @@ def match(
     compile: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
     first_label: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The loss (a scalar without graph) and its gradient with respect to the synthetic images.
+    """Return the loss (a scalar without graph) and its gradient with respect to the synthetic images.
 
-    network: [B, ch, ...] -> logits [B, C]; its own `.grad` stays as it is. real [C * m, ch, ...] (read a class or a
-    group of classes at a time) and synthetic [C * n, ch, ...], grouped by class. augmentation: one parameter set a
-    class. distance: one of DISTANCES. first_label: of the first class; the others follow.
-    chunk: images a pass takes at most; None for one class after another. Each cut gives the same result: classes that
-    fit a chunk together share a pass (`vmap`, more memory and fewer kernel launches), and a class larger than a chunk
-    is taken in pieces, the synthetic one twice, once for its gradient and once for the derivative of that.
-    compile: such as torch.compile, for the network's passes; what it compiled serves later calls with the same network.
-    num_classes may be 0, for a process whose classes others match: the loss is zero then, and the gradient empty.
-    Raises InputError for an unknown distance, ValueError for a network with batch statistics: see `freeze_batchnorm`.
+    network: [B, ch, ...] -> logits [B, C]; the `.grad` of its parameters is not changed. real: [C * m, ch, ...], m
+    images of each of C classes, read one class or group of classes at a time. synthetic: [C * n, ch, ...]. Both are
+    grouped by class.
+    num_classes: C; 0 for a process that has no classes to match, with a zero loss and an empty gradient.
+    augmentation: one parameter set per class, or None. distance: a key of DISTANCES.
+    chunk: at most this many images per pass; None for one class per pass. The chunk does not change the result. Classes
+    that fit into a chunk together share a pass (`vmap`: more memory, fewer kernel launches). A class larger than a
+    chunk is split; its synthetic images take two passes, for their gradient and for the derivative of that gradient.
+    compile: e.g. torch.compile, applied to the network's passes. Later calls with the same network reuse the result.
+    first_label: label of the first class; the labels of the others follow it.
+    Raises InputError for an unknown distance, and ValueError for a network with batch normalisation in training mode:
+    call `freeze_batchnorm` first.
     """
     if distance not in DISTANCES:
         raise InputError(f"there is no distance '{distance}' between gradients: give one of {', '.join(DISTANCES)}")
@@ -127,12 +130,12 @@ def match(
 
 
 def freeze_batchnorm(network: nn.Module, images: Tensor) -> None:
-    """Update the running statistics of BatchNorm by one batch, and hold them: its layers are in evaluation mode then.
+    """Update the running statistics of BatchNorm with one batch, then freeze them by setting these layers to eval mode.
 
-    images [B, ch, ...] are real ones of all classes, for a class alone has other statistics; the authors take 16 of
-    each. As in their code this is one forward pass in training mode: with torch's momentum of 0.1 the statistics of a
-    new network become 0.9 times the initial ones (mean 0, variance 1) and 0.1 times those of the batch. Training the
-    network (`network.train()`) lets them go.
+    images: real images [B, ch, ...] of all classes, because the statistics of a single class differ; the authors take
+    16 per class. As in their code, this is one forward pass in training mode. With torch's momentum of 0.1, the
+    statistics of a new network become 0.9 times the initial ones (mean 0, variance 1) plus 0.1 times those of the
+    batch. `network.train()` unfreezes them.
     """
     network.train()
     with torch.no_grad():
@@ -144,7 +147,7 @@ def freeze_batchnorm(network: nn.Module, images: Tensor) -> None:
 def _match_group(
     passes: _Passes, real: Tensor, synthetic: Tensor, labels: Tensor, distance: Distance
 ) -> tuple[Tensor, Tensor]:
-    """k whole classes at once: the loss, and its gradient with respect to synthetic [k * n, ch, ...]."""
+    """Match k whole classes at once; return the loss and its gradient with respect to synthetic [k * n, ch, ...]."""
     target = passes.gradients(real.unflatten(0, (len(labels), -1)), labels)
     parts, cotangent = passes.step(synthetic.unflatten(0, (len(labels), -1)), labels, target, distance)
     return parts.sum(), cotangent.flatten(0, 1)
@@ -153,12 +156,12 @@ def _match_group(
 def _match_class(
     passes: _Passes, real: Tensor, synthetic: Tensor, label: Tensor, distance: Distance, chunk: int | None
 ) -> tuple[Tensor, Tensor]:
-    """One class, whole or in pieces: the loss, and its gradient with respect to synthetic [n, ch, ...]."""
+    """Match one class, whole or in pieces; return the loss and its gradient with respect to synthetic [n, ch, ...]."""
     target = _mean_gradients(passes, real, label, chunk)
     if chunk is None or len(synthetic) <= chunk:
         return passes.step(synthetic, label, target, distance)
-    # The chain rule: v = d distance / d g_syn, then d <g_syn, v> / dx. g_syn is a mean over the images, so each
-    # image's share depends on that image alone.
+    # The chain rule: with v = d distance / d g_syn, the gradient is d <g_syn, v> / dx. g_syn is a mean over the images,
+    # so the gradient for one image depends on no other image.
     cotangent, part = grad_and_value(distance)(_mean_gradients(passes, synthetic, label, chunk), target)
     pieces = [
         passes.step(piece, label, cotangent, inner_product)[1] * (len(piece) / len(synthetic))
@@ -168,7 +171,7 @@ def _match_class(
 
 
 def _mean_gradients(passes: _Passes, images: Tensor, label: Tensor, chunk: int | None) -> Gradients:
-    """g of one class's images [B, ch, ...], in pieces of at most `chunk` images."""
+    """Return the gradient g on images [B, ch, ...] of one class, computed in pieces of at most `chunk` images."""
     total: Gradients = {}
     for piece in images.split(chunk or len(images)):
         share = len(piece) / len(images)
@@ -178,27 +181,27 @@ def _mean_gradients(passes: _Passes, images: Tensor, label: Tensor, chunk: int |
 
 
 class _Passes:
-    """A network's passes over images [B, ch, ...] of one class (label []), or [k, B, ch, ...] of k classes (label [k]).
+    """Passes of a network over images [B, ch, ...] of one class (label []) or [k, B, ch, ...] of k classes (label [k]).
 
-    One class without compilation goes by autograd's tape, anything else by torch.func: `compile` can take a derivative
-    of a derivative in that form alone, and vmap too. By itself torch.func is slower, as it records every backward pass.
+    One class without compilation uses autograd's tape. All other cases use torch.func, because `compile` and vmap
+    support second derivatives only there. Without them torch.func is slower, as it records every backward pass.
     """
 
     def __init__(self, network: nn.Module, compile: Callable[[Callable[..., Any]], Callable[..., Any]] | None) -> None:
         self.network = network
-        # torch.compile takes as long to wrap a function as a small pass takes to run: once a function, then.
+        # Wrapping a function by torch.compile takes as long as a small pass, so each function is wrapped only once.
         self.compile = None if compile is None else functools.cache(compile)
         self.parameters = {name: p.detach() for name, p in network.named_parameters()}
 
     def gradients(self, images: Tensor, label: Tensor) -> Gradients:
-        """g of each class: of each parameter [...], or [k, ...]."""
+        """Return the gradient g of one class, with a tensor per network parameter; of k classes, tensors [k, *shape]."""
         if self.compile is None and label.ndim == 0:
             return _tape_gradients(self.network, self.parameters, images, label)
         pass_ = _gradients if label.ndim == 0 else _gradients_of_classes
         return self._run(pass_, self.network, self.parameters, images, label)
 
     def step(self, images: Tensor, label: Tensor, target: Gradients, distance: Distance) -> tuple[Tensor, Tensor]:
-        """distance(g, target) of each class, [] or [k], and its gradient with respect to the images."""
+        """Return distance(g, target) of each class, [] or [k], and its gradient with respect to the images."""
         if self.compile is None and label.ndim == 0:
             images = images.detach().requires_grad_()
             part = distance(_tape_gradients(self.network, self.parameters, images, label), target)
@@ -207,12 +210,12 @@ class _Passes:
         return self._run(pass_, self.network, self.parameters, images, label, target, distance)
 
     def _run(self, pass_: Callable[..., Any], *inputs: object) -> Any:
-        # What is compiled is a function of this module, not a closure of this call: torch finds it again next time.
+        # Only functions of this module are compiled, not closures, so torch reuses the compiled code in later calls.
         return (pass_ if self.compile is None else self.compile(pass_))(*inputs)
 
 
 def _tape_gradients(network: nn.Module, parameters: Gradients, images: Tensor, label: Tensor) -> Gradients:
-    """`_gradients` by autograd's tape, with a graph if the images require a gradient."""
+    """Compute `_gradients` with autograd's tape; the result has a graph if the images require a gradient."""
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     loss = _cross_entropy(leaves, network, images, label)
     gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=images.requires_grad)
@@ -244,7 +247,7 @@ def _step_of_classes(
 
 
 def _cross_entropy(parameters: Gradients, network: nn.Module, images: Tensor, label: Tensor) -> Tensor:
-    """The mean cross-entropy of images [B, ch, ...] that all have the label []."""
+    """Return the mean cross-entropy of images [B, ch, ...] that share one label (a scalar tensor)."""
     return F.cross_entropy(functional_call(network, parameters, (images,)), label.expand(len(images)))
 
 

@@ -1,4 +1,4 @@
-"""The step size that trajectory matching learns together with the images (Cazenavette et al., CVPR 2022)."""
+"""The learned step size: trajectory matching learns it together with the images (Cazenavette et al., CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 MOMENTUM = 0.5
-LEAST = 0.001  # the authors' floor
+LEAST = 0.001  # lower bound of the step size, as in the authors' code
 
 
 class StepSize:
-    """A positive scalar learned by SGD with momentum: `value` float32 [], on the device of the run.
+    """A positive step size learned by SGD with momentum: `value` is a float32 scalar on the device of the run.
 
-    initial: where it starts (lr_teacher). lr: step size of its own updates (lr_lr).
+    initial: the initial value (lr_teacher). lr: the learning rate with which the step size is learned (lr_lr).
     """
 
     def __init__(self, initial: float, lr: float, device: torch.device) -> None:
@@ -24,16 +24,16 @@ class StepSize:
         self._optimizer = torch.optim.SGD([self.value], lr=lr, momentum=MOMENTUM)
 
     def update(self, gradient: Tensor) -> None:
-        """One step against the gradient [] of the loss; the result is never below `LEAST`."""
+        """Take one SGD step against the gradient (a scalar) of the loss; values below `LEAST` are raised to it."""
         self.value.grad = gradient.detach()
         self._optimizer.step()
         self.value.clamp_(min=LEAST)
 
     def state_dict(self) -> dict[str, Any]:
-        """The value and its momentum: what a run needs to continue bit for bit."""
+        """Return the value and its momentum, so that a run can resume bit for bit."""
         return {"value": self.value.clone(), "optimizer": copy.deepcopy(self._optimizer.state_dict())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
+        """Restore the result of `state_dict`."""
         self.value.copy_(state["value"])
         self._optimizer.load_state_dict(state["optimizer"])

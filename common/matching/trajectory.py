@@ -3,17 +3,17 @@
     theta_{t+1} = theta_t - s * grad_theta CE(network(theta_t, A_t(x_t)), y_t)        t = 0 .. T-1
     loss        = || theta_T - theta* ||^2 / || theta_0 - theta* ||^2
 
-theta_0 and theta* are snapshots of the expert, s is the step size, x_t a batch of the synthetic images, A_t a
-differentiable augmentation. Unrolled plainly, the activations of all T steps stay in memory until the one backward.
-The adjoint method keeps theta_0 .. theta_T alone and goes back through the steps one by one, from
-lambda_T = dloss / dtheta_T. With g_t the gradient in step t, of which nothing is approximated:
+theta_0 and theta* are weights of the expert at two epochs, s is the learned step size, x_t a batch of the synthetic
+images with labels y_t, and A_t a differentiable augmentation. Plain unrolling keeps the activations of all T steps in
+memory until one backward pass. The adjoint method keeps only theta_0 .. theta_T. It goes back through the steps one by
+one, starting from lambda_T = dloss / dtheta_T, and approximates nothing. With g_t the gradient in step t:
 
     lambda_t      = lambda_{t+1} - s * d<g_t, lambda_{t+1}> / dtheta_t
     dloss / dx_t  = -s * d<g_t, lambda_{t+1}> / dx_t
     dloss / ds    = - sum over t of <g_t, lambda_{t+1}>
 
-Cross-entropy is a mean over the batch, so g_t and these derivatives are sums over images: a step is cut into chunks,
-and what is held at a time is the T + 1 vectors and the activations of one chunk.
+Cross-entropy is a mean over the batch, so g_t and these derivatives are sums over images. A step can therefore be cut
+into chunks, and memory holds only the T + 1 vectors theta_t and the activations of one chunk.
 """
 
 from __future__ import annotations
@@ -46,50 +46,53 @@ class Step(NamedTuple):
     """One step of the student."""
 
     rows: Tensor | None = None
-    """int64 [B], the images of the batch, on their device; None for all of them"""
+    """int64 [B], indices of the images in the batch, on the images' device; None for all images"""
     augmentation: DSAParams | None = None
-    """one parameter set per image of the batch, on their device"""
+    """one parameter set per image of the batch, on the images' device; None for no augmentation"""
 
 
 @dataclass(frozen=True)
 class Student:
-    """A network as functions of its parameters, flat; made by `build_student`."""
+    """A network as functions of its parameters, which are one flat vector [P]; built by `build_student`."""
 
     num_parameters: int
-    batch_statistics: bool  # images of one batch influence each other: a step cannot be cut into chunks
+    batch_statistics: bool  # the images of a batch influence each other, so a step cannot be cut into chunks
     gradient: Gradient
     pullback: Pullback
 
 
 class Team(Protocol):
-    """Those who go through the same steps at the same time, each with a share of every step's parts."""
+    """Processes that compute the same steps together, each with a share of the parts of every step."""
 
     def share(self, count: int) -> tuple[int, int]:
-        """[first, last) of `count` parts: those that are taken here."""
+        """Return the range [first, last) of the `count` parts that this process computes."""
         ...
 
     def sum_(self, *tensors: Tensor) -> None:
-        """Replace tensors by their sums over the team."""
+        """Replace tensors by their sums over all processes of the team."""
         ...
 
 
 def default_chunk(device: torch.device, im_size: Sequence[int]) -> int:
-    """Images per pass. On a CPU 32 stay in the cache, 1.6 times as fast as all 160; on a GPU about 6 GB, untried."""
+    """Return the images per pass: on a CPU 32; on a GPU as many as take about 6 GB (untried).
+
+    On a CPU, 32 images stay in the cache, which is 1.6 times as fast as all 160 at once.
+    """
     return 32 if device.type == "cpu" else max(1, _GPU_PIXELS // math.prod(im_size))
 
 
 def flatten(parameters: Iterable[Tensor]) -> Tensor:
-    """Tensors in the order of `network.parameters()` as one vector [P], without graph."""
+    """Concatenate parameters, in the order of `network.parameters()`, into one vector [P] without a graph."""
     return torch.cat([p.detach().reshape(-1) for p in parameters])
 
 
 def build_student(network: nn.Module, compiled: Callable[[Any], Any] | None = None) -> Student:
-    """The student that `match` trains; one serves a whole run.
+    """Build the student that `match` trains; one student serves a whole run.
 
-    Of the network only its architecture and mode are used, never its weights, and nothing of it is changed: batch
-    normalisation in training mode normalises over the batch, and its running statistics stay as they were. It has to
-    be deterministic, for a step is computed once on the way there and once on the way back.
-    compiled: torch.compile, or None. Both functions take tensors only, and compile once for each size of a part.
+    Only the architecture, the mode and the buffers of the network are used, not its weights, and the network is not
+    changed. Batch normalisation in training mode normalises over the batch and keeps its running statistics. The
+    network must be deterministic, because each step is computed in the forward and again in the backward direction.
+    compiled: torch.compile, or None. Both functions of the student take only tensors and compile once per part size.
     """
     names = [name for name, _ in network.named_parameters()]
     shapes = [p.shape for p in network.parameters()]
@@ -98,7 +101,7 @@ def build_student(network: nn.Module, compiled: Callable[[Any], Any] | None = No
     def cross_entropy(theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         pieces = zip(names, theta.split(sizes), shapes, strict=True)
         state = {name: piece.view(shape) for name, piece, shape in pieces}
-        # Batch normalisation writes into its buffers: it gets copies.
+        # Batch normalisation writes into its buffers, so it gets copies.
         state.update((name, buffer.clone()) for name, buffer in network.named_buffers())
         return F.cross_entropy(functional_call(network, state, (images,)), labels, reduction="sum")
 
@@ -122,7 +125,7 @@ def build_student(network: nn.Module, compiled: Callable[[Any], Any] | None = No
         (to_theta, to_images), value = grad_and_value(product, argnums=(0, 1))(theta, images)
         return to_theta, to_images, value
 
-    # One graph from start to end is what compiles best; run eagerly it is slower and takes a third more memory.
+    # pullback_pure compiles best, as one graph; run eagerly it is slower and takes a third more memory.
     pullback = pullback_eager if compiled is None else compiled(pullback_pure)
     return Student(sum(sizes), has_batchnorm(network), gradient if compiled is None else compiled(gradient), pullback)
 
@@ -140,17 +143,19 @@ def match(
     unroll: Unroll = "adjoint",
     team: Team | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss (a scalar), its gradient with respect to the images, and with respect to the step size; no graph.
+    """Return the loss (a scalar) and its gradients with respect to the images and to the step size, without graph.
 
-    start theta_0 and target theta* [P], images [N, ch, ...], labels int64 [N], step_size s a scalar, all on one device;
-    steps t = 0 .. T-1, at least one.
-    chunk: images a pass takes at most. A batch is cut into parts that differ by one image at most, and each cut gives
-    the same result. unroll: "plain" is the textbook's, whose memory grows with T whatever the chunk. team: those who
-    share the parts; each of them gives the same arguments, and gets the whole result. "plain" cannot be shared.
-    Diverged students, and a start that is the target, give NaN or infinity, not an exception: nothing waits for the
-    device in here.
-    Raises InputError if start or target is of another network, and for a chunk with a network that normalises over the
-    batch; ValueError for an augmentation that was not drawn for its batch, and for a team that unrolls plainly.
+    start: theta_0 [P]. target: theta* [P]. images: [N, ch, ...]. labels: int64 [N]. step_size: s, a scalar. All are on
+    one device. steps: the T steps of the student, at least one.
+    chunk: at most this many images per pass, None for whole batches. A batch is cut into parts whose sizes differ by at
+    most one image; the chunk does not change the result.
+    unroll: "adjoint", or "plain" for the textbook method, whose memory grows with T whatever the chunk.
+    team: the processes that share the parts. All of them pass the same arguments and get the whole result. "plain"
+    cannot be shared.
+    If the student diverges or start equals target, the result is NaN or infinite and no exception is raised, because
+    this function never waits for the device.
+    Raises InputError if start or target belongs to another network, and for a chunk with a network that normalises over
+    the batch; ValueError for an augmentation that was not drawn for its batch, and for a team with "plain".
     """
     if team is not None and unroll == "plain":
         raise ValueError("One graph cannot be shared by a team: unroll by the adjoint.")
@@ -198,7 +203,8 @@ def _adjoint(
                 part = images[rows].requires_grad_()
                 seen = _augment(part, augmentation)
             some_theta, to_seen, product = student.pullback(theta, seen.detach(), labels[rows], direction)
-            # Through the augmentation by itself: it need not be differentiated twice, nor compiled once a strategy.
+            # A separate backward pass through the augmentation: it is not differentiated twice, and it would otherwise
+            # be compiled once per strategy.
             (to_part,) = torch.autograd.grad(seen, part, to_seen)
             _add(to_images, rows, to_part * (-step_size / batch))
             to_theta += some_theta
@@ -241,7 +247,7 @@ def _mean_gradient(
     chunk: int | None,
     team: Team | None = None,
 ) -> Tensor:
-    """g_t [P]: of the cross-entropy's mean over the batch, whatever the chunk."""
+    """Return g_t [P], the gradient of the mean cross-entropy over the whole batch, whatever the chunk."""
     total = torch.zeros_like(theta)
     for rows, augmentation in _parts(images, step, chunk, team):
         total = total + student.gradient(theta, _augment(images[rows], augmentation), labels[rows])
@@ -253,9 +259,9 @@ def _mean_gradient(
 def _parts(
     images: Tensor, step: Step, chunk: int | None, team: Team | None
 ) -> Iterator[tuple[slice | Tensor, DSAParams | None]]:
-    """What a step's batch is cut into, of a team's the part of it taken here: rows of the images, their augmentation.
+    """Yield the parts of a step's batch that this process computes: the rows of the images and their augmentation.
 
-    The parts are as equal as they can be, for a small rest would be slow, and each other size is compiled.
+    The parts are as equal in size as possible, because a small remainder would be slow and every new size is compiled.
     """
     batch = _batch_size(images, step)
     count = 1 if chunk is None else math.ceil(batch / chunk)
@@ -274,7 +280,7 @@ def _augment(images: Tensor, augmentation: DSAParams | None) -> Tensor:
 
 
 def _add(total: Tensor, rows: slice | Tensor, part: Tensor) -> None:
-    """total[rows] += part, where an image may be in the rows more than once."""
+    """Add `part` to total[rows]; an image that occurs in `rows` several times gets all of its contributions."""
     if isinstance(rows, slice):
         total[rows] += part
     else:

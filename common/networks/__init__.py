@@ -1,8 +1,8 @@
-"""Networks by name: `build_network("ConvNetD3", channels, num_classes, im_size)`, and what every network has in common.
+"""Builds networks by name: `build_network("ConvNetD3", channels, num_classes, im_size)`.
 
-Every network maps normalised images [B, ch, *im_size] to logits [B, C] and has `embed(x)`, the flattened features
-[B, F] that its classifier sees. Weights start from PyTorch's default initialisation.
-A new family is one module with a `build` function (see `Family`) and one line in `FAMILIES`.
+Every network maps B normalised images [B, ch, *im_size], with ch channels, to logits [B, C] for C classes. Its method
+`embed(x)` returns the F flattened features [B, F] that the classifier sees. Weights start from PyTorch's default
+initialisation. To add a family, write one module with a `build` function (see `Family`) and add one line to `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["FAMILIES", "Family", "Network", "build_network", "has_batchnorm", "h
 
 
 class Family(NamedTuple):
-    """Architectures that share one builder."""
+    """A family of architectures that share one `build` function."""
 
-    build: Callable[[str, int, int, Sequence[int]], Network | None]  # None: the name is not of this family
-    names: tuple[str, ...]  # names it knows, at least the common ones: what a misspelt name is compared with
-    accepts: str  # the names it takes, in words
+    build: Callable[[str, int, int, Sequence[int]], Network | None]  # returns None if the name is of another family
+    names: tuple[str, ...]  # the common names of the family, with which a misspelt name is compared
+    accepts: str  # the accepted names, described for error messages
 
 
 FAMILIES = (
@@ -45,9 +45,9 @@ FAMILIES = (
 def build_network(name: str, channels: int, num_classes: int, im_size: Sequence[int]) -> Network:
     """A freshly initialised network for images [B, channels, *im_size], in training mode, on the CPU.
 
-    It draws its weights from torch's global generator, as every PyTorch layer does; `reinitialise` gives it weights
-    that are a function of a seed. The names are those of the authors' networks.py and its get_network.
-    Raises InputError for an unknown name and for images that the network cannot take.
+    The weights are drawn from torch's global generator, as in every PyTorch layer. Call `reinitialise` for weights that
+    depend only on a seed. The names are those of the authors' networks.py and its get_network.
+    Raises InputError if the name is unknown or the network cannot take images of this size.
     """
     if channels < 1 or num_classes < 1 or not im_size or min(im_size) < 1:
         given = f"{channels} channels, {num_classes} classes, image size {tuple(im_size)}"
@@ -63,18 +63,19 @@ def build_network(name: str, channels: int, num_classes: int, im_size: Sequence[
 
 
 def reinitialise(network: nn.Module, seed: int) -> None:
-    """Give every layer new initial weights in place, BatchNorm its initial statistics too.
+    """Give every layer new initial weights in place, and reset the statistics of BatchNorm layers.
 
-    The weights are those that a network built right after `torch.manual_seed(seed)` has, on every device: the numbers
-    are drawn on the CPU. The global random state is left as it was. Gradients stay where they are.
-    Raises TypeError if a module owns parameters and has no `reset_parameters`, for they would silently stay trained.
+    The weights are the same as in a network built right after `torch.manual_seed(seed)`. They do not depend on the
+    device, because the numbers are drawn on the CPU. The global random state and the gradients are left unchanged.
+    Raises TypeError if a module owns parameters but has no `reset_parameters`: its parameters would stay trained
+    without notice.
     """
     for module in network.modules():
         if not hasattr(module, "reset_parameters") and next(module.parameters(recurse=False), None) is not None:
             raise TypeError(f"{type(module).__name__} owns parameters: it needs a reset_parameters method.")
     twin = network if _drawable_in_place(network) else _plain_twin(network)
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would reseed the GPUs' generators as well, and those are not forked here.
+        # torch.manual_seed would also reseed the generators of the GPUs, which `fork_rng` does not restore here.
         torch.default_generator.manual_seed(seed)
         for module in twin.modules():
             reset = getattr(module, "reset_parameters", None)
@@ -87,12 +88,12 @@ def reinitialise(network: nn.Module, seed: int) -> None:
 
 
 def has_batchnorm(network: nn.Module) -> bool:
-    """Whether any layer normalises over the batch, so that images of one batch influence each other's features."""
+    """Whether any layer is a BatchNorm layer, so that the images of one batch influence each other's features."""
     return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 
 def has_dropout(network: nn.Module) -> bool:
-    """Whether any layer drops features at random while training; dropout with p = 0 draws no random numbers."""
+    """Whether any layer is a dropout layer with p > 0; dropout with p = 0 draws no random numbers."""
     return any(isinstance(module, _DropoutNd) and module.p > 0 for module in network.modules())
 
 
@@ -101,12 +102,15 @@ def _tensors(network: nn.Module) -> list[torch.Tensor]:
 
 
 def _drawable_in_place(network: nn.Module) -> bool:
-    """Random numbers fill memory in its own order, so a channels-last weight would get them in another order."""
+    """Whether drawing the weights in place gives the same weights as a new network: all tensors contiguous, on the CPU.
+
+    Random numbers fill a tensor in the order of its memory, so a channels-last weight would get them in another order.
+    """
     return all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in _tensors(network))
 
 
 def _plain_twin(network: nn.Module) -> nn.Module:
-    """The same modules around contiguous CPU tensors; parameters are not copied, for they are about to be drawn."""
+    """A copy of the network on contiguous CPU tensors; the parameters are left uninitialised, to be drawn next."""
     placed: dict[int, object] = {id(buffer): buffer.detach().cpu().contiguous() for buffer in network.buffers()}
     for p in network.parameters():
         empty = torch.empty_like(p, device="cpu", memory_format=torch.contiguous_format)

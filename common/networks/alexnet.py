@@ -1,4 +1,4 @@
-"""AlexNet as the dataset-distillation literature shrinks it. Facts from the authors' networks.py."""
+"""The reduced AlexNet of the dataset-distillation literature, after the authors' networks.py."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _CONVOLUTIONS = (  # width, kernel, whether 2x2 max pooling follows
 class AlexNet(Network):
     """Five convolutions, three of them followed by 2x2 max pooling, and a linear classifier of 192 * h * w features.
 
-    Images are [B, channels, H, W] with sides of at least 8 (4 with one channel), square or not. The forms for CIFAR
-    and ImageNet are one and the same. batchnorm: batch norm after each convolution, else no norm.
-    Raises InputError for smaller images.
+    h and w are the sides of the last feature map. Images are [B, channels, H, W] with sides of at least 8 (4 with one
+    channel), square or not. The variants for CIFAR and for ImageNet are the same network. With batchnorm, batch norm
+    follows each convolution; without it, there is no norm. Raises InputError for smaller images.
     """
 
     def __init__(
         self, channels: int, num_classes: int, im_size: Sequence[int], *, batchnorm: bool = False, name: str = "AlexNet"
     ) -> None:
         super().__init__()
-        # One input channel is padded by two more, so each side grows by 4: the 28 pixels of MNIST act as 32.
+        # With one channel the first padding is larger by 2, so each side grows by 4: the 28 pixels of MNIST become 32.
         growth = 4 if channels == 1 else 0
         height, width = ((side + growth) // 8 for side in two_sides(name, im_size))  # three halvings, rounding down
         if min(height, width) < 1:
@@ -52,7 +52,7 @@ class AlexNet(Network):
 
 
 def build(name: str, channels: int, num_classes: int, im_size: Sequence[int]) -> AlexNet | None:
-    """The AlexNet of that name for images [B, channels, *im_size]; None for another name."""
+    """The AlexNet of that name for images [B, channels, *im_size]; None if the name is not in `NAMES`."""
     if name not in NAMES:
         return None
     return AlexNet(channels, num_classes, im_size, batchnorm="BN" in name, name=name)

@@ -1,8 +1,8 @@
 """The ConvNet family of the dataset-distillation literature: blocks of convolution, norm, activation and pooling.
 
-Facts from the authors' networks.py and ImageNet-abcde/networks. Names are "ConvNet" and any of the suffixes in
-`ACCEPTS`, in that order: ConvNet, ConvNetD4, ConvNetW256, ConvNetD5BN or ConvNetD5_BN, ConvNetASwishBN, ConvNetD5GAP,
-ConvNetD3W64ALGNMP.
+The networks follow the authors' networks.py and ImageNet-abcde/networks. A name is "ConvNet" followed by any of the
+suffixes in `ACCEPTS`, in the order given there: ConvNet, ConvNetD4, ConvNetW256, ConvNetD5BN or ConvNetD5_BN,
+ConvNetASwishBN, ConvNetD5GAP, ConvNetD3W64ALGNMP.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 from common.networks.network import Network, norm_layer, two_sides
 from common.system.errors import InputError
 
-# Swish stands before S: the first alternative that matches wins.
+# Swish comes before S, because the first alternative that matches wins.
 _NAME = re.compile(r"ConvNet(?:D([1-8]))?(?:W([1-9]\d*))?(?:A(Swish|S|R|L))?(?:_?([NBLIG])N)?(?:([NMA])P)?(GAP)?")
 
 ACCEPTS = (
@@ -44,11 +44,11 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class ConvNet(Network):
     """`depth` blocks of [3x3 convolution, norm, activation, 2x2 pooling], then a linear classifier.
 
-    The classifier sees all width * h * w features; with global_average each block is twice as wide as the one before,
-    and the classifier sees the last one's averages over all pixels.
-    Images are [B, channels, H, W] of any size that `depth` poolings leave something of; they need not be square.
-    norm, activation and pooling take the letters of the name: N|B|L|I|G, S|R|L|Swish, N|M|A.
-    Raises InputError if the images are too small for the depth, or the width does not divide into GroupNorm's groups.
+    The classifier sees all width * h * w features, where h and w are the sides of the last feature map. With
+    global_average, each block is twice as wide as the one before, and the classifier sees the global average pooling of
+    the last block. Images are [B, channels, H, W]; they need not be square, but at least one pixel must remain after
+    `depth` poolings. norm (N|B|L|I|G), activation (S|R|L|Swish) and pooling (N|M|A) take the letters of the name.
+    Raises InputError if the images are too small for the depth, or if GroupNorm's groups do not divide the width.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class ConvNet(Network):
         global_average: bool = False,
     ) -> None:
         super().__init__()
-        # One input channel is padded by 3, not 1, so each side grows by 4: the 28 pixels of MNIST act as 32.
+        # One input channel is padded by 3, not 1, so each side grows by 4: the 28 pixels of MNIST become 32.
         first_padding = 3 if channels == 1 else 1
         height, breadth = (side + 2 * first_padding - 2 for side in two_sides("ConvNet", im_size))
         if pooling != "N":
-            fits = min(height, breadth).bit_length() - 1  # every pooling halves, rounding down
+            fits = min(height, breadth).bit_length() - 1  # every pooling halves the sides, rounding down
             if depth > fits:
                 remedy = (
                     f"the largest depth that fits is {fits}" if fits else "no depth fits, only NP (no pooling) does"
@@ -95,7 +95,7 @@ class ConvNet(Network):
 
 
 def build(name: str, channels: int, num_classes: int, im_size: Sequence[int]) -> ConvNet | None:
-    """The ConvNet of that name for images [B, channels, *im_size]; None if the name is not a ConvNet's."""
+    """The ConvNet of that name for images [B, channels, *im_size]; None if the name is not that of a ConvNet."""
     if name == "ConvNetKIP":
         return ConvNet(channels, num_classes, im_size, width=1024, norm="N")
     match = _NAME.fullmatch(name)

@@ -1,13 +1,16 @@
 """Evaluation pools (`--eval_mode`): the architectures that a synthetic set is tested on, as in the authors' scripts.
 
-S    the distillation network, without batch normalisation where its name says BN
-SS   the distillation network as it is
-C    the distillation network and ConvNet
-M    four architectures; with --eval_protocol glad the distillation network and four others
-CIFAR  the distillation network and four others in their form for small images
-B    five architectures, each with batch normalisation
-W    widths of ConvNet                  D    its depths
-A    its activations                    P    its poolings            N    its norms
+S      the distillation network; if its name contains BN, the name is cut before BN, so there is no batch normalisation
+SS     the distillation network, with its name unchanged
+C      the distillation network and ConvNet
+M      four architectures; with --eval_protocol glad, the distillation network and four others
+CIFAR  the distillation network and the CIFAR variants of four others
+B      five architectures, each with batch normalisation
+W      ConvNets of different widths
+D      ConvNets of different depths
+A      ConvNets with different activations
+P      ConvNets with different poolings
+N      ConvNets with different norms
 """
 
 from __future__ import annotations
@@ -30,13 +33,15 @@ _POOLS = {
     "P": ("ConvNetNP", "ConvNetMP", "ConvNetAP"),
     "N": ("ConvNetNN", "ConvNetBN", "ConvNetLN", "ConvNetIN", "ConvNetGN"),
 }
-_OTHERS = ("ResNet18", "VGG11", "AlexNet", "ViT")  # beside the distillation network, in GLaD's pool
+_OTHERS = ("ResNet18", "VGG11", "AlexNet", "ViT")  # GLaD's pool, together with the distillation network
 
 
 def pool_names(mode: EvalMode, model: str, protocol: EvalProtocol = "dc") -> tuple[str, ...]:
-    """The names of the networks to evaluate, each once. model: the distillation network, part of S, SS, C and CIFAR.
+    """The names of the evaluation networks of a pool, without duplicates.
 
-    protocol: M is the pool of DC, DM and TM, or that of ImageNet-abcde, which the distillation network is part of.
+    model: the name of the distillation network. The pools S, SS, C and CIFAR contain this network.
+    protocol: decides what M is: with "dc" the pool of DC, DM and TM, with "glad" that of ImageNet-abcde, which contains
+    the distillation network.
     """
     if mode == "S":
         return (model.partition("BN")[0].rstrip("_"),)
@@ -59,7 +64,10 @@ def build_pool(
     im_size: Sequence[int],
     protocol: EvalProtocol = "dc",
 ) -> dict[str, Network]:
-    """The networks of `pool_names` for images [B, channels, *im_size]; InputError for one that cannot be built."""
+    """The networks of `pool_names` by name, for images [B, channels, *im_size].
+
+    Raises InputError if one of them cannot be built.
+    """
     built = {}
     for name in pool_names(mode, model, protocol):
         try:
@@ -72,6 +80,9 @@ def build_pool(
 
 
 def principal(names: Iterable[str], model: str) -> str:
-    """Whose accuracy stands for the pool's: the distillation network's if it is in it, else the first one's."""
+    """The name of the network whose accuracy represents the pool.
+
+    This is the distillation network `model` if the pool contains it, and otherwise the first network of the pool.
+    """
     names = list(names)
     return model if model in names else names[0]

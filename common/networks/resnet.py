@@ -1,4 +1,4 @@
-"""ResNet18 for small images. Facts from the authors' networks.py and ImageNet-abcde/networks."""
+"""ResNet18 for small images, after the authors' networks.py and ImageNet-abcde/networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common.networks.network import Network, norm_layer, too_small, two_sides
 from common.system.errors import InputError
 
 NAMES = ("ResNet18", "ResNet18BN", "ResNet18_AP", "ResNet18BN_AP", "ResNet18CIFAR")
-ACCEPTS = "ResNet18, ResNet18BN (batch norm), ResNet18_AP, ResNet18BN_AP (average pooling for strides), ResNet18CIFAR"
+ACCEPTS = "ResNet18, ResNet18BN (batch norm), ResNet18_AP, ResNet18BN_AP (pooling instead of strides), ResNet18CIFAR"
 
 _STEM = 64
 _BLOCKS = ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1))  # width, stride
@@ -19,14 +19,16 @@ _HALVINGS = 3
 
 
 class ResNet18(Network):
-    """A 3x3 convolution of stride 1, eight residual blocks in four stages, a linear classifier; no pooling before them.
+    """A 3x3 convolution of stride 1, eight residual blocks in four stages, global average pooling, a linear classifier.
 
-    Images are [B, channels, H, W], square or not. The classifier sees 512 averages over all pixels, in the forms for
-    CIFAR and ImageNet alike; at 28 and 32 pixels that is the 4x4 average pooling of the authors' form for CIFAR, whose
-    classifier fits no other size. pooled: the AP variants, which halve by average pooling, not by strides, and hand
-    all 512 * h * w features to the classifier.
-    norm: I (instance) or B (batch). The authors' batch-norm network for ImageNet has no norm; this one has.
-    Raises InputError for images so small that the last stage is empty, or one pixel that instance norm would erase.
+    No pooling comes before the blocks. Images are [B, channels, H, W], square or not. In the variants for CIFAR and for
+    ImageNet, the classifier sees 512 features. At 28 and 32 pixels, global average pooling is the 4x4 average pooling
+    of the authors' CIFAR variant, whose classifier fits no other size.
+    pooled: selects the AP variants. They halve the sides by average pooling instead of strides, and the classifier sees
+    all 512 * h * w features, where h and w are the sides of the last feature map.
+    norm: I (instance) or B (batch). The authors' batch-norm network for ImageNet has no norm; this one has batch norm.
+    Raises InputError if the images are so small that the last feature map is empty, or that it has a single pixel and
+    norm is I: instance norm makes a single pixel zero.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class ResNet18(Network):
         name: str = "ResNet18",
     ) -> None:
         super().__init__()
-        # Each halving rounds up, being a convolution of stride 2 and padding 1, or down if it is a pooling.
+        # A convolution of stride 2 and padding 1 halves the sides rounding up; a pooling rounds down.
         rest = 0 if pooled else (1 << _HALVINGS) - 1
         height, width = ((side + rest) >> _HALVINGS for side in two_sides(name, im_size))
         if min(height, width) < 1:
@@ -65,9 +67,9 @@ class ResNet18(Network):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: [B, inputs, H, W] to [B, outputs, H / stride, W / stride].
+    """Two 3x3 convolutions and a shortcut: [B, inputs, H, W] to [B, outputs, H / stride, W / stride].
 
-    pooled: average pooling takes the stride's place.
+    pooled: average pooling reduces the sides instead of strided convolutions.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: str, pooled: bool) -> None:
@@ -92,12 +94,12 @@ class Block(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    # A norm follows each one, and would take a bias away again.
+    # No bias: the norm that follows each convolution would remove it.
     return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
 def build(name: str, channels: int, num_classes: int, im_size: Sequence[int]) -> ResNet18 | None:
-    """The ResNet18 of that name for images [B, channels, *im_size]; None for another name."""
+    """The ResNet18 of that name for images [B, channels, *im_size]; None if the name is not in `NAMES`."""
     if name not in NAMES:
         return None
     norm, pooled = "B" if "BN" in name else "I", name.endswith("_AP")

@@ -1,4 +1,4 @@
-"""The two small networks of the dataset-distillation literature: MLP and LeNet. Facts from the authors' networks.py."""
+"""The two small networks of the dataset-distillation literature, MLP and LeNet, after the authors' networks.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _HIDDEN = 128
 
 
 class MLP(Network):
-    """Pixels, two hidden layers of 128 rectified units, a linear classifier. Images of any size and number of sides."""
+    """Two hidden layers of 128 units with ReLU on the flattened pixels, then a linear classifier.
+
+    Images may have any size and any number of sides.
+    """
 
     def __init__(self, channels: int, num_classes: int, im_size: Sequence[int]) -> None:
         super().__init__()
@@ -31,15 +34,16 @@ class MLP(Network):
 
 
 class LeNet(Network):
-    """Two blocks of [5x5 convolution, ReLU, 2x2 max pooling] with 6 and 16 channels, then 120, 84 and C units.
+    """Two blocks of [5x5 convolution, ReLU, 2x2 max pooling], then three linear layers.
 
-    Images are [B, channels, H, W] with sides of at least 16 (12 with one channel). Raises InputError for smaller ones.
+    The convolutions have 6 and 16 channels, and the linear layers 120, 84 and C units for C classes. Images are
+    [B, channels, H, W] with sides of at least 16 (12 with one channel). Raises InputError for smaller images.
     """
 
     def __init__(self, channels: int, num_classes: int, im_size: Sequence[int]) -> None:
         super().__init__()
         sides = two_sides("LeNet", im_size)
-        padding = 2 if channels == 1 else 0  # so the 28 pixels of MNIST act as 32
+        padding = 2 if channels == 1 else 0  # so the 28 pixels of MNIST become 32
         height, breadth = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in sides)
         if min(height, breadth) < 1:
             raise too_small("LeNet", channels, im_size, 16 - 2 * padding)
@@ -60,6 +64,6 @@ class LeNet(Network):
 
 
 def build(name: str, channels: int, num_classes: int, im_size: Sequence[int]) -> Network | None:
-    """The network of that name for images [B, channels, *im_size]; None for another name."""
+    """The MLP or the LeNet for images [B, channels, *im_size]; None if the name is not in `NAMES`."""
     kinds = {"MLP": MLP, "LeNet": LeNet}
     return kinds[name](channels, num_classes, im_size) if name in kinds else None

@@ -1,4 +1,4 @@
-"""VGG11 with one linear layer. Facts from the authors' networks.py and ImageNet-abcde/networks."""
+"""VGG11 with one linear layer, after the authors' networks.py and ImageNet-abcde/networks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import nn
 from common.networks.network import Network, norm_layer, takes_large_form, too_small, two_sides
 
 NAMES = ("VGG11", "VGG11BN", "VGG11CIFAR")
-ACCEPTS = "VGG11, VGG11BN (batch norm), VGG11CIFAR (the form for CIFAR at 128 pixels and more, too)"
+ACCEPTS = "VGG11, VGG11BN (batch norm), VGG11CIFAR (the variant for CIFAR at every image size)"
 
-_STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # widths of the convolutions between two poolings
+_STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))  # widths of the convolutions before each pooling
 _LARGE_SIDE = 7
 
 
@@ -19,8 +19,10 @@ class VGG11(Network):
     """Eight 3x3 convolutions with norm and ReLU in five stages, each ending in 2x2 max pooling; a linear classifier.
 
     Images are [B, channels, H, W] with sides of at least 32 (28 with one channel), square or not. The classifier sees
-    512 * h * w features, 512 at 32 pixels; in the large form an adaptive max pooling to 7x7 comes before, 25,088.
-    norm: I (instance) or B (batch). The authors' batch-norm network for ImageNet has no norm; this one has.
+    512 * h * w features, where h and w are the sides of the last feature map: 512 features at 32 pixels.
+    large: selects the ImageNet variant. It pools the last feature map to 7x7 by adaptive max pooling, so the classifier
+    sees 25,088 features.
+    norm: I (instance) or B (batch). The authors' batch-norm network for ImageNet has no norm; this one has batch norm.
     Raises InputError for smaller images.
     """
 
@@ -35,7 +37,7 @@ class VGG11(Network):
         name: str = "VGG11",
     ) -> None:
         super().__init__()
-        # One input channel is padded by 3, not 1, so each side grows by 4: the 28 pixels of MNIST act as 32.
+        # One input channel is padded by 3, not 1, so each side grows by 4: the 28 pixels of MNIST become 32.
         growth = 4 if channels == 1 else 0
         halvings = len(_STAGES)
         height, width = ((side + growth) >> halvings for side in two_sides(name, im_size))
@@ -56,7 +58,7 @@ class VGG11(Network):
 
 
 def build(name: str, channels: int, num_classes: int, im_size: Sequence[int]) -> VGG11 | None:
-    """The VGG11 of that name for images [B, channels, *im_size]; None for another name."""
+    """The VGG11 of that name for images [B, channels, *im_size]; None if the name is not in `NAMES`."""
     if name not in NAMES:
         return None
     norm, large = "B" if "BN" in name else "I", takes_large_form(name, im_size)

@@ -1,4 +1,4 @@
-"""The vision transformer (Dosovitskiy et al., ICLR 2021). Facts from the authors' ImageNet-abcde/networks."""
+"""The vision transformer (Dosovitskiy et al., ICLR 2021), after the authors' ImageNet-abcde/networks."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from common.networks.network import Network, takes_large_form, two_sides
 from common.system.errors import InputError
 
 NAMES = ("ViT", "ViTCIFAR")
-ACCEPTS = "ViT, ViTCIFAR (the form for CIFAR at 128 pixels and more, too)"
+ACCEPTS = "ViT, ViTCIFAR (the variant for CIFAR at every image size)"
 
 _WIDTH, _HEADS, _DROPOUT = 512, 8, 0.1
 
 
 class ViT(Network):
-    """Patches of patch x patch pixels as tokens of width 512, `depth` pairs of attention and perceptron, a classifier.
+    """A class token and one token per patch, `depth` pairs of self-attention and a perceptron, a linear classifier.
 
-    A class token stands before the patches, and is what the linear classifier sees. Attention has 8 heads of 64,
-    perceptrons 512 hidden units and GELU; each is added to its input.
-    Images are [B, channels, H, W], square or not, with sides that are multiples of the patch. The authors' form for
-    ImageNet has patches of 16, 10 pairs and no norm anywhere; their form for CIFAR patches of 4, 6 pairs, and LayerNorm
-    before every attention and perceptron and before the classifier. Dropout of 0.1 after the embedding, the attention
-    and both layers of the perceptron. Raises InputError for other sides.
+    Patches have patch x patch pixels, and tokens have width 512. The class token comes first, and the classifier sees
+    only this token. Attention has 8 heads of 64, and a perceptron has 512 hidden units with GELU; the output of either
+    is added to its input. Dropout of 0.1 follows the embedding, the attention and both layers of the perceptron.
+    The authors' ImageNet variant has patches of 16, 10 pairs and no norm. Their CIFAR variant has patches of 4, 6 pairs
+    and, because of `normalised`, LayerNorm before every attention, every perceptron and the classifier.
+    Images are [B, channels, H, W], square or not. Raises InputError if a side is not a multiple of the patch's side.
     """
 
     def __init__(
@@ -68,7 +68,10 @@ class ViT(Network):
 
 
 class Tokens(nn.Module):
-    """Embedded patches [B, 512, h, w] to tokens [B, 1 + h w, 512]: a class token first, each plus its position's."""
+    """Turns embedded patches [B, 512, h, w] into tokens [B, 1 + h * w, 512].
+
+    The class token comes first, and every token has a learned embedding of its position added.
+    """
 
     def __init__(self, patches: int) -> None:
         super().__init__()
@@ -77,7 +80,7 @@ class Tokens(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw both from N(0, 1)."""
+        """Draw the class token and the position embeddings from N(0, 1)."""
         nn.init.normal_(self.class_token)
         nn.init.normal_(self.positions)
 
@@ -87,7 +90,7 @@ class Tokens(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of tokens [B, T, 512] with 8 heads; only the output's projection has a bias."""
+    """Self-attention over T tokens [B, T, 512] with 8 heads; only the output projection has a bias."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,21 +100,21 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = self.projections(x).unflatten(2, (3, _HEADS, -1))  # [B, T, 3, heads, 64]
         queries, keys, values = parts.permute(2, 0, 3, 1, 4)  # [B, heads, T, 64] each
-        # Not scaled_dot_product_attention: its fused kernels have no second derivative, which gradient and trajectory
-        # matching need.
+        # The fused kernels of scaled_dot_product_attention have no second derivative, which gradient matching and
+        # trajectory matching need.
         scores = queries / math.sqrt(queries.shape[3]) @ keys.transpose(2, 3)  # [B, heads, T, T]
         return self.output((scores.softmax(dim=3) @ values).transpose(1, 2).flatten(2))
 
 
 class Residual(nn.Sequential):
-    """x plus what the layers make of it."""
+    """A residual connection: x plus the output of the layers for x."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
 
 
 class First(nn.Module):
-    """The class token [B, 512] of tokens [B, T, 512]."""
+    """Selects the first token, the class token [B, 512], of tokens [B, T, 512]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, 0]

@@ -1,1 +1,1 @@
-"""Synthetic sets that others made: fetch, convert, check, share."""
+"""Synthetic sets made by others: download, convert, check and share them."""

@@ -1,10 +1,11 @@
-"""Synthetic sets that others made: `python -m common.pretrained list|download|convert|check|push|pull`.
+"""Synthetic sets made by others: `python -m common.pretrained list|download|convert|check|push|pull`.
 
-list                          the published cells, and which of their sets are here
-download                      the authors' sets, from their folder on Google Drive
-convert FILE --output FILE    the authors' files in our format: coefficients and positions, recovered from the images
-check FILE                    train networks on a set, and compare with the published accuracy
-push FILE hf://owner/name     share a set of your own on the Hugging Face hub; pull hf://owner/name gets one
+list                          list the published accuracies, and which of the authors' sets are on this machine
+download                      download the authors' sets from their folder on Google Drive
+convert FILE --output FILE    convert the authors' files into our format: coefficients and positions are recovered
+check FILE                    train networks on a set, and compare their accuracy with the published one
+push FILE hf://owner/name     upload a set of your own to the Hugging Face hub
+pull hf://owner/name          download a set from the Hugging Face hub
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from common.system.text import in_percent, published_with_std
 from common.training.evaluate_command import check_json, evaluate_file
 
 FOLDER = "pretrained"
-# Trajectory matching learns a step size that its files do not hold; the authors' corruption script trains with this.
+# The authors' files lack the learned step size; their corruption script trains with this learning rate.
 LR_NET = 0.01
 
 File = Annotated[str, tyro.conf.Positional]
@@ -41,10 +42,10 @@ File = Annotated[str, tyro.conf.Positional]
 
 @dataclass
 class List:
-    """The published accuracies, and which of the authors' sets are here."""
+    """List the published accuracies, and which of the authors' sets are on this machine."""
 
     folder: str = FOLDER
-    """where the sets were downloaded to"""
+    """folder that the sets were downloaded to"""
 
     def run(self) -> None:
         here = {
@@ -62,10 +63,10 @@ class List:
 
 @dataclass
 class Download:
-    """Fetch the authors' sets from Google Drive; the same command goes on where it ended."""
+    """Download the authors' sets from Google Drive. The same command resumes a download that was stopped."""
 
     folder: str = FOLDER
-    """where to put them"""
+    """folder to download the sets to"""
 
     def run(self) -> None:
         recorded = drive.download(Path(self.folder))
@@ -74,16 +75,16 @@ class Download:
 
 @dataclass
 class Convert(Provenance):
-    """Write an authors' file in our format. What it does not say stays unknown unless a flag says it."""
+    """Convert an authors' file into our format. Metadata that it lacks stay unknown unless a flag gives them."""
 
     file: File = field(kw_only=True)
-    """images_*.pt or labels_*.pt of a pair, or res_*.pt"""
+    """the authors' file: images_*.pt or labels_*.pt of a pair, or res_*.pt"""
     output: str = field(kw_only=True)
-    """file to write, .safetensors"""
+    """the .safetensors file to write"""
     exp: int | None = None
-    """experiment in a res_*.pt, counted from 0 (default: the last, as a rule the only one)"""
+    """number of the experiment in a res_*.pt, counted from 0 (default: the last, usually the only one)"""
     as_pixels: bool = False
-    """keep the images as they are, for sets that were not made with FreD"""
+    """store the images unchanged, for sets that were not made with FreD"""
 
     def run(self) -> None:
         if not self.output.endswith(hub.SUFFIX):
@@ -102,17 +103,20 @@ class Convert(Provenance):
 
 @dataclass
 class Check(EvaluateOptions):
-    """Train networks on sets, as published, and compare. Other files than ours are judged by name and by flags."""
+    """Train networks on synthetic sets and compare with the published accuracy.
+
+    What the authors' files do not say is taken from their names and from flags.
+    """
 
     file: File = field(kw_only=True)
-    """a set, or a folder with some: the authors' files, ours, or hf://owner/name"""
+    """a synthetic set or a folder of sets: the authors' files, ours, or hf://owner/name"""
     objective: str | None = None
-    """objective that made it: TM, DM, DC, ImageNet-abcde/TM, ... (default: as the file says, or the first of these that
-    has published figures)"""
+    """objective that made the set: TM, DM, DC, ImageNet-abcde/TM, ... (default: from the file, or the first of these
+    with a published accuracy)"""
     ipc: int | None = None
-    """budget in images per class (default: as the file or its name says)"""
+    """budget in images per class (default: from the file or its name)"""
     as_pixels: bool = False
-    """take the images as they are, for sets that were not made with FreD"""
+    """use the images unchanged, for sets that were not made with FreD"""
     synset: Annotated[str | None, tyro.conf.Suppress] = None
     baseline: Annotated[None, tyro.conf.Suppress] = None
     recipe: Annotated[str | None, tyro.conf.Suppress] = None
@@ -144,14 +148,14 @@ class Check(EvaluateOptions):
 
 @dataclass
 class Push:
-    """Share a set on the Hugging Face hub, with a README.md made from what its file says."""
+    """Upload a set to the Hugging Face hub, with a README.md made from its metadata."""
 
     file: File
     """a .safetensors file of this project"""
     address: File
-    """hf://owner/name or hf://owner/name/FILE.safetensors: a dataset repository, made if there is none"""
+    """dataset repository, hf://owner/name or hf://owner/name/FILE.safetensors; created if it does not exist"""
     private: bool = False
-    """make it a private one"""
+    """if the repository is created, make it private"""
 
     def run(self) -> None:
         place, described = share.push(Path(self.file), self.address, self.private)
@@ -160,12 +164,12 @@ class Push:
 
 @dataclass
 class Pull:
-    """Get a set from the Hugging Face hub."""
+    """Download a set from the Hugging Face hub."""
 
     address: File
     """hf://owner/name or hf://owner/name/FILE.safetensors"""
     output: str | None = None
-    """file to write (default: its own name, in this folder)"""
+    """file to write (default: the set's own file name, in the current folder)"""
 
     def run(self) -> None:
         path = hub.pull(self.address, None if self.output is None else Path(self.output))
@@ -178,9 +182,10 @@ COMMANDS: dict[str, type] = {
 
 
 def check(options: Check, file: str) -> dict[str, Any]:
-    """Evaluate one set and print it beside the published accuracy; what `evaluate_file` returns, and the comparison.
+    """Evaluate one set, and print its accuracy beside the published one.
 
-    Raises InputError where the dataset cannot be told, and for whatever an evaluation refuses.
+    Returns the result of `evaluate_file` with the comparison added. Raises InputError if the dataset is unknown, and
+    the same errors as `evaluate_file`.
     """
     stored, cell = _open(options, file)
     synset, metadata = stored
@@ -211,7 +216,7 @@ def check(options: Check, file: str) -> dict[str, Any]:
 
 
 def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
-    """The set with its metadata, and (objective, dataset, ipc): flag, else file, else the file's name."""
+    """The set with its metadata, and (objective, dataset, ipc), each from a flag, else the file, else its name."""
     path = hub.fetch(file) if file.startswith(hub.PREFIX) else Path(file)
     if not is_authors(path):
         check_no_pixels(file, options.pixels)
@@ -234,7 +239,7 @@ def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
     )
     if provenance.dataset is None:
         raise InputError(f"{file} does not say what it was made from, nor do the folders above it: give --dataset")
-    # The ipc of a name says which cell is meant; what the file holds speaks for itself.
+    # The ipc in a name tells which published cell to compare with; the real budget is recovered from the images.
     synset, metadata = from_authors(
         read_authors(path, pixels=options.pixels), dataclasses.replace(provenance, ipc=None), options.as_pixels
     )
@@ -243,12 +248,12 @@ def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
 
 
 def _made_from(asked: str | None, recorded: str | None) -> str | None:
-    """The dataset whose cell is meant: folder: and hf: say where the test images are, not which those are."""
+    """The dataset to compare with. folder: and hf: only say where the test images are, so they do not replace it."""
     return recorded if recorded and (asked is None or asked.startswith(tuple(PREFIXES))) else asked
 
 
 def _shortened(options: Check, result: dict[str, Any], objective: str, recipe: recipes.Recipe) -> list[str]:
-    """How the evaluation was less than the published one."""
+    """Notes on how the evaluation was shorter than the published one: fewer epochs, fewer networks."""
     like = with_recipe(DistillOptions, recipe)
     epochs = defaults_of(objective, recipe).get("epoch_eval_train", like.epoch_eval_train)
     short = []
@@ -260,7 +265,7 @@ def _shortened(options: Check, result: dict[str, Any], objective: str, recipe: r
 
 
 def _images_files(folder: Path) -> list[Path]:
-    """The sets below a folder, of pairs the images file."""
+    """The synthetic-set files below a folder; of a pair only the images file."""
     found = drive.find_files(folder) if folder.is_dir() else []
     return [path for path in found if not path.name.rpartition("#")[2].startswith("labels")]
 

@@ -1,8 +1,9 @@
-"""From decoded images back to what was stored: the positions and coefficients of a FreD set, and its metadata.
+"""Convert the authors' decoded images back into a FreD set: positions, coefficients and metadata.
 
-The authors' files hold images alone. Each is an inverse DCT of k coefficients per channel, at positions that the images
-of a class share, so the forward DCT gives zeros everywhere else, up to rounding: 4e-7 of the mean magnitude of what is
-kept at 32 px, 1e-6 at 128 px. What neither images nor file can tell is null in the metadata: unknown.
+The authors' files hold only images. Each image is the inverse DCT of k coefficients per channel, at positions that all
+images of a class share. The forward DCT is therefore zero at all other positions, up to rounding: 4e-7 of the mean
+magnitude of the kept coefficients at 32 px, 1e-6 at 128 px. Metadata that neither the images nor the file contain are
+null, which means unknown.
 """
 
 from __future__ import annotations
@@ -32,33 +33,33 @@ from common.training.train import EvaluationProtocol
 
 @dataclass
 class Provenance:
-    """Where a set comes from, which the authors' files do not say: everything may stay unknown.
+    """Where a synthetic set comes from, which the authors' files do not contain. Everything may stay unknown.
 
-    Evaluations then ask for what they need.
+    If an evaluation needs something that is unknown, it asks for the flag.
     """
 
     dataset: str | None = None
-    """dataset that the set was made from: its recipe, statistics and class names complete the file"""
+    """dataset that the set was distilled from; its recipe, mean and std and class names are added to the metadata"""
     subset: Subset = None
     objective: str | None = None
-    """objective that made it: TM, DM, DC, or ImageNet-abcde/TM and so on, whose recipe says how networks are trained
-    (default: the first of these that has published figures for dataset and ipc)"""
+    """objective that made the set: TM, DM, DC, ImageNet-abcde/TM and so on. Its recipe says how networks are trained
+    (default: the first of these with a published accuracy for the dataset and ipc)"""
     model: str | None = None
-    """network that is trained on it (default: the recipe's)"""
+    """network that is trained on the set (default: the recipe's)"""
     ipc: int | None = None
-    """budget, in images per class (default: the least that pays for what the file holds)"""
+    """budget in images per class (default: the smallest budget that pays for the content of the file)"""
     lr_net: float | None = None
-    """step size of the networks; trajectory matching learns one, which the authors' files do not hold"""
+    """learning rate of evaluation networks; the authors' files lack the value that trajectory matching has learned"""
     epochs: Annotated[int | None, tyro.conf.arg(aliases=("--epoch_eval_train",))] = None
-    """epochs of training of the networks (default: the recipe's)"""
+    """epochs for which evaluation networks are trained (default: the recipe's)"""
     dsa_strategy: str | None = None
-    """augmentations of the networks' training, joined by underscores, or none (default: the recipe's)"""
+    """augmentations while evaluation networks are trained, joined by underscores, or none (default: the recipe's)"""
     zca: bool = False
-    """the images are ZCA-whitened, as some ancestors of FreD make theirs"""
+    """say that the images are ZCA-whitened, as those of some ancestors of FreD are"""
     pixels: PixelValues | None = None
-    """what the values of the images are: normalised, as the authors' scripts write them, unit for 0..1 or bytes for
-    0..255, which the mean and std of --dataset then normalise (default: normalised, and a warning where their range
-    contradicts it)"""
+    """what the pixel values in the file are: normalised (as the authors' scripts write them), unit (0..1) or bytes
+    (0..255). unit and bytes are normalised by the mean and std of --dataset
+    (default: normalised, with a warning if the values look like unit or bytes)"""
 
     def __post_init__(self) -> None:
         if self.dataset is not None:
@@ -74,10 +75,11 @@ def from_authors(
     as_pixels: bool = False,
     device: torch.device | str = "cpu",
 ) -> tuple[SynSet, dict[str, Any]]:
-    """The synthetic set and its metadata, as `save_synset` takes them.
+    """Convert the authors' set into a synthetic set and its metadata, which `save_synset` accepts.
 
-    as_pixels: keep the images as they are, transform identity, k = d and ipc = n.
-    Raises InputError for images that are no FreD set (unless as_pixels), and for a provenance that does not fit them.
+    as_pixels: store the images unchanged, with the transform "identity", k = d and ipc = n (d pixels, n images per
+    class). Raises InputError for images that are not a FreD set (unless as_pixels is given), and for a provenance that
+    contradicts the images.
     """
     provenance = provenance or Provenance()
     ipc = provenance.ipc or authors.num_per_class
@@ -117,18 +119,21 @@ def _normalised(authors: AuthorsSet, provenance: Provenance, ipc: int) -> Author
     return dataclasses.replace(authors, images=images)
 
 
-# -- what is known of them ---------------------------------------------------------------------------------------
+# -- what is known of the set -------------------------------------------------------------------------------------
 
 
 def likely_objective(dataset: str, ipc: int) -> str:
-    """The objective that has a published accuracy for a cell, else a recipe, the first of `OBJECTIVES`; else TM."""
+    """The objective that most likely made a set of this dataset and ipc.
+
+    It is the first of `OBJECTIVES` with a published accuracy, otherwise the first with a recipe, otherwise TM.
+    """
     found = {each: recipes.find(each, dataset, ipc) for each in OBJECTIVES}
     published = [each for each, recipe in found.items() if recipe.published]
     return next(iter([*published, *(each for each, recipe in found.items() if recipe.values)]), OBJECTIVES[0])
 
 
 def defaults_of(objective: str, recipe: recipes.Recipe) -> dict[str, Any]:
-    """Options that the objective's scripts have another default for than `DistillOptions`, and its recipe none."""
+    """The defaults of the objective's scripts that differ from `DistillOptions` and that the recipe does not set."""
     return {key: value for key, value in recipes.defaults(objective).items() if key not in recipe.values}
 
 
@@ -139,7 +144,7 @@ def _recipe(provenance: Provenance, ipc: int) -> recipes.Recipe | None:
 
 
 def _metadata(authors: AuthorsSet, provenance: Provenance, recipe: recipes.Recipe | None) -> dict[str, Any]:
-    """As a distillation writes it, with null for what is not known."""
+    """The metadata that a distillation would write, with null for everything unknown."""
     like: DistillOptions | None = None
     if recipe is not None:
         like = dataclasses.replace(with_recipe(DistillOptions, recipe), **defaults_of(recipe.objective, recipe))
@@ -164,13 +169,13 @@ def _metadata(authors: AuthorsSet, provenance: Provenance, recipe: recipes.Recip
 def _evaluation(
     provenance: Provenance, like: DistillOptions | None, recipe: recipes.Recipe | None
 ) -> dict[str, Any] | None:
-    """`EvaluationProtocol` as metadata, less what is unknown."""
+    """The `EvaluationProtocol` as metadata, without the entries that are unknown; None if all are."""
     known: dict[str, Any] = {}
     if like is not None and recipe is not None:
         protocol = EvaluationProtocol.of(like)
         known = protocol.as_metadata()
         if recipe.objective.endswith("TM") and protocol.kind == "dc":
-            del known["lr"]  # it was learned, and is not in the file
+            del known["lr"]  # the learned step size is not in the file
     given = {"epochs": provenance.epochs, "lr": provenance.lr_net, "strategy": provenance.dsa_strategy}
     return {**known, **{key: value for key, value in given.items() if value is not None}} or None
 
@@ -193,7 +198,7 @@ def _statistics(
 
 
 def _class_names(authors: AuthorsSet, provenance: Provenance) -> list[str] | None:
-    """Of subsets of ImageNet; of other datasets they are not known before these are read."""
+    """The class names of an ImageNet subset; None for other datasets, whose names are known only after reading them."""
     key = (provenance.dataset or "").removeprefix(PREFIX)
     if provenance.dataset is None or key == provenance.dataset:
         return None

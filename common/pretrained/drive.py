@@ -1,7 +1,7 @@
-"""The authors' folder of synthetic sets on Google Drive: what is expected in it, how it is fetched, and told apart.
+"""The authors' folder of synthetic sets on Google Drive: its expected files, its download, and what file names tell.
 
-Its listing has not been seen from here: the names below are those under which the authors' corruption script looks for
-the sets, and whatever else comes is told by its name as far as that goes.
+We have not seen a listing of the folder. The names below are those under which the authors' corruption script looks for
+the sets. Any other file is identified by its name as far as possible.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RESULTS = re.compile(
 
 
 def published_cells() -> Iterator[tuple[str, str, int, dict[str, Any]]]:
-    """(objective, dataset, ipc, {"accuracy", "std", "source"}) of every accuracy that the recipes quote."""
+    """Yield (objective, dataset, ipc, {"accuracy", "std", "source"}) for every published accuracy in the recipes."""
     for objective in OBJECTIVES:
         for dataset, ipcs in recipes.available(objective).items():
             for ipc in ipcs:
@@ -45,13 +45,13 @@ def published_cells() -> Iterator[tuple[str, str, int, dict[str, Any]]]:
 
 
 def expected_files() -> list[str]:
-    """The images files of the tree, relative to the folder; each has its labels file beside it."""
+    """The expected images files, relative to the folder. Each has its labels file beside it."""
     cells = [(dataset, ipc) for objective, dataset, ipc, _ in published_cells() if objective == "TM"]
     return [f"FreD/{_place(dataset)}/FreD_ipc{ipc}#images_best.pt" for dataset, ipc in cells]
 
 
 def expected_tree() -> str:
-    """The tree as people read it."""
+    """The expected folder tree in words, for messages."""
     return (
         "FreD/DATASET/FreD_ipcN#images_best.pt and FreD/DATASET/FreD_ipcN#labels_best.pt, "
         f"FreD/{WHOLE}/SUBSET/FreD_ipcN#images_best.pt and so on, with DATASET one of MNIST, CIFAR10, ... and SUBSET "
@@ -60,20 +60,20 @@ def expected_tree() -> str:
 
 
 def _place(dataset: str) -> str:
-    """CIFAR10, or ImageNet/imagefruit, with the keys of the authors' trajectory-matching code."""
+    """The folder of a dataset, named as in the authors' trajectory-matching code: CIFAR10, or ImageNet/imagefruit."""
     key = dataset.removeprefix(PREFIX)
     theirs = next((name for name, ours in SYNONYMS.items() if ours == key and name.startswith("image")), key)
     return dataset if key == dataset else f"{WHOLE}/{theirs}"
 
 
-# -- what arrived ------------------------------------------------------------------------------------------------
+# -- downloaded files --------------------------------------------------------------------------------------------
 
 
 def download(folder: Path) -> dict[str, str]:
-    """Fetch the authors' folder into `folder`, going on where an earlier download ended; SHA-256 by file.
+    """Download the authors' folder into `folder`, resuming an earlier download. Returns the SHA-256 of each file.
 
-    The checksums are kept in `RECORD` beside the files, also of what arrived before a failure; a file that differs from
-    what was recorded is told on stderr. Raises InputError where not everything could be fetched.
+    The checksums are saved in `RECORD` beside the files, even if the download fails halfway. A file that differs from
+    its recorded checksum is reported on stderr. Raises InputError if not everything could be downloaded.
     """
     try:
         import gdown
@@ -83,7 +83,7 @@ def download(folder: Path) -> dict[str, str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         gdown.download_folder(id=FOLDER_ID, output=str(folder), resume=True)
-    # Its own exceptions, those of requests and of the file system have no base in common.
+    # The exceptions of gdown, of requests and of the file system have no common base class.
     except Exception as error:
         failure = error
     recorded = record(folder) if folder.is_dir() else {}
@@ -97,9 +97,9 @@ def download(folder: Path) -> dict[str, str]:
 
 
 def record(folder: Path) -> dict[str, str]:
-    """Write the SHA-256 of the authors' files below `folder` to `RECORD`, and tell those that have changed.
+    """Write the SHA-256 of the authors' files below `folder` to `RECORD`, and report changed files on stderr.
 
-    Returns them by path relative to the folder; what is no longer there keeps its line.
+    Returns the checksums by path relative to the folder. Files that no longer exist keep their entry in `RECORD`.
     """
     file = folder / RECORD
     before: dict[str, str] = read_json(file)["sha256"] if file.is_file() else {}
@@ -113,7 +113,7 @@ def record(folder: Path) -> dict[str, str]:
 
 
 def find_files(folder: Path, ours: bool = True) -> list[Path]:
-    """The authors' files and, if asked for, ours below a folder; sorted, half-finished downloads left out."""
+    """The authors' files below a folder, sorted. ours: include files in our format. Partial downloads are left out."""
     found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return sorted(path for path in found if is_authors(path) or (ours and path.suffix == SUFFIX))
 
@@ -127,7 +127,7 @@ def _sha256(path: Path) -> str:
 
 
 def provenance_of(path: Path) -> Provenance:
-    """What a file's name and the folders above it say: dataset, ipc and, for a res_*.pt, objective and network."""
+    """What the names of a file and of its folders tell: dataset, ipc and, for a res_*.pt, objective and network."""
     provenance = Provenance()
     match = _RESULTS.fullmatch(path.name)
     if match is not None:

@@ -1,4 +1,4 @@
-"""Share a synthetic set of your own on the Hugging Face hub."""
+"""Upload a synthetic set to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from common.system.errors import InputError
 
 
 def push(path: Path, address: str, private: bool = False) -> tuple[Address, bool]:
-    """Upload a set, with a README.md written from its metadata unless the repository has one already.
+    """Upload a synthetic set, and a README.md made from its metadata unless the repository already has one.
 
-    Returns where it is, and whether the README.md was written. Nothing but our own file format is uploaded.
-    Raises InputError for another file, and where the hub cannot be reached or refuses.
+    Returns the address of the set, and whether the README.md was written. Only files in our own format are uploaded.
+    Raises InputError for any other file, and if the hub cannot be reached or refuses the upload.
     """
     place = parse_address(address)
     if path.suffix != SUFFIX:
@@ -44,7 +44,7 @@ def push(path: Path, address: str, private: bool = False) -> tuple[Address, bool
 
 
 def card(place: Address, metadata: dict[str, Any]) -> str:
-    """README.md of a repository: what the set is, as far as its file says, and the command that evaluates it."""
+    """The README.md of a repository: what the set's metadata say about it, and the command that evaluates the set."""
     rows = "\n".join(f"| {label} | {text} |" for label, text in describe_set(metadata).items())
     folder = (metadata.get("objective") or "DM").partition("/")[0]
     return (

@@ -1,17 +1,17 @@
-"""Hyper-parameters per (objective, dataset, ipc), each with its source: one TOML file per objective.
+"""Recipes: hyper-parameters per (objective, dataset, ipc), each with its source, in one TOML file per objective.
 
-The objective ImageNet-abcde/DM has the file ImageNet-abcde/DM.toml.
+The file of the objective ImageNet-abcde/DM is ImageNet-abcde/DM.toml. A (dataset, ipc) pair is called a cell.
 
-[[CIFAR10.ipc2]]                      several blocks per cell, one for each source
+[[CIFAR10.ipc2]]                      one block per source; a cell may have several
 source = "published: ..."             where the values of this block come from
-lr_freq = 1e6                         the names are those of the command line
+lr_freq = 1e6                         option names are those of the command line
 
-[[CIFAR10.any]]                       values for every ipc of the dataset; a cell's own values win
-[[ImageNet.ipc1]]                     for every subset imagenet-*; what a subset's own table says wins
-[CIFAR10.ipc2_published]              accuracy in %, as published, with its source (where there is one)
-["imagenet-a".ipc1_256px_published]   the same for images of another size than the recipe's own
+[[CIFAR10.any]]                       values for every ipc of the dataset; blocks of a single ipc override them
+[[ImageNet.ipc1]]                     values for every subset imagenet-*; a subset's own table overrides them
+[CIFAR10.ipc2_published]              the published accuracy in % with its source, if there is one
+["imagenet-a".ipc1_256px_published]   the same for images of another size than that of the recipe
 [[pixels.any]]                        the baseline on plain pixels (--transform identity), for every dataset
-[defaults]                            options with another default than the other objectives', see `defaults`
+[defaults]                            options whose default differs from that of other objectives, see `defaults`
 """
 
 from __future__ import annotations
@@ -30,14 +30,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-EVERY_IPC = 0  # in place of an ipc: what holds for all of a dataset's
+EVERY_IPC = 0  # passed in place of an ipc, it gives the values that hold for every ipc of a dataset
 
 _FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`values` by option name, `sources` for each of them; `published` is {"accuracy", "std", "source"} or None."""
+    """The recipe of one cell: option name -> value and option name -> source.
+
+    `published` is the published accuracy {"accuracy", "std", "source"} in %, or None.
+    """
 
     objective: str
     dataset: str
@@ -47,7 +50,7 @@ class Recipe:
     published: dict[str, Any] | None = None
 
     def without(self, *names: str) -> Recipe:
-        """The same recipe less what it says of some options."""
+        """Return the same recipe without the values of these options."""
         values, sources = (
             {key: value for key, value in each.items() if key not in names} for each in (self.values, self.sources)
         )
@@ -55,9 +58,9 @@ class Recipe:
 
 
 def find(objective: str, dataset: str, ipc: int, pixels: bool = False) -> Recipe:
-    """The recipe of one cell, empty where there is none.
+    """Return the recipe of one cell, or an empty recipe if there is none.
 
-    pixels: the baseline on plain pixels; its own step size and k replace those of the coefficients, whatever the cell.
+    pixels: return the recipe of the baseline on plain pixels, whose learning rate and k replace those of the cell.
     """
     table = _table(objective)
     blocks = []
@@ -73,10 +76,11 @@ def find(objective: str, dataset: str, ipc: int, pixels: bool = False) -> Recipe
 
 
 def defaults(objective: str) -> dict[str, Any]:
-    """Options that an objective's folder, and then the objective, gives another default than the other objectives.
+    """Return the options whose default differs in this objective from that of the other objectives.
 
-    They hold for distilling, converting and evaluating alike, where neither flag nor recipe says more. They stand in
-    the tables `[defaults]` of <folder>/defaults.toml and of the objective's own file; "none" there means None.
+    These defaults hold for distilling, converting and evaluating, unless a flag or a recipe gives the option. They are
+    read from the table `[defaults]` of <folder>/defaults.toml and then from that of the objective's own file, which
+    overrides the former. The text "none" in these tables means None.
     """
     files = [_FOLDER / objective.rpartition("/")[0] / "defaults.toml", _FOLDER / f"{objective}.toml"]
     found: dict[str, Any] = {}
@@ -87,9 +91,9 @@ def defaults(objective: str) -> dict[str, Any]:
 
 
 def published(objective: str, dataset: str, ipc: int, image_size: int | None = None) -> dict[str, Any] | None:
-    """What is published for a cell, {"accuracy", "std", "source"}, or None.
+    """Return what is published for a cell, {"accuracy", "std", "source"}, or None.
 
-    image_size: side of the images in pixels, where it is not the recipe's own; a recipe that names none has but one.
+    image_size: side of the images in pixels; None for that of the recipe. It is ignored if the recipe names no size.
     """
     recipe = find(objective, dataset, ipc)
     if image_size is None or image_size == recipe.values.get("image_size", image_size):
@@ -98,7 +102,7 @@ def published(objective: str, dataset: str, ipc: int, image_size: int | None = N
 
 
 def available(objective: str) -> dict[str, list[int]]:
-    """The ipc that have a recipe, by dataset."""
+    """Return the ipc values that have a recipe, for each dataset."""
     return {
         dataset: sorted({
             int(key[3:])
@@ -111,20 +115,20 @@ def available(objective: str) -> dict[str, list[int]]:
 
 
 def check_dataset(objective: str, dataset: str) -> None:
-    """Raises InputError where an objective has no recipe for a dataset, naming those it has."""
+    """Raise InputError if the objective has no recipe for the dataset; the message names the datasets it has."""
     if dataset not in _datasets(objective):
         names = ", ".join(_datasets(objective))
         raise InputError(f"{objective} has no recipe for '{dataset}': choose one of {names}")
 
 
 def _datasets(objective: str) -> list[str]:
-    """The datasets that have a recipe; the table of ImageNet is not one, but stands for all of its subsets."""
+    """Return the datasets that have a recipe; the table ImageNet stands for all of its subsets, not for a dataset."""
     names = [name for name in _table(objective) if name not in ("defaults", "pixels", WHOLE)]
     return [*names, *(name for name in NAMES if name not in names)] if WHOLE in _table(objective) else names
 
 
 def _cells(objective: str, dataset: str) -> list[dict[str, Any]]:
-    """The tables that say something of a dataset, each winning over those before it."""
+    """Return the tables that apply to a dataset; later tables override earlier ones."""
     table = _table(objective)
     names = (WHOLE, dataset) if dataset in NAMES else (dataset,)
     return [table[name] for name in names if name in table]
@@ -140,5 +144,5 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.load(file)
 
 
-# In the order in which a set of unknown origin is most likely to be one of them.
+# Ordered by how likely a set of unknown origin was made by each, the most likely first.
 OBJECTIVES = ("TM", "ImageNet-abcde/TM", "ImageNet-abcde/DM", "ImageNet-abcde/DC", "DM", "DC")

@@ -1,1 +1,1 @@
-"""What is shown: pictures, voxels, pages, and the record of a run that they are drawn from."""
+"""Pictures and HTML pages of synthetic sets and runs, and the record of a run folder that they are made from."""

@@ -1,4 +1,4 @@
-"""`python -m common.report show FILE` or `html FOLDER`: what a synthetic-set file or a run folder holds."""
+"""The command `python -m common.report`: `show FILE` draws a synthetic set, `html FOLDER` writes the page of a run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from common.system.command import run_command
 
 @dataclass
 class HtmlOptions:
-    """Write report.html anew: what a run found, as one page that opens anywhere."""
+    """Write report.html again from a run folder: one self-contained page with the results of the run."""
 
     folder: tyro.conf.Positional[str]
     """the run folder"""
 
 
 def main() -> None:
-    """Show a file or write a page, as the command line says. Raises InputError for what cannot be read."""
+    """Run the subcommand of the command line. Raises InputError for a file or folder that cannot be read."""
     options = parse_command({"show": ShowOptions, "html": HtmlOptions}, "python -m common.report")
     if isinstance(options, HtmlOptions):
         print(write_run_report(Path(options.folder)))

@@ -1,4 +1,4 @@
-"""A synthetic set in words, from the metadata of its file."""
+"""A description of a synthetic set in words, from the metadata of its file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ UNKNOWN = "unknown"
 
 
 def describe_set(metadata: dict[str, Any]) -> dict[str, str]:
-    """Label -> text: what a set was made from and how, what it holds, and how well networks do that are trained on it.
+    """Return label -> text: the origin of a set, its contents, and the accuracy of networks trained on it.
 
-    metadata: as `load_synset` gives it. What a file does not say is "unknown"; of a dataset that lies in a folder, the
-    folder's own name is given and not its place.
+    metadata: as `load_synset` returns it. The text is "unknown" for what the file does not hold. A dataset in a folder
+    is given by the name of that folder, without its path.
     """
     channels, ipc, k = metadata["channel"], metadata["ipc"], metadata["msz_per_channel"]
     per_class = ipc * math.prod(metadata["im_size"]) // k
@@ -36,7 +36,7 @@ def describe_set(metadata: dict[str, Any]) -> dict[str, str]:
 
 
 def kept(metadata: dict[str, Any]) -> str:
-    """What is stored of each channel of an image: "64 of 1,024 DCT coefficients", "64 of 64 pixels"."""
+    """Say what is stored per channel of an image, e.g. "64 of 1,024 DCT coefficients" or "64 of 64 pixels"."""
     transform = metadata["transform"]
     kind = "pixels" if transform == "identity" else f"{transform.upper()} coefficients"
     return f"{metadata['msz_per_channel']:,} of {math.prod(metadata['im_size']):,} {kind}"

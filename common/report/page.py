@@ -1,4 +1,4 @@
-"""Pages that are one file: templates filled in, every text escaped, pictures inside as data URIs, no script."""
+"""HTML pages of one file each, made from templates: text is escaped, pictures are data URIs, there are no scripts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(path: Path, template: Path, **values: Any) -> None:
-    """Fill in a template and write the page atomically; whatever `values` say is text, never HTML.
+    """Fill in a template and write the page atomically; `values` are escaped, so that they appear as text, not HTML.
 
-    The template may extend its neighbours and those in TEMPLATES.
+    The template may extend templates in its own folder and in TEMPLATES.
     """
     environment = Environment(
         loader=FileSystemLoader([template.parent, TEMPLATES]),
@@ -32,19 +32,19 @@ def write_page(path: Path, template: Path, **values: Any) -> None:
         lstrip_blocks=True,
     )
     page = environment.get_template(template.name).render(values)
-    # JSON may hold half a surrogate pair, which UTF-8 has no bytes for.
+    # JSON may hold half of a surrogate pair, which UTF-8 cannot encode.
     content = page.encode("utf-8", errors="xmlcharrefreplace")
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def png_uri(pixels: np.ndarray) -> str:
-    """A picture [H, W] or [H, W, 3 or 1] in 0..1."""
+    """Return pixels [H, W], [H, W, 1] or [H, W, 3] in 0..1 as the data URI of a PNG."""
     levels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     return _png_uri(Image.fromarray(levels[..., 0] if levels.shape[2:] == (1,) else levels))
 
 
 def thumbnail_uri(path: Path) -> str:
-    """The picture in a file, made small."""
+    """Return the picture in a file as the data URI of a PNG whose sides are at most 320 pixels."""
     with Image.open(path) as image:
         small = image.convert("RGB")
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
@@ -52,7 +52,7 @@ def thumbnail_uri(path: Path) -> str:
 
 
 def svg_uri(draw: Callable[[Path], None]) -> str:
-    """What `draw` draws to a path that ends in .svg."""
+    """Return the data URI of an SVG; `draw` must draw it to the path it is given, which ends in .svg."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "drawing.svg"
         draw(path)

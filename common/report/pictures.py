@@ -1,4 +1,4 @@
-"""Pictures of a synthetic set and of a run: PNG, or SVG where the path ends so."""
+"""Pictures of a synthetic set and of a run; the suffix of the path, .png or .svg, decides the file format."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _DPI = 150
 
 
 def draw_images(path: Path, images: Tensor, class_names: Sequence[str], title: str) -> None:
-    """One row per class of images [C * n, ch, H, W] in [0, 1], by class; at most 20 classes, 16 images each."""
+    """Draw images [C * n, ch, H, W] in [0, 1], grouped by class, one row per class; at most 20 classes of 16 images."""
     rows = images.unflatten(0, (len(class_names), -1))[:MAX_CLASSES, :MAX_IMAGES].cpu().numpy()
     count, columns, _, height, width = rows.shape
-    # One picture with white gaps: an axis for each image takes twenty times as long.
+    # All images are one picture with white gaps; a matplotlib axis per image takes twenty times as long.
     gap = max(1, width // 12)
     padded = np.pad(rows, [(0, 0), (0, 0), (0, 0), (0, gap), (0, gap)], constant_values=1)
     # [C, n, ch, H, W] -> [C * H, n * W, ch]
@@ -50,9 +50,9 @@ def draw_images(path: Path, images: Tensor, class_names: Sequence[str], title: s
 
 
 def draw_voxels(path: Path, volumes: Tensor, class_names: Sequence[str], title: str) -> None:
-    """One row per class of volumes [C * n, ch, D, H, W] in [0, 1], grouped by class, each turned to face the viewer.
+    """Draw volumes [C * n, ch, D, H, W] in [0, 1], grouped by class, one row per class, each turned to face the viewer.
 
-    Channels are averaged. At most 20 classes and 16 volumes each are drawn: 25 ms a volume on one core.
+    Channels are averaged. At most 20 classes of 16 volumes are drawn; a volume takes 25 ms on one core.
     """
     rows = volumes.mean(dim=1).unflatten(0, (len(class_names), -1))[:MAX_CLASSES, :MAX_IMAGES].cpu()
     pictures = torch.cat([render(row) for row in rows])[:, None]
@@ -60,14 +60,14 @@ def draw_voxels(path: Path, volumes: Tensor, class_names: Sequence[str], title: 
 
 
 def draw_masks(path: Path, masks: Tensor, class_names: Sequence[str], title: str) -> None:
-    """The kept positions (boolean) of up to 40 classes; low frequencies are at the top left.
+    """Draw the kept positions of up to 40 classes; low frequencies are at the top left.
 
-    masks: [C, H, W], or [C, D, H, W], of which the share along each axis is drawn.
+    masks: boolean [C, H, W], or [C, D, H, W], for which the share of kept positions along each axis is drawn.
     """
     shown, columns, side = masks[:_MAX_MASKS].cpu().numpy(), 10, 1.1  # inches
     if shown.ndim == 4:
         shown, columns, side = shares_along_axes(shown), 5, 1.8
-        title += "\nshare kept along depth (top left), width (top right) and height (bottom left), black for 1"
+        title += "\nshare kept along depth (top left), width (top right) and height (bottom left); black means 1"
     columns = min(columns, len(shown))
     rows = -(-len(shown) // columns)
     figure = _figure(max(4.0, side * columns), (side + 0.15) * rows + 0.5)
@@ -85,7 +85,10 @@ def draw_masks(path: Path, masks: Tensor, class_names: Sequence[str], title: str
 
 
 def draw_shares(path: Path, cells: Sequence[tuple[str, Tensor]], columns: int, title: str) -> None:
-    """A table of maps, row by row: captions, and for each position [H, W] the share of classes that keep it."""
+    """Draw a table of maps, filled row by row with `columns` columns.
+
+    cells: for each map its caption and, for each position [H, W], the share of classes that keep it.
+    """
     rows = -(-len(cells) // columns)
     figure = _figure(1.9 * columns, 2.3 * rows + 0.7)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
@@ -102,9 +105,9 @@ def draw_shares(path: Path, cells: Sequence[tuple[str, Tensor]], columns: int, t
 
 
 def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Sequence[dict[str, Any]]) -> None:
-    """Matching loss (log scale) and accuracy in % (mean and standard deviation over networks) against the updates.
+    """Plot matching loss (log scale) and accuracy in % (mean and standard deviation over networks) against the updates.
 
-    evaluations: of a single network, or of a pool, then a line each.
+    evaluations: those of a single network, or of a pool of networks, which get one line each.
     """
     figure = _figure(9.0, 3.4)
     left, right = figure.subplots(1, 2)
@@ -114,14 +117,14 @@ def draw_curves(path: Path, losses: Sequence[tuple[int, float]], evaluations: Se
 
 
 def draw_losses(path: Path, losses: Sequence[tuple[int, float]]) -> None:
-    """Matching loss (log scale) against the updates."""
+    """Plot the matching loss (log scale) against the updates."""
     figure = _figure(4.2, 3.2)
     _plot_losses(figure.subplots(), losses)
     _save(figure, path)
 
 
 def draw_evaluations(path: Path, evaluations: Sequence[dict[str, Any]]) -> None:
-    """Accuracy in % (mean and standard deviation over networks) against the updates, one line per network of a pool."""
+    """Plot accuracy in % (mean and standard deviation) against the updates, one line per network of a pool."""
     figure = _figure(4.2, 3.2)
     _plot_accuracies(figure.subplots(), evaluations)
     _save(figure, path)
@@ -164,14 +167,14 @@ def _label_updates(axis: Axes, what: str) -> None:
 
 
 def draw_energy(path: Path, frequencies: Tensor, energy: Tensor, class_names: Sequence[str], title: str) -> None:
-    """Energy (log scale) of each class, [C, B], against the frequencies [B]; at most 20 classes."""
+    """Plot the energy [C, F] of each class (log scale) against the F frequencies [F]; at most 20 classes."""
     figure = _figure(4.6, 4.0)
     axis = figure.subplots()
     for row, name in zip(energy[:MAX_CLASSES].cpu(), class_names, strict=False):
         kept = row > 0
         axis.plot(frequencies[kept].cpu(), row[kept], marker=".", markersize=3, linewidth=0.8, label=_label(name))
     axis.set_yscale("log")
-    axis.set(xlabel="frequency (sum over the axes, 1 an axis at the most)", ylabel="mean square of the coefficients")
+    axis.set(xlabel="frequency (sum over the axes, at most 1 per axis)", ylabel="mean square of the coefficients")
     axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=5, fontsize=8)
     figure.suptitle(_plain(title), fontsize=8, wrap=True)
@@ -179,7 +182,7 @@ def draw_energy(path: Path, frequencies: Tensor, energy: Tensor, class_names: Se
 
 
 def draw_accuracies(path: Path, percent: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> None:
-    """A table of accuracies in %, [rows, columns], with colours from the worst to the best."""
+    """Draw a table of accuracies in %, [rows, columns], coloured from the worst to the best."""
     figure = _figure(0.75 * len(columns) + 2.8, 0.3 * len(rows) + 1.1)
     axis = figure.subplots()
     drawn = axis.imshow(percent, cmap="viridis", aspect="auto")
@@ -196,7 +199,10 @@ def draw_accuracies(path: Path, percent: np.ndarray, rows: Sequence[str], column
 
 
 def shares_along_axes(masks: np.ndarray) -> np.ndarray:
-    """[C, D, H, W] as front, side and top view in one picture [C, H + 2 + D, W + 2 + D], NaN beside them."""
+    """Average masks [C, D, H, W] along each axis: front, side and top view in one picture [C, H + 2 + D, W + 2 + D].
+
+    Pixels outside the three views are NaN.
+    """
     count, depth, height, width = masks.shape
     views = np.full((count, height + 2 + depth, width + 2 + depth), np.nan)
     views[:, :height, :width] = masks.mean(axis=1)
@@ -206,7 +212,7 @@ def shares_along_axes(masks: np.ndarray) -> np.ndarray:
 
 
 def _plain(text: str) -> str:
-    # Between two dollar signs matplotlib would read mathematics, and refuse what is none.
+    # matplotlib would read the text between two dollar signs as mathematics, and fail if it is not.
     return text.replace("$", r"\$")
 
 
@@ -216,7 +222,7 @@ def _label(name: str) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    # A Figure of its own: pyplot would keep every one alive and may look for a display.
+    # Not pyplot, which would keep every figure alive and may look for a display.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="compressed")
@@ -225,6 +231,6 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    # The name under which it is written first does not end like the path.
+    # The temporary file has another suffix than the path, so the format is passed explicitly.
     kind = path.suffix.removeprefix(".")
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, format=kind, bbox_inches="tight"))

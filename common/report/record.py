@@ -1,4 +1,4 @@
-"""What a run folder says of its run, finished or not: read back, compared with the recipe, and as a command."""
+"""The record of a run, finished or not, read from its folder; it can be compared with the recipe and repeated."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from common.system.files import read_json
 from common.system.scripts import VOXELS, distill_script
 from common.system.text import best_of
 
-# Options that count something a published setting has more of, and what they count.
+# Options that count something, and what they count. A value below that of the recipe makes the run a reduced one.
 _AMOUNTS = {
     "Iteration": "updates",
     "num_eval": "networks per evaluation",
-    "epoch_eval_train": "epochs of their training",
+    "epoch_eval_train": "epochs per evaluation network",
     "batch_real": "real images per class and update",
     "syn_steps": "steps of the student",
     "expert_epochs": "epochs of the expert",
     "max_start_epoch": "epochs to start from",
 }
-# They say which cell it is, or change speed and not the figure.
+# Options that select the cell, or change only the speed or the times of evaluation, are not departures from the recipe.
 _NO_DEPARTURE = NOT_PART_OF_A_RUN | {
     "objective", "dataset", "subset", "recipe", "ipc", "seed", "compile", "chunk", "networks_at_once", "skip_corrupt",
     "eval_it", "wait_eval",
@@ -36,7 +36,10 @@ _NO_DEPARTURE = NOT_PART_OF_A_RUN | {
 
 @dataclass(frozen=True)
 class RunRecord:
-    """`config` and `summary` as in their files (no summary: unfinished); losses (iteration, loss) in order."""
+    """The contents of a run folder: `config` and `summary` as in their JSON files, and losses as (iteration, loss).
+
+    `summary` is None for an unfinished run. Losses and evaluations are in the order of metrics.jsonl.
+    """
 
     folder: Path
     config: dict[str, Any]
@@ -45,7 +48,7 @@ class RunRecord:
     evaluations: list[dict[str, Any]]
 
     def option(self, name: str) -> Any:
-        """The value of an option, None where the run has no such option."""
+        """Return the value of an option, or None if the run has no such option."""
         return self.config["options"].get(name, {}).get("value")
 
     @property
@@ -54,19 +57,19 @@ class RunRecord:
 
     @property
     def updates(self) -> int:
-        """Updates made, as far as they have been recorded."""
+        """The number of updates made, as far as metrics.jsonl records them."""
         return max([0, *(n + 1 for n, _ in self.losses[-1:]), *(each["iteration"] for each in self.evaluations[-1:])])
 
     @property
     def points(self) -> dict[str, dict[str, Any]]:
-        """{"start", "last", "best"} of the evaluations so far; empty before the first one."""
+        """The first, last and best evaluation so far, as {"start", "last", "best"}; empty before the first one."""
         if not self.evaluations:
             return {}
         return {"start": self.evaluations[0], "last": self.evaluations[-1], "best": best_of(self.evaluations)}
 
     @property
     def published(self) -> dict[str, Any] | None:
-        """The accuracy published for the cell as in `recipes`, None where none is known, or for plain pixels."""
+        """The published accuracy of the cell, as `recipes.published` returns it; None for plain pixels."""
         if self.objective not in OBJECTIVES or self.option("transform") == "identity":
             return None
         return recipes.published(
@@ -74,9 +77,10 @@ class RunRecord:
         )
 
     def departures(self, but: Collection[str] = ()) -> tuple[list[str], list[str]]:
-        """(reduced, changed): in words what flags made less than, and other than, the recipe or the default says.
+        """Return, in words, how the flags of the run depart from the recipe or the default, as (reduced, changed).
 
-        but: options of which nothing is said.
+        reduced: amounts below the usual ones, such as fewer updates. changed: all other differences. but: options to
+        leave out.
         """
         reduced, changed = [], []
         options = self.config["options"]
@@ -96,11 +100,11 @@ class RunRecord:
         return reduced, changed
 
     def chosen_here(self) -> list[str]:
-        """Options whose value a recipe states but nobody published."""
+        """Return the options whose value comes from a recipe but was chosen in this project, not published."""
         return [key for key, entry in self.config["options"].items() if entry["source"].startswith("tuned here")]
 
     def command(self) -> str:
-        """The command line that makes this run, in the repository's root."""
+        """Return the command line that repeats this run from the root of the repository."""
         words = distill_script(self.objective)
         if self.option("dataset") == "3D-MNIST" and self.config["options"]["dataset"]["source"] != "flag":
             words = [VOXELS]
@@ -111,7 +115,7 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """What the folder holds. Raises InputError where it is not a run's."""
+    """Read a run folder. Raises InputError if the folder is not that of a run."""
     try:
         config = read_json(folder / "config.json")
         summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else None
@@ -123,12 +127,12 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def read_metrics(path: Path) -> tuple[list[tuple[int, float]], list[dict[str, Any]]]:
-    """(losses by iteration, evaluations) of a metrics.jsonl, as far as it is whole."""
+    """Return the losses as (iteration, loss) and the evaluations in a metrics.jsonl, up to the first damaged line."""
     losses, evaluations = [], []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             entry = json.loads(line)
-        except ValueError:  # a run that was killed while it wrote will cut this off
+        except ValueError:  # half a line of a run that was killed while writing; the run drops it when it resumes
             break
         if "loss" in entry:
             losses.append((entry["iteration"], entry["loss"]))

@@ -1,4 +1,4 @@
-"""What a run found, as a page that opens anywhere: `report.html`, one file that needs nothing from outside (`page`)."""
+"""The page of a run, `report.html`: its results in one file that needs nothing else (see `page`)."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _FILES = (
     "images_best.pt", "labels_best.pt",
 )  # fmt: skip
 _POINTS_OF_A_CURVE = 1000
-_SIDE = 64  # pixels at least, of an image on the page
+_SIDE = 64  # pixels: the larger side of a smaller image is scaled up to about this on the page
 
 
 def write_run_report(folder: Path) -> Path:
-    """Write `report.html` from what a run folder holds, finished or not; returns its path.
+    """Write `report.html` into the folder of a run, finished or not, and return its path.
 
-    Raises InputError where the folder is not a run's, holds a damaged synthetic set, or cannot be written.
+    Raises InputError if the folder is not that of a run, holds a damaged synthetic set, or cannot be written.
     """
     run = read_run(folder)
     file = folder / "synset.safetensors"
@@ -82,7 +82,7 @@ def _percent(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _comparison(run: RunRecord) -> list[dict[str, str]]:
-    """Rows what, ours, published, difference (accuracies in %)."""
+    """Return table rows {"what", "ours", "published", "difference"} with accuracies in %."""
     published, rows = run.published, []
     theirs = "unknown" if published is None else published_with_std(published)
     for key, what in {"last": "last", "best": "best on test"}.items():
@@ -98,7 +98,7 @@ def _comparison(run: RunRecord) -> list[dict[str, str]]:
 
 
 def _pool(run: RunRecord) -> list[dict[str, Any]]:
-    """Each network of a pool: last, and best of all evaluations in which it was tested."""
+    """Return for each network of a pool its accuracy in the last and in the best evaluation that tested it."""
     names = dict.fromkeys(name for point in run.evaluations for name in point.get("networks", {}))
     last = {name: figures for point in run.evaluations for name, figures in networks_of(point).items()}
     best = best_by_network(run.evaluations)
@@ -108,7 +108,10 @@ def _pool(run: RunRecord) -> list[dict[str, Any]]:
 
 
 def _curves(run: RunRecord) -> dict[str, Any]:
-    """SVG of the losses and of the evaluations, None for nothing to draw; `each`: updates that a point stands for."""
+    """Return SVG curves of the losses and the evaluations, None if there are none.
+
+    `each` is the number of updates over which a point of the loss curve is averaged.
+    """
     each = -(-len(run.losses) // _POINTS_OF_A_CURVE)
     losses = [run.losses[first : first + each] for first in range(0, len(run.losses), max(1, each))]
     means = [(part[-1][0], float(np.mean([loss for _, loss in part]))) for part in losses]
@@ -120,7 +123,7 @@ def _curves(run: RunRecord) -> dict[str, Any]:
 
 
 def _details(run: RunRecord) -> list[tuple[str, str]]:
-    """What the figures cost and where they come from."""
+    """Return (label, text) pairs with the cost of the run and the code and hardware that it used."""
     details = [("code version", run.config.get("version", "unknown"))]
     details += [(f"hardware: {key}", value) for key, value in run.config.get("hardware", {}).items()]
     if run.summary is not None:
@@ -137,7 +140,10 @@ def _details(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def _pictures(synset: SynSet, metadata: dict[str, Any]) -> dict[str, Any]:
-    """What is shown of a synthetic set: images and masks by class, energy by frequency (None for plain pixels)."""
+    """Return what the page shows of a synthetic set: images and masks by class, and the curve of energy by frequency.
+
+    The curve is None for plain pixels.
+    """
     names = [str(name) for name in metadata.get("class_names") or range(synset.num_classes)]
     images = visible(synset.get(need_copy=True)[0], metadata).unflatten(0, (synset.num_classes, -1))
     images = images[: pictures.MAX_CLASSES, : pictures.MAX_IMAGES]
@@ -170,7 +176,10 @@ def _pictures(synset: SynSet, metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(images: Tensor) -> np.ndarray:
-    """Images [n, ch, H, W] as [n, H, W, ch]; of volumes [n, ch, D, H, W] their renderings, a single channel."""
+    """Return images [n, ch, H, W] as [n, H, W, ch], and volumes [n, ch, D, H, W] as renderings with one channel.
+
+    Images with neither 1 nor 3 channels are averaged over channels.
+    """
     if images.ndim == 5:
         images = render(images.mean(dim=1))[:, None]
     if images.shape[1] not in (1, 3):

@@ -1,4 +1,4 @@
-"""What a synthetic-set file holds, as pictures and in words: `python -m common.report show FILE`."""
+"""Describes a synthetic-set file in pictures and words: `python -m common.report show FILE`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from common.synset.synset import SynSet
 
 @dataclass
 class ShowOptions:
-    """Draw a synthetic set: its images, the kept positions, the energy of its coefficients; say what it takes."""
+    """Draw a synthetic set (images, kept positions, energy of the coefficients) and print what it holds."""
 
     file: tyro.conf.Positional[str]
     """the synthetic set, a .safetensors file"""
@@ -29,7 +29,7 @@ class ShowOptions:
 
 
 def show(options: ShowOptions) -> None:
-    """Draw and say. Raises InputError for a file that cannot be read."""
+    """Draw a synthetic set and print its description. Raises InputError for a file that cannot be read."""
     file = Path(options.file)
     synset, metadata = load_synset(file)
     folder = (
@@ -43,7 +43,7 @@ def show(options: ShowOptions) -> None:
 
 
 def draw(synset: SynSet, metadata: dict[str, Any], folder: Path) -> list[Path]:
-    """images.png, masks.png and, where positions are frequencies, energy.png in the folder; returns their paths."""
+    """Draw images.png, masks.png and, except for plain pixels, energy.png into the folder; return their paths."""
     names = metadata.get("class_names") or [str(c) for c in range(synset.num_classes)]
     k = synset.msz_per_channel
     title = f"{dataset_folder(metadata.get('dataset') or 'unknown dataset')}, ipc {synset.ipc}, k {k}"
@@ -58,7 +58,10 @@ def draw(synset: SynSet, metadata: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def visible(images: Tensor, metadata: dict[str, Any]) -> Tensor:
-    """Normalised images [B, ch, ...] in 0..1: by the file's mean and std, or stretched where it has none of use."""
+    """Map normalised images [B, ch, ...] to 0..1 by the mean and std in the metadata.
+
+    Without mean and std, and for whitened images, the values are stretched from the lowest to the highest one.
+    """
     mean, std = metadata.get("mean"), metadata.get("std")
     if mean is None or std is None or metadata.get("zca"):  # whitened images need the training set to be inverted
         low, high = images.min(), images.max()
@@ -68,9 +71,11 @@ def visible(images: Tensor, metadata: dict[str, Any]) -> Tensor:
 
 
 def energy_by_frequency(synset: SynSet) -> tuple[Tensor, Tensor]:
-    """Frequencies [B], ascending, and the mean square of each class's orthonormal coefficients there, [C, B].
+    """Return the F frequencies [F], ascending, and for each class the mean square [C, F] of a coefficient there.
 
-    By Parseval the sum over all positions is the mean square norm of an image's channel; what is not kept counts as 0.
+    Several positions share a frequency. The mean is over images, channels and all positions of the frequency. The
+    coefficients are in orthonormal units; those that are not kept count as 0. So, by Parseval's theorem, the mean
+    squares of all d positions add up to the mean squared norm of an image channel.
     """
     scale = frequency.orthonormal_scale(synset.im_size, synset.transform).flatten().float()  # [d]
     positions = synset.positions.long().cpu()  # [C, k]

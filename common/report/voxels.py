@@ -1,7 +1,8 @@
-"""Volumes as pictures: a lit surface, turned so that a flat object shows its face.
+"""Renders volumes as pictures of lit surfaces, each turned so that a flat object shows its face.
 
-A digit that was turned in space is unreadable along most axes, so each volume is seen along the direction in which its
-mass spreads least, from the depth axis by the smallest turn that leads there, and a little from the side.
+A digit that was rotated in space is unreadable along most axes. Each volume is therefore viewed along the direction in
+which its mass spreads least, and a little from the side. The view is turned from the depth axis to this direction by
+the smallest rotation.
 """
 
 from __future__ import annotations
@@ -14,29 +15,29 @@ from torch import Tensor
 
 SIDE = 40  # pixels of a picture's side, and samples along each line of sight
 
-_ZOOM = 1.15  # half a picture, in half sides of the volume: room for what was turned
-_TILT = 0.25  # radians off the face, about both axes of the picture, for a solid to look like one
-_LIGHT = (-0.5, -0.6, -0.6)  # (depth, row, column) it comes from: in front, above, left
+_ZOOM = 1.15  # half the picture's side in units of half the volume's side: leaves room for rotated volumes
+_TILT = 0.25  # radians off the face, about both axes of the picture, so that the object looks solid
+_LIGHT = (-0.5, -0.6, -0.6)  # direction (depth, row, column) that the light comes from: in front, above, left
 _AMBIENT, _DIFFUSE = 0.1, 0.75
-# A sample is empty below the first of these and fully opaque from the second on, in units of the volume's own typical
-# value. They part digits from the haze around synthetic ones, and leave thin strokes of real ones whole.
+# A sample is empty below the first value and has full opacity from the second on, in units of the volume's own typical
+# value. The two separate synthetic digits from the haze around them and keep thin strokes of real digits whole.
 _EMPTY, _FULL = 0.5, 0.9
 _OPACITY = 0.5
 
 
 def render(volumes: Tensor) -> Tensor:
-    """Pictures float32 [N, SIDE, SIDE] in 0..1, dark on white, of volumes [N, D, H, W] in 0..1.
+    """Render volumes [N, D, H, W] in 0..1 as pictures float32 [N, SIDE, SIDE] in 0..1, dark on white.
 
-    Seen from small depths; rows and columns of a picture run along H and W as far as the turn allows. Whatever its
-    brightness, a volume shows the surface at half its typical value. Takes 25 ms a volume on one core.
+    The viewer is at small depths. Rows and columns of a picture run along H and W as far as the rotation allows.
+    Whatever its brightness, a volume shows the surface at half its typical value. A volume takes 25 ms on one core.
     """
     volumes = volumes.float()
     smooth = F.avg_pool3d(F.pad(volumes, [1] * 6), kernel_size=3, stride=1)
-    softened = (volumes + smooth) / 2  # without the grain of single voxels
+    softened = (volumes + smooth) / 2  # smooths the grain of single voxels
     density = (softened / _typical(softened) - _EMPTY) / (_FULL - _EMPTY)
     density, smooth = _resampled(torch.stack([density, smooth], dim=1), _views(density)).unbind(1)
 
-    # Along each line of sight a sample hides what is behind it. Depth comes first: [N, SIDE, SIDE, SIDE].
+    # Along each line of sight a sample hides what is behind it. Tensors are [N, SIDE, SIDE, SIDE] with depth first.
     opacity = _OPACITY * density.clamp(0, 1)
     passed = (1 - opacity).cumprod(dim=1)
     arriving = F.pad(passed[:, :-1], (0, 0, 0, 0, 1, 0), value=1)
@@ -45,14 +46,14 @@ def render(volumes: Tensor) -> Tensor:
 
 
 def _typical(volumes: Tensor) -> Tensor:
-    """[N, 1, 1, 1]: the mean value, each voxel weighted by its own."""
+    """Return the typical value [N, 1, 1, 1]: the mean over voxels, each weighted by its own value."""
     axes = (1, 2, 3)
     tiny = 1e-6
     return volumes.square().sum(axes, keepdim=True) / volumes.sum(axes, keepdim=True).clamp(min=tiny) + tiny
 
 
 def _facing_light(smooth: Tensor) -> Tensor:
-    """The cosine between the outward normal and the light at every sample, 0 where it faces away; shape kept."""
+    """Return the cosine between outward normal and light at every sample, 0 for surfaces that face away; same shape."""
     slopes = torch.gradient(smooth, dim=(1, 2, 3))
     length = math.hypot(*_LIGHT)
     towards = sum(-light / length * slope for light, slope in zip(_LIGHT, slopes, strict=True))
@@ -61,7 +62,7 @@ def _facing_light(smooth: Tensor) -> Tensor:
 
 
 def _views(density: Tensor) -> Tensor:
-    """Rotations [N, 3, 3] from (depth, row, column) of a picture to (D, H, W) of volumes [N, D, H, W]."""
+    """Return rotations [N, 3, 3] from (depth, row, column) of a picture to the axes of volumes [N, D, H, W]."""
     along_axes = [torch.arange(side, dtype=torch.float32) - (side - 1) / 2 for side in density.shape[1:]]
     positions = torch.stack(torch.meshgrid(*along_axes, indexing="ij")).flatten(1)  # [3, D * H * W]
     weights = density.clamp(min=0).flatten(1)
@@ -69,7 +70,7 @@ def _views(density: Tensor) -> Tensor:
     centred = positions - (weights @ positions.T)[:, :, None]  # [N, 3, D * H * W]
     spread, axes = torch.linalg.eigh((centred * weights[:, None]) @ centred.mT)  # ascending
     sight = torch.where(axes[:, :1, 0] < 0, -axes[:, :, 0], axes[:, :, 0])
-    # Nothing there, or a ball: no direction is better than the front.
+    # An empty volume or a ball has no preferred direction: it is viewed from the front.
     flat = spread[:, :1] < 0.99 * spread[:, -1:]
     sight = torch.where(flat, sight, torch.tensor([1.0, 0.0, 0.0]))
     # Rodrigues' formula for the rotation that takes the depth axis to `sight` the shortest way.
@@ -83,7 +84,7 @@ def _views(density: Tensor) -> Tensor:
 
 
 def _resampled(volumes: Tensor, views: Tensor) -> Tensor:
-    """Volumes [N, K, D, H, W] at the samples behind each pixel, [N, K, SIDE, SIDE, SIDE]."""
+    """Sample volumes [N, K, D, H, W] (K channels) behind each pixel of the rotated view: [N, K, SIDE, SIDE, SIDE]."""
     sides = torch.tensor(volumes.shape[2:], dtype=torch.float32)
     theta = views * (_ZOOM * sides.max() / sides)[:, None]
     theta = F.pad(theta.flip(1, 2), (0, 1))  # affine_grid counts axes from the last one

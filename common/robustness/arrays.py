@@ -1,4 +1,4 @@
-"""CIFAR-10-C and CIFAR-10.1, which are stored as NumPy arrays."""
+"""Reads CIFAR-10-C and CIFAR-10.1, which are stored as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from common.robustness.conditions import CIFAR10_CLASSES, LEVELS, Condition, Par
 def corrupted_arrays(
     folder: Path, clean: ImageData, kinds: Sequence[str], levels: Sequence[int]
 ) -> dict[Condition, Part]:
-    """CIFAR-10-C: the images of each corruption and level, level after level in one array per corruption.
+    """Find the images of each corruption (`kinds`) and level of CIFAR-10-C in `folder`.
 
-    clean: the source's test images. Raises `Unusable` for files that are missing or do not fit.
+    Each corruption is one array file, which holds one level after another. clean: the uncorrupted test images.
+    Raises `Unusable` for files that are missing or do not fit the clean images.
     """
     if lacking := [kind for kind in kinds if not (folder / f"{kind}.npy").is_file()]:
         raise Unusable(f"there is no {lacking[0]}.npy" + (f" (nor {', '.join(lacking[1:])})" if lacking[1:] else ""))
@@ -36,12 +37,12 @@ def corrupted_arrays(
         labels = clean.labels.cpu() if stored is None else stored
         if len(labels) not in ((count, rows) if stored is not None else (count,)):
             whose = f"the test images of {clean.name}" if stored is None else "labels.npy"
-            raise Unusable(f"{file.name} has {count} images a level, but {whose} {len(labels)} labels")
+            raise Unusable(f"{file.name} has {count} images per level, but {whose} {len(labels)} labels")
         if len(labels) == rows and (labels.view(len(LEVELS), count) != labels[:count]).any():
-            # As in an array that was cut down to one level, which would be taken for five of a fifth as many images.
+            # An array that was cut down to one level also has a multiple of five rows.
             raise Unusable(
-                f"{file.name} does not hold {len(LEVELS)} levels of the same {count} images: labels.npy has other "
-                "labels for some levels than for the first"
+                f"{file.name} does not hold {len(LEVELS)} levels of the same {count} images: the labels in labels.npy "
+                "differ between levels"
             )
         for level in levels:
             rows_of = slice((level - 1) * count, level * count)
@@ -52,7 +53,10 @@ def corrupted_arrays(
 
 
 def new_test_images(folder: Path, clean: ImageData, version: str) -> Part:
-    """CIFAR-10.1: the images of a version, v4 or v6. Raises `Unusable` for files that are missing or do not fit."""
+    """Find the images of a version (v4 or v6) of CIFAR-10.1 in `folder`.
+
+    clean: CIFAR-10's own test images. Raises `Unusable` for files that are missing or do not fit the clean images.
+    """
     for place in (folder / "datasets", folder):
         images, labels = (place / f"cifar10.1_{version}_{part}.npy" for part in ("data", "labels"))
         if images.is_file() and labels.is_file():
@@ -66,14 +70,20 @@ def new_test_images(folder: Path, clean: ImageData, version: str) -> Part:
 
 
 def _read_rows(file: Path, rows: slice, labels: Tensor, clean: ImageData, name: str) -> ImageData:
-    """Some rows of a memory-mapped array: the 150 MB of a corruption hold five levels."""
+    """Read some rows of an array file.
+
+    The file is memory-mapped, because the 150 MB of a corruption hold five levels and only one is needed at a time.
+    """
     stored = _mapped_images(file, clean)[rows]
     images = torch.from_numpy(np.array(stored.transpose(0, 3, 1, 2), order="C"))  # from [N, H, W, ch]
     return like_clean(clean, images, labels, name)
 
 
 def _mapped_images(file: Path, clean: ImageData) -> np.ndarray:
-    """uint8 `[N, H, W, ch]`, images of the size of the clean ones; raises `Unusable` for anything else."""
+    """Map an array of images, uint8 [N, H, W, ch], into memory.
+
+    Raises `Unusable` for an array of another type or shape, or with images of another size than the clean ones.
+    """
     stored = _mapped(file)
     wanted = (*clean.im_size, clean.channels)
     if stored.dtype != np.uint8 or stored.ndim != 4 or stored.shape[1:] != wanted or not len(stored):
@@ -83,7 +93,7 @@ def _mapped_images(file: Path, clean: ImageData) -> np.ndarray:
 
 
 def _labels(file: Path) -> Tensor:
-    """int64 `[N]`; raises `Unusable` for what are no labels of ten classes."""
+    """Read labels, int64 [N], from an array file; raises `Unusable` if the values are not labels of ten classes."""
     stored = _mapped(file)
     classes = len(CIFAR10_CLASSES)
     if stored.ndim != 1 or stored.dtype.kind not in "iu" or not len(stored):
@@ -95,7 +105,7 @@ def _labels(file: Path) -> Tensor:
 
 def _mapped(file: Path) -> np.ndarray:
     try:
-        # No pickles: reading one runs whatever code it holds.
+        # Pickles are refused, because reading a pickle runs any code that it contains.
         stored = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError) as error:
         raise Unusable(f"{file.name} is truncated, damaged or no array ({error})") from error

@@ -1,4 +1,7 @@
-"""The authors' synthetic sets, tested as their corruption script tests them: their files say nothing of it."""
+"""Prepares the test of an authors' synthetic set as their corruption script does it.
+
+The authors' files hold only images and labels, so network, protocol and dataset follow their script.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,22 @@ from common.system.errors import InputError
 from common.training.evaluation_setup import EvaluationSetup, override
 from common.training.train import Batches, EvaluationProtocol
 
-# What the authors' script trains with, whichever set.
+# The authors' script uses this protocol for every set.
 AUTHORS_PROTOCOL = EvaluationProtocol(epochs=1000, lr=0.01, batch=256, strategy=DSA_STRATEGY)
 AUTHORS_NETWORK, AUTHORS_IMAGENET_NETWORK = "ConvNetD3", "ConvNetD5"
 
 
 def is_authors_set(options: RobustnessOptions) -> bool:
-    """Whether the set is a file of the authors: named, or found by its name where nothing is."""
+    """Whether an authors' file is tested: --synset names one, or neither --synset nor --baseline is given."""
     return options.baseline is None and (options.synset is None or is_authors(options.synset))
 
 
 def authors_set(options: RobustnessOptions, folder: Path, device: torch.device) -> EvaluationSetup:
-    """A set in the authors' format, with what their script says of it: the file itself says nothing."""
+    """Prepare the test of a set in the authors' format, with the network and protocol of the authors' script.
+
+    folder: the script's own folder, where `trained_synset/` lies by default.
+    Raises InputError for options that cannot work, and for a set that does not fit the dataset.
+    """
     check_least(options, "num_eval", 1)
     check_least(options, "ipc", 1)
     if any(value is not None for value in (options.recipe, options.cifar100_stats, options.zca)):
@@ -41,7 +48,7 @@ def authors_set(options: RobustnessOptions, folder: Path, device: torch.device) 
     file = options.synset or _authors_file(options, dataset, folder)
     found = read_authors(file, pixels=options.pixels)
     imagenet = is_imagenet(dataset)
-    # The authors squash, and their version of torchvision did not antialias.
+    # For ImageNet the authors squash images, and their version of torchvision did not antialias.
     antialias = not imagenet if options.antialias is None else options.antialias
     mode: ResizeMode = options.resize or ("squash" if imagenet else "crop")
     _, test = load_dataset(
@@ -72,12 +79,16 @@ def _check_fit(test: ImageData, images: torch.Tensor, classes: int) -> None:
 
 
 def _authors_file(options: RobustnessOptions, dataset: str, folder: Path) -> Path:
-    """FreD/CIFAR10/FreD_ipc1#images_best.pt, or below FreD/ImageNet by any of the subset's names."""
+    """Find the authors' file by its name, such as FreD/CIFAR10/FreD_ipc1#images_best.pt.
+
+    Files of an ImageNet subset are in FreD/ImageNet/<subset>, where any name of the subset is accepted. Raises
+    InputError if there is no such file.
+    """
     root = Path(options.synset_path or folder / "trained_synset").expanduser() / "FreD"
     places = [root / dataset]
     if is_imagenet(dataset):
         key = dataset.removeprefix(PREFIX)
-        # The authors' own keys first.
+        # The authors' own names of the subset come first.
         synonyms = [name for name, known in SYNONYMS.items() if known == key]
         places = [root / WHOLE / name for name in (*synonyms, key)]
     files = [place / f"FreD_ipc{options.ipc or 1}#images_best.pt" for place in places]

@@ -1,8 +1,8 @@
-"""How well networks trained on a synthetic set do on shifted test images: CIFAR-10-C, CIFAR-10.1, ImageNet-C.
+"""Measures the accuracy of networks trained on a synthetic set on CIFAR-10-C, CIFAR-10.1 or ImageNet-C.
 
-Networks are trained once, as any evaluation trains them, and tested on the clean images and then under every condition,
-whose images are read once. The figure of the authors is the plain mean of the accuracies over corruptions (of one
-level, 5 in their script) and networks.
+Networks are trained once, as in any evaluation. They are tested on the clean test images, then under every condition (a
+corruption at one level, or a version of CIFAR-10.1). The images of each condition are read once. The authors report the
+plain mean of the accuracies over networks and over the corruptions of one level, which is 5 in their script.
 """
 
 from __future__ import annotations
@@ -36,22 +36,25 @@ from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
 from common.training.pool import EvaluationNetwork, evaluate_pool
 from common.training.train import accuracy
 
-OBJECTIVE = "TM"  # whose sets the authors test; its recipes say how a baseline is trained
-HALF = 0.5  # mean and std that the authors normalise CIFAR-10-C and CIFAR-10.1 with
+OBJECTIVE = "TM"  # the authors test sets of TM; a baseline is trained by TM's recipes
+HALF = 0.5  # the authors normalise CIFAR-10-C and CIFAR-10.1 with this mean and std
 
 
 def main(folder: Path) -> None:
-    """`python corruption-exp/evaluate.py --synset FILE`: the table of accuracies. folder: the script's own."""
+    """Run `python corruption-exp/evaluate.py --synset FILE`: print the table of accuracies.
+
+    folder: the script's own folder.
+    """
     run_command(lambda: show(parse_plain(RobustnessOptions), folder))
 
 
 def show(options: RobustnessOptions, folder: Path) -> None:
-    """Measure, print, and with --output write."""
+    """Measure and print the accuracies; with --output also write results.json, results.csv and heatmap.png."""
     output = None if options.output is None else Path(options.output)
     if output is not None:
         try:
             output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:  # said before the training, not after
+        except OSError as error:  # fails before the training, not after it
             raise InputError(f"cannot write to the folder --output {output}: {error.strerror}") from error
         check_not_read("--output", [output / "results.json"], [options.relative_to])
     result = measure(options, folder)
@@ -66,9 +69,11 @@ def show(options: RobustnessOptions, folder: Path) -> None:
 
 
 def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
-    """Train and test: {"clean", "conditions", "mean", "relative_drop", "mce", ...}, accuracies as fractions.
+    """Train the networks and test them on the clean images and under every condition.
 
-    Raises InputError for what cannot work, as far as it can be known before the training.
+    Returns {"clean", "conditions", "mean", "relative_drop", "mce" (with --relative_to), ...}, see `summarise`.
+    Accuracies are fractions.
+    Raises InputError for options and files that cannot work; most are checked before the training.
     """
     levels = _levels(options.level)
     device = resolve_device(options.device)
@@ -94,7 +99,7 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
         options.num_eval,
         options.seed,
         dataset=setup.dataset,
-        together=1,  # each network is kept, and tested under every condition
+        together=1,  # one by one, so that the weights of each network can be kept for the tests
         precision=options.precision,
         on_accuracy=lambda *_: trained.append({key: value.clone() for key, value in network.state_dict().items()}),
     )[setup.network]

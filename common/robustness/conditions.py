@@ -1,4 +1,4 @@
-"""Conditions of test images (which corruption, how severe), and what all shifted test sets have in common."""
+"""The conditions under which networks are tested, and the types that all corrupted or shifted test sets share."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from common.system.errors import InputError
 
 TargetName = Literal["CIFAR10-C", "CIFAR10.1", "ImageNet-C"]
 
-# The standard ones, in the order of Hendrycks and Dietterich's tables.
+# The fifteen standard corruptions, in the order of Hendrycks and Dietterich's tables.
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
     "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
 )  # fmt: skip
-# Further ones of the same archives, no part of the means that are published; tested where they are named.
+# Further corruptions in the same archives. Published means do not include them, so they are tested only if named.
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 LEVELS = (1, 2, 3, 4, 5)
-VERSIONS = ("v4", "v6")  # of CIFAR-10.1; the second is the balanced one, of 2,000 images
+VERSIONS = ("v4", "v6")  # the versions of CIFAR-10.1; v6 is the balanced one, with 2,000 images
 
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -30,7 +30,7 @@ CIFAR10_CLASSES = (
 
 
 class Condition(NamedTuple):
-    """What was done to the images."""
+    """One kind of corrupted or shifted test images."""
 
     kind: str
     """a corruption, or the version of CIFAR-10.1"""
@@ -45,26 +45,29 @@ class Part(NamedTuple):
     """The images of one condition."""
 
     size: int
-    """how many there are"""
+    """the number of images"""
     read: Callable[[], ImageData]
-    """uint8 `[N, ch, H, W]` on the CPU (whitened ones float32), normalised and labelled as the clean test images are;
-    raises `InputError` for a file that cannot be read"""
+    """reads the images, uint8 [N, ch, H, W] on the CPU (float32 if whitened), with the normalisation and classes of the
+    clean test images; raises InputError for a file that cannot be read"""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A shifted test set, in the order of its tables."""
+    """A corrupted or shifted test set: its conditions, in the order in which tables list them."""
 
     name: TargetName
     parts: dict[Condition, Part]
 
 
 class Unusable(InputError):
-    """What a folder lacks, or what is wrong with it, as a clause; `open_target` makes a sentence of it."""
+    """The error for an incomplete or wrong folder; its message is a clause that `open_target` puts in a sentence."""
 
 
 def like_clean(clean: ImageData, images: Tensor, labels: Tensor, name: str) -> ImageData:
-    """Raw images `[N, ch, H, W]` on the CPU, to be normalised (or, here and now, whitened) as the clean ones are."""
+    """Wrap raw images [N, ch, H, W] on the CPU as an `ImageData` with the normalisation of the clean images.
+
+    Batches are normalised when they are read. If the clean images are whitened, the images are whitened at once.
+    """
     if clean.whitening is None:
         return replace(clean, images=images, labels=labels, name=name)
     ones, zeros = (1.0,) * clean.channels, (0.0,) * clean.channels

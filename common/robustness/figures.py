@@ -1,4 +1,4 @@
-"""The figures of robustness: mean accuracy, drop against clean images, mean corruption error."""
+"""Computes the figures of robustness: mean accuracy, drop relative to clean images, mean corruption error."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ def summarise(
     accuracies: Mapping[Condition, Sequence[float]],
     baseline: Mapping[Condition, float] | None = None,
 ) -> dict[str, Any]:
-    """The figures of some networks from their accuracies (fractions), on clean images and under each condition.
+    """Summarise the accuracies (fractions) of several networks on clean images and under each condition.
 
-    "mean" is the authors' figure, by network the plain mean over all conditions. "relative_drop" is the share of the
-    clean accuracy that is lost (None where there is none to lose). With the errors of a baseline there is also "mce".
+    "mean" summarises, as the authors do, the plain mean over all conditions of each network. "relative_drop" is the
+    share of the clean accuracy that is lost (None if the clean accuracy is 0). "mce" is there only if `baseline`, the
+    errors of a baseline under each condition, is given; see `mean_corruption_error`.
     """
     by_network = np.array(list(accuracies.values())).mean(axis=0).tolist()  # from [conditions, networks]
     average = float(np.mean(clean))
@@ -42,16 +43,19 @@ def summarise(
 def mean_corruption_error(
     errors: Mapping[Condition, Sequence[float]], baseline: Mapping[Condition, float]
 ) -> dict[str, Any]:
-    """Corruption errors of networks as shares of a baseline's, 1 for as many errors: {"mean", "std", "n", "by_kind"}.
+    """Compute the mean corruption error (mCE) of networks relative to a baseline; 1 means as many errors.
 
     CE_c = sum over levels s of E_{s,c}  /  sum over levels s of E^baseline_{s,c},  mCE = mean over corruptions c
     (Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR
-    2019, section 3.2, where the baseline is AlexNet). Sums go over the levels that were tested, all five in the paper.
+    2019, section 3.2, where the baseline is AlexNet). E is the top-1 error. The sums run over the levels that were
+    tested; in the paper these are all five.
 
-    errors: top-1 errors as fractions, of each network; baseline: of its networks' mean. Raises InputError where the
-    baseline makes no error.
+    errors: the error of each network under each condition, as fractions. baseline: the mean error of the baseline's
+    networks under each condition.
+    Returns {"mean", "std", "n", "networks" (the mCE of each), "by_kind" (the mean CE_c of each corruption)}.
+    Raises InputError if the baseline makes no error under a corruption.
     """
-    ratios: dict[str, np.ndarray] = {}  # of each network
+    ratios: dict[str, np.ndarray] = {}  # CE_c of each network, by corruption
     for kind in dict.fromkeys(condition.kind for condition in errors):
         levels = [condition for condition in errors if condition.kind == kind]
         against = sum(baseline[condition] for condition in levels)
@@ -71,10 +75,11 @@ def _figures(accuracies: Sequence[float]) -> dict[str, Any]:
 
 
 def baseline_errors(file: Path, target: Target, target_stats: str) -> dict[Condition, float]:
-    """The errors of a baseline, means over its networks, from the results.json that a test of it wrote.
+    """Read the errors of a baseline (means over its networks) from the results.json of an earlier test.
 
-    target, target_stats: what the baseline is compared on. Raises InputError for another file, and where the baseline
-    was tested on other images or with other statistics.
+    target, target_stats: the test set, and its normalisation, of the test to compare with the baseline.
+    Raises InputError for a file that is not such a result, and if the baseline was tested on other images or with
+    another normalisation.
     """
     try:
         stored = read_json(file)
@@ -88,11 +93,14 @@ def baseline_errors(file: Path, target: Target, target_stats: str) -> dict[Condi
     if (name, stats) != (target.name, target_stats):
         raise InputError(
             f"{file} is of {name} with --target_stats {stats}, this is {target.name} with {target_stats}: "
-            "test both alike"
+            "test both on the same images with the same --target_stats"
         )
     if lacking := [condition for condition in target.parts if condition not in errors]:
         raise InputError(f"{file} lacks {lacking[0]}: test the baseline on the same corruptions and levels")
     for condition, part in target.parts.items():
         if (count := sizes.get(str(condition))) != part.size:
-            raise InputError(f"{file} is of {count} images of {condition}, here are {part.size}: test both alike")
+            raise InputError(
+                f"{file} is of {count} images of {condition}, but this test has {part.size}: "
+                "test both on the same images"
+            )
     return errors

@@ -1,4 +1,4 @@
-"""ImageNet-C, which is stored as image files in folders of classes."""
+"""Reads ImageNet-C, which is stored as image files in one folder per class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from common.images.pixels import Resize
 from common.robustness.conditions import Condition, Part, Unusable, like_clean
 from common.system.errors import InputError
 
-_GROUPS = ("", "blur", "digital", "noise", "weather", "extra")  # the archives, where they were unpacked into folders
+_GROUPS = ("", "blur", "digital", "noise", "weather", "extra")  # each archive may be unpacked into its own folder
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -33,10 +33,11 @@ def image_trees(
     skip_corrupt: bool,
     workers: int | None,
 ) -> dict[Condition, Part]:
-    """ImageNet-C: the images of each corruption and level, of the source's classes alone.
+    """Find the images of each corruption (`kinds`) and level of ImageNet-C, only of the classes of the clean images.
 
-    clean: the source's test images. resize, skip_corrupt, workers: as for `open_target`. Raises `Unusable` for folders
-    that are missing or empty, InputError for a source whose classes are not ImageNet's.
+    clean: the uncorrupted test images. resize, skip_corrupt, workers: as for `open_target`.
+    Raises `Unusable` for folders that are missing or empty, and InputError if the classes of the clean images are not
+    ImageNet's.
     """
     wnids = _wnids(clean)
     parts: dict[Condition, Part] = {}
@@ -63,11 +64,11 @@ def image_trees(
 
 
 def _wnids(clean: ImageData) -> list[str]:
-    """The WordNet ids of the source's classes, in the order of its labels."""
+    """The WordNet ids of the classes of the clean images, in the order of their labels."""
     subset = SUBSETS.get(clean.name.removeprefix(PREFIX)) if clean.name.startswith(PREFIX) else None
     if subset is not None:
         return list(subset)
-    if all(_WNID.fullmatch(name) for name in clean.class_names):  # a folder: of ImageNet's own class folders
+    if all(_WNID.fullmatch(name) for name in clean.class_names):  # a folder: dataset made of ImageNet's class folders
         return list(clean.class_names)
     raise InputError(
         f"ImageNet-C has the classes of ImageNet, and those of {clean.name} are {', '.join(clean.class_names)}: "
@@ -84,17 +85,20 @@ def _read_files(
     skip: bool,
     workers: int | None,
 ) -> ImageData:
-    """Decoded anew at every call: a test reads each condition once, and all of them together would fill a disk."""
+    """Decode the images of a condition, without a cache.
+
+    A test reads each condition only once, and a cache of all conditions would fill a disk.
+    """
     first = decode.read_first(files, resize, skip)
     if first.shape[1:] != clean.im_size:
         sides = " x ".join(map(str, clean.im_size))
-        raise InputError(f"{first.name} is no image of {sides} pixels as those of {clean.name} are: give --image_size")
+        raise InputError(f"{first.name} is not {sides} pixels like the images of {clean.name}: give --image_size")
     pieces: list[np.ndarray] = []
     kept = torch.ones(len(files), dtype=torch.bool)
     for chunk in decode.decode(files, range(len(files)), resize, first, workers, skip):
         kept[chunk.unreadable] = False
         shape = (len(chunk.images), clean.channels, *clean.im_size)
-        pieces.append(np.broadcast_to(chunk.images, shape))  # gray ones get the channels of the others
+        pieces.append(np.broadcast_to(chunk.images, shape))  # a chunk of gray images gets three equal channels
     if not kept.all():
         told = logging.getLogger(__name__)
         told.warning("%d of the %d images of %s cannot be read and are left out", int((~kept).sum()), len(files), name)

@@ -14,40 +14,45 @@ from common.robustness.conditions import TargetName
 
 @dataclass
 class RobustnessOptions(EvaluateOptions):
-    """Train networks on a synthetic set and test them on drifted images. What is not given comes from the file."""
+    """Train networks on a synthetic set and test them on corrupted or shifted test images.
+
+    The test images are those of CIFAR-10-C, ImageNet-C or CIFAR-10.1. Options that are not given are taken from the
+    file of the synthetic set.
+    """
 
     synset: str | None = None
-    """the synthetic set: a .safetensors file of this project or the authors' images_*.pt or res_*.pt (default, without
-    --baseline: the authors' file of --dataset and --ipc below --synset_path)"""
+    """the synthetic set: a .safetensors file of this project, or the authors' images_*.pt or res_*.pt (if neither
+    --synset nor --baseline is given: the authors' file for --dataset and --ipc in --synset_path)"""
     ipc: int | None = None
-    """baselines and --synset_path: images a class (1 unless given)"""
+    """images per class of a baseline, or of the authors' file in --synset_path (1 unless given)"""
     dataset: Annotated[str | None, tyro.conf.arg(aliases=("--source_dataset",))] = None
-    """what the set was made from, if not where the file says; with the authors' files CIFAR10 (unless given) or
-    ImageNet with its --subset (baselines: digits, so name one)"""
+    """dataset that the set was made from (default: as the file says; with the authors' files CIFAR10, or give ImageNet
+    with --subset; for baselines digits, which has no corrupted or shifted test images, so name another)"""
     eval_mode: Annotated[EvalMode | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
-    """one kind of network is tested, that of --model"""
+    """not available: only the network of --model is tested"""
     models: Annotated[str | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
-    """likewise"""
+    """not available: only the network of --model is tested"""
     networks_at_once: Annotated[int, tyro.conf.Suppress, tyro.conf.Fixed] = 1
-    """networks are trained one by one: each is kept, and tested on everything"""
+    """not available: networks are trained one by one, so that each can be kept and tested under every condition"""
     output: str | None = None
     """write results.csv, results.json and heatmap.png to this folder"""
     synset_path: str | None = None
-    """folder with FreD/CIFAR10/FreD_ipc1#images_best.pt, FreD/ImageNet/imagenette/... and so on, the authors' names
-    (default: trained_synset beside the script)"""
+    """folder with the authors' files under the authors' names, such as FreD/CIFAR10/FreD_ipc1#images_best.pt and
+    FreD/ImageNet/imagenette/... (default: trained_synset beside the script)"""
     target_dataset: TargetName | None = None
-    """the drifted images (default: ImageNet-C for subsets of ImageNet, else CIFAR10-C)"""
+    """the corrupted or shifted test images (default: ImageNet-C for subsets of ImageNet, else CIFAR10-C)"""
     target_path: str | None = None
-    """folder that holds CIFAR10-C/, CIFAR10.1/ or imagenet-c/ (default: as --data_path)"""
+    """folder that contains CIFAR10-C/, CIFAR10.1/ or imagenet-c/ (default: that of --data_path)"""
     level: str = "all"
-    """severity, 1 (mild) to 5 (severe; the authors' script), or all; CIFAR10.1 has none"""
+    """severity of the corruptions, from 1 (mild) to 5 (severe; used by the authors' script), or all levels; CIFAR10.1
+    has no levels"""
     corruptions: tuple[str, ...] | None = None
-    """which of them (default: the fifteen standard ones)"""
+    """the corruptions to test (default: the fifteen standard ones)"""
     versions: tuple[Literal["v4", "v6"], ...] | None = None
-    """of CIFAR10.1 (default: v6, as the authors)"""
+    """the versions of CIFAR10.1 to test (default: v6, as in the authors' script)"""
     target_stats: Literal["train", "half"] = "train"
-    """how drifted images are normalised: train as those that the networks were trained on; half by mean 0.5 and std
-    0.5, a fault of the authors' code for CIFAR10-C and CIFAR10.1, to compare with their figures"""
+    """normalisation of the corrupted or shifted test images: train normalises them like the training images; half uses
+    mean 0.5 and std 0.5, a fault of the authors' code for CIFAR10-C and CIFAR10.1, to compare with their figures"""
     relative_to: str | None = None
-    """results.json of a baseline, tested on the same images, gives the mean corruption error (mCE), in % of
-    its errors"""
+    """results.json of a baseline that was tested on the same images; the mean corruption error (mCE) is then also
+    computed, in % of the baseline's errors"""

@@ -1,4 +1,4 @@
-"""Results of a robustness test as a table, a text and rows of a CSV file."""
+"""Converts the result of a robustness test to a table, to text and to rows of a CSV file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from common.system.text import in_percent, percent
 
 
 def as_table(result: dict[str, Any]) -> tuple[np.ndarray, list[str], list[str]]:
-    """Mean accuracies as fractions [kinds, levels], and the names of rows and columns."""
+    """Mean accuracies as fractions [corruptions, levels], the names of the rows and the titles of the columns."""
     found = {(each["kind"], each["level"]): each["mean"] for each in result["conditions"]}
     kinds = list(dict.fromkeys(kind for kind, _ in found))
     levels = list(dict.fromkeys(level for _, level in found))
@@ -19,7 +19,7 @@ def as_table(result: dict[str, Any]) -> tuple[np.ndarray, list[str], list[str]]:
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """The table in %, means over networks, and below it the figures of all conditions together."""
+    """The table of accuracies in %, as means over networks, followed by the figures over all conditions."""
     table, kinds, columns = as_table(result)
     names, rows = [*kinds], [*table]
     if len(kinds) > 1:
@@ -50,7 +50,7 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def as_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per network and condition, those on clean images first: accuracies as fractions."""
+    """One row per network and condition, with accuracies as fractions; the rows for clean images come first."""
     tests = [{"kind": "clean", "level": None, **result["clean"]}, *result["conditions"]]
     return [
         {"kind": test["kind"], "level": test["level"], "network": result["network"], "number": number, "accuracy": each}

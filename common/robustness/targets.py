@@ -1,7 +1,7 @@
-"""Shifted test sets: CIFAR-10-C and ImageNet-C (corrupted test images), CIFAR-10.1 (new ones).
+"""Opens corrupted or shifted test sets: CIFAR-10-C and ImageNet-C (corrupted images), CIFAR-10.1 (new images).
 
-`open_target` looks at everything that will be read, so that missing files are reported before hours of training; the
-images themselves are read one condition at a time, when they are asked for.
+`open_target` checks every file that will be read, so that missing files are reported before hours of training. The
+images themselves are read later, one condition at a time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from common.robustness.image_files import image_trees
 from common.system.errors import InputError, close_names
 
 _FOLDERS = {
-    "CIFAR10-C": ("CIFAR10-C", "CIFAR-10-C"),  # the second as the archive unpacks
+    "CIFAR10-C": ("CIFAR10-C", "CIFAR-10-C"),  # the archive unpacks to the second
     "CIFAR10.1": ("CIFAR10.1", "CIFAR-10.1"),
     "ImageNet-C": ("imagenet-c", "ImageNet-C"),
 }
@@ -51,18 +51,19 @@ def open_target(
     skip_corrupt: bool = False,
     workers: int | None = None,
 ) -> Target:
-    """Look for a target in `root`, the folder that holds CIFAR10-C/, CIFAR10.1/ or imagenet-c/.
+    """Open a corrupted or shifted test set in `root`, the folder that contains CIFAR10-C/, CIFAR10.1/ or imagenet-c/.
 
     Args:
-        clean: the source's test images, which say classes, image size and normalisation or whitening.
-        kinds: corruptions, or versions of CIFAR-10.1, which has no levels.
-        resize: ImageNet-C: as the source's images were; None: as they are stored.
-        skip_corrupt: ImageNet-C: leave out image files that cannot be read, and say how many.
-        workers: ImageNet-C: threads that decode; None chooses.
+        clean: the uncorrupted test images, which determine classes, image size and normalisation or whitening.
+        kinds: corruptions, or versions of CIFAR-10.1.
+        levels: levels of each corruption. CIFAR-10.1 has no levels.
+        resize: ImageNet-C only: how the clean images were resized. None keeps the size of the files.
+        skip_corrupt: ImageNet-C only: leave out image files that cannot be read, and report how many.
+        workers: ImageNet-C only: number of decoding threads; None chooses it.
 
     Raises:
-        InputError: a kind or a level that there is not, a file that is missing or not what it should be, or images
-            or classes that are not the source's.
+        InputError: for an unknown kind or level, for a file that is missing or has the wrong content, and if image size
+            or classes differ from those of the clean images.
     """
     _check_names(name, kinds, levels)
     folder = target_folder(name, root)
@@ -82,7 +83,10 @@ def open_target(
 
 
 def target_folder(name: TargetName, root: Path) -> Path:
-    """The folder of a target in `root`; raises InputError that says what it must hold where there is none."""
+    """The folder in `root` of a corrupted or shifted test set.
+
+    Raises InputError if there is no such folder; the message says what the folder must contain.
+    """
     folder = next((root / each for each in _FOLDERS[name] if (root / each).is_dir()), None)
     if folder is None:
         raise InputError(f"{name} is not in {root}: the folder {_FOLDERS[name][0]} must hold {_EXPECTED[name]}")

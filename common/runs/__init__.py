@@ -1,1 +1,1 @@
-"""One distillation: setup, loop, run folder, trackers, shares of several processes."""
+"""One distillation: its setup, loop, run folder and trackers, and how several processes share it."""

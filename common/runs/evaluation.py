@@ -1,4 +1,4 @@
-"""The evaluations of a run: networks trained from scratch on the synthetic set as it is at a point."""
+"""The evaluations of a run, for which networks are trained from scratch on the current synthetic set and tested."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from common.training.train import Batches, EvaluationProtocol
 
 
 class Evaluations:
-    """The evaluations made so far, and the one under way; both are part of a checkpoint.
+    """The finished evaluations and the one in progress. Both are saved in checkpoints.
 
-    `points` holds {"iteration", "network", "mean", "std", "n", "accuracies"} of each and, with a pool, "networks".
-    Accuracies are fractions.
+    `points` holds one dictionary per finished evaluation: {"iteration", "network", "mean", "std", "n", "accuracies"}
+    and, with a pool of several networks, "networks". Accuracies are fractions.
     """
 
     def __init__(self, setup: Setup) -> None:
         self.points: list[dict[str, Any]] = []
         self._setup = setup
         self._networks = {name: EvaluationNetwork(network, setup.compile) for name, network in setup.pool.items()}
-        self._unfinished: dict[str, list[float]] = {}  # accuracies of the evaluation under way, by network
+        self._unfinished: dict[str, list[float]] = {}  # accuracies of the evaluation in progress, by network
 
     def are_due(self, iteration: int) -> bool:
-        """Whether the set is to be evaluated after so many updates, and has not been yet."""
+        """Whether the set has to be evaluated after this many iterations and has not been yet."""
         options = self._setup.options
         ends = iteration in (0, options.Iteration)
         seen = bool(self.points) and self.points[-1]["iteration"] == iteration
@@ -38,10 +38,10 @@ class Evaluations:
         check_stop: Callable[[], None],
         after_each: Callable[[], None],
     ) -> dict[str, Any]:
-        """Train and test `num_eval` networks of each kind; returns the new point, the last of `points`.
+        """Train and test `num_eval` networks per architecture. Returns the new point and appends it to `points`.
 
-        Networks that are finished are not trained again after a stop. check_stop may raise between steps; after_each is
-        called when a network is finished.
+        After a stop, finished networks are not trained again. check_stop: called between training steps; it may raise.
+        after_each: called whenever a network is finished.
         """
         options, batches = self._setup.options, Batches(*self._setup.synset.get(need_copy=True))
 
@@ -72,15 +72,15 @@ class Evaluations:
         return point
 
     def _tested_after(self, iteration: int) -> dict[str, EvaluationNetwork]:
-        """All networks or, with --wait_eval before the last update, the principal one alone."""
+        """The networks to test: with --wait_eval only the principal one until the last iteration, otherwise all."""
         if not self._setup.options.wait_eval or iteration == self._setup.options.Iteration:
             return self._networks
         return {self._setup.principal: self._networks[self._setup.principal]}
 
     def state_dict(self) -> dict[str, Any]:
-        """Points and the accuracies of an evaluation under way."""
+        """The finished evaluations, and the accuracies so far of the one in progress."""
         return {"evaluations": self.points, "unfinished": self._unfinished}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.points, self._unfinished = state["evaluations"], state["unfinished"]

@@ -1,4 +1,4 @@
-"""The run folder: configuration, log, metrics, checkpoints. A run that was stopped, or killed, continues from here."""
+"""The run folder: configuration, log, metrics and checkpoints. A run that was stopped or killed resumes from it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from common.system.signals import Stoppable
 from common.system.version import code_version
 
 _CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
-_ZIP_FOLDER = 0x10  # attribute of an entry: torch.load would leave its memory as it is, and say nothing
-# In the order in which a run is removed: what it could be continued from goes first, what says whose it is last.
+_ZIP_FOLDER = 0x10  # attribute of a folder; torch.load would silently leave the entry's memory uninitialised
+# In the order of removal: checkpoints go first, and config.json, which says whose folder it is, goes last.
 _OWN_FILES = (*_CHECKPOINTS, "summary.json", "report.html", "metrics.jsonl", "log.txt", "config.json")
 
 
-# What a run says when it is stopped.
+# The messages when a run is stopped; see `Stoppable`.
 _WORDS = (
     "saving, then stopping",
     "everything is saved, --resume auto (the default) continues",
@@ -40,10 +40,11 @@ _WORDS = (
 
 
 class Run(Stoppable):
-    """One run folder, held by one process at a time.
+    """One run folder, which one process at a time can hold.
 
-    `config` is every resolved option; `folder` lies at <save_path>/<objective>/<dataset>/ipc<ipc>/<name>. Opening it
-    raises InputError where the folder cannot be written, is in use, or belongs to another configuration.
+    `config` holds the objective, every resolved option with its source, the identity, version and hardware. `folder` is
+    <save_path>/<objective>/<dataset>/ipc<ipc>/<name>. The constructor raises InputError if the folder cannot be
+    written, is in use, or belongs to a run with another configuration.
     """
 
     def __init__(self, options: DistillOptions, sources: Sources, objective: str, device: torch.device) -> None:
@@ -53,7 +54,7 @@ class Run(Stoppable):
         self.dataset = dataset_folder(options.dataset)
         self._entries: list[dict[str, Any]] = []
         self._lock = self._take_folder()
-        for leftover in self.folder.glob(".*.tmp"):  # of a process killed while it wrote
+        for leftover in self.folder.glob(".*.tmp"):  # from a process that was killed while writing
             leftover.unlink()
         try:
             if options.resume == "never":
@@ -69,28 +70,28 @@ class Run(Stoppable):
             "version": code_version(),
             "hardware": describe_hardware(device),
         }
-        if self.summary is None:  # a finished run stays as it is
+        if self.summary is None:  # the folder of a finished run is not changed
             write_json(self.folder / "config.json", self.config)
 
-    # -- what is written as the run goes on --------------------------------------------------------------------
+    # -- writing during the run --------------------------------------------------------------------------------
 
     def log(self, text: str) -> None:
-        """A line for the screen (above any progress bar) and for log.txt."""
+        """Print a line above any progress bar, and append it to log.txt."""
         tqdm.write(text)
         with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 
     def add_to_config(self, entries: dict[str, Any]) -> None:
-        """Record these in config.json, too."""
+        """Add these entries to `config` and write config.json again."""
         self.config |= entries
         write_json(self.folder / "config.json", self.config)
 
     def record(self, **entry: Any) -> None:
-        """A line for metrics.jsonl; written with the next checkpoint, so that the two never disagree."""
+        """Add a line to metrics.jsonl. It is written with the next checkpoint, so that the two never disagree."""
         self._entries.append(entry)
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Write the metrics so far, then the state; the checkpoint before this one is kept beside it."""
+        """Write the recorded metrics, then a checkpoint with `state`. The checkpoint before this one is kept too."""
         metrics = self.folder / "metrics.jsonl"
         try:
             with metrics.open("a", encoding="utf-8") as file:
@@ -113,9 +114,10 @@ class Run(Stoppable):
         write_atomically(newest, write)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The newest whole checkpoint's state, with metrics.jsonl cut back to it; None for a new run.
+        """Return the state of the newest undamaged checkpoint, or None for a new run.
 
-        Raises InputError where there are checkpoints and none of them can be read.
+        metrics.jsonl is truncated to its length at that checkpoint. Raises InputError if there are checkpoints but none
+        of them can be read.
         """
         found = [self.folder / name for name in _CHECKPOINTS if (self.folder / name).exists()]
         for path in found:
@@ -126,29 +128,29 @@ class Run(Stoppable):
                 continue
             with (self.folder / "metrics.jsonl").open("a") as file:
                 file.truncate(content["metrics_bytes"])
-            for damaged in found[: found.index(path)]:  # else it would take the place of the good one at the next save
+            for damaged in found[: found.index(path)]:  # otherwise the next save would replace the good one by it
                 damaged.unlink()
             return content["state"]
         if found:
             raise InputError(
                 f"no readable checkpoint in {self.folder}: give --resume never to start over, or another --name"
             )
-        # A run killed before its first checkpoint may have left metrics that it will write again.
+        # A run that was killed before its first checkpoint may have left metrics, which will be written again.
         (self.folder / "metrics.jsonl").unlink(missing_ok=True)
         return None
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What a finished run found; None while it is not finished."""
+        """The content of summary.json; None while the run is not finished."""
         path = self.folder / "summary.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write summary.json: from now on the run is finished."""
+        """Write summary.json, which marks the run as finished."""
         write_json(self.folder / "summary.json", summary)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock on the folder, so that other processes can open it."""
         self._lock.release()
 
     # -- opening -----------------------------------------------------------------------------------------------
@@ -189,7 +191,7 @@ class Run(Stoppable):
 
 
 class Follower(Run):
-    """The run as processes other than the first see it: what it reads is told to them, and they write nothing."""
+    """The run for all processes except rank 0. It takes what rank 0 has read, and writes nothing."""
 
     def __init__(self, folder: Path, dataset: str, config: dict[str, Any], summary: dict[str, Any] | None) -> None:
         Stoppable.__init__(self, *_WORDS)
@@ -197,35 +199,35 @@ class Follower(Run):
         self._summary = summary
 
     def log(self, text: str) -> None:
-        """Nothing: the first process says it."""
+        """Do nothing: rank 0 prints and writes the line."""
 
     def add_to_config(self, entries: dict[str, Any]) -> None:
-        """Nothing, as `log`, and so do the others below."""
+        """Do nothing: rank 0 writes the entries."""
 
     def record(self, **entry: Any) -> None:
-        """Nothing."""
+        """Do nothing: rank 0 records the entry."""
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing: rank 0 writes the checkpoint."""
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """None: the first process reads it."""
+        """Return None: rank 0 reads the checkpoint and sends it to the others."""
         return None
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What a finished run found, when this one was opened."""
+        """The content of summary.json when the run was opened; None if the run was not finished then."""
         return self._summary
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing: rank 0 writes summary.json."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing: rank 0 holds the lock."""
 
 
 def open_run(options: DistillOptions, sources: Sources, objective: str, device: torch.device) -> Run:
-    """The run of these options: the first process holds its folder, the others follow. Raises InputError as `Run`."""
+    """Open the run of these options: `Run` on rank 0, `Follower` elsewhere. Raises the same errors as `Run`."""
     run = Run(options, sources, objective, device) if parallel.is_main() else None
     told = parallel.broadcast(None if run is None else (run.folder, run.dataset, run.config, run.summary))
     return Follower(*told) if run is None else run

@@ -1,9 +1,9 @@
-"""Which run a folder is of: the options that decide what is computed, and the name that is made from them.
+"""Which run a folder belongs to: the options that decide what is computed, and the folder name made from them.
 
-Folders outlive the code that wrote them, so a new option must not make another run of an old one. A run that knows
-nothing of an option is taken to have had its default. Adding an option needs nothing done here, but its default must be
-the value with which the code does what it did before, and must stay that: what new runs should have instead is for a
-recipe, or a subclass, to say.
+Run folders outlive the code that wrote them, so a new option must not turn an old run into a different one. If a run
+was made before an option existed, the run is taken to have had the option's default. A new option needs no change here.
+But its default must be the value with which the code does what it did before, and that default must never change. If
+new runs should have another value, set it in a recipe or in a subclass.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _TM = _EVERY_OBJECTIVE | {
     "unroll",
 }  # fmt: skip
 
-# By objective, the options that its runs had when names began to be kept. These are part of a name whatever their
-# value, all others only where they are not at their default. So nothing is ever added here: it would rename every run.
-# An objective that came later has no line, and needs none.
+# For each objective, the options that existed when run names became stable. These options are always part of a name;
+# all other options are part of it only if they differ from their default. Never add an option here: that would rename
+# every run. An objective that was added later needs no line.
 ALWAYS_NAMED = {
     "DM": _DM,
     "DC": _DC,
@@ -43,20 +43,20 @@ ALWAYS_NAMED = {
 
 
 def identity(options: DistillOptions) -> dict[str, Any]:
-    """What makes these options' run another than others, as JSON has it: every option that bears on the result."""
+    """Every option that affects the result, as JSON values. Two runs with equal identities are the same run."""
     values = {key: value for key, value in dataclasses.asdict(options).items() if key not in NOT_PART_OF_A_RUN}
-    return json.loads(json.dumps(values))  # which has no tuples
+    return json.loads(json.dumps(values))  # turns tuples into lists
 
 
 def automatic_name(options: DistillOptions, objective: str) -> str:
-    """The name of a run folder that was given none, the same for the same run in every version of the code."""
+    """The name of a run folder without --name. Every version of the code gives the same run the same name."""
     always, defaults = ALWAYS_NAMED.get(objective, frozenset()), _declared_defaults(type(options))
     named = {key: value for key, value in identity(options).items() if key in always or value != defaults[key]}
     return hashlib.blake2b(json.dumps(named, sort_keys=True).encode(), digest_size=5).hexdigest()
 
 
 def differences(stored: dict[str, Any], options: DistillOptions) -> str:
-    """In words, what is otherwise in the run whose identity is stored than in these options; "" if nothing is."""
+    """In words, how the `stored` identity of a run differs from these options; "" if both are the same."""
     asked, there = identity(options), _declared_defaults(type(options)) | stored
     told = [difference(f"--{key}", there[key], asked[key]) for key in sorted(asked) if there[key] != asked[key]]
     gone = sorted(stored.keys() - asked.keys() - NOT_PART_OF_A_RUN)
@@ -64,12 +64,12 @@ def differences(stored: dict[str, Any], options: DistillOptions) -> str:
 
 
 def _declared_defaults(kind: type[DistillOptions]) -> dict[str, Any]:
-    """Of every option that bears on the result the default in the class that declares it, as JSON has it.
+    """The default of every option that affects the result, as JSON values, from the class that first declares it.
 
-    A subclass that says otherwise may have begun to when the option came, and runs from before then never heard of it.
+    Defaults of subclasses do not count: they may be as new as the option, and older runs did not have them.
     """
     declared = {}
-    for each in filter(dataclasses.is_dataclass, kind.__mro__):  # the classes that declare come last
+    for each in filter(dataclasses.is_dataclass, kind.__mro__):  # base classes come last and override subclasses
         for field in dataclasses.fields(each):
             made = field.default_factory
             declared[field.name] = field.default if made is dataclasses.MISSING else made()

@@ -1,7 +1,8 @@
-"""`Distillation`: the loop that every objective writes its own updates into. Between them it evaluates and saves.
+"""`Distillation`: the loop around the updates of every objective, which evaluates and saves between them.
 
-A run makes exactly `Iteration` updates. It is evaluated before the first, every `eval_it`, and after the last one, and
-what is saved at a point is what was evaluated there.
+A run makes exactly `Iteration` iterations, each of one or more updates of the synthetic set. The set is evaluated
+before the first iteration, after every `eval_it` iterations, and after the last one. Each evaluation saves the very set
+that it evaluates.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ from common.system.seeds import Draws, seeded
 from common.system.text import best_of
 from common.training.train import EvaluationProtocol
 
-_CHECKPOINT_SHARE = 0.01  # of the time that updates take
+_CHECKPOINT_SHARE = 0.01  # at most this share of the time goes to checkpoints
 
 
 class Kept(Protocol):
-    """State that a checkpoint holds beside the synthetic set."""
+    """An object whose state is saved in every checkpoint, beside the synthetic set."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -48,14 +49,14 @@ class Kept(Protocol):
 
 
 class Source(Kept, Protocol):
-    """What an objective takes its updates from beside the images, of which a run has to keep to the same."""
+    """What an objective reads beside the images, e.g. expert trajectories. It has to stay the same during a run."""
 
     def as_metadata(self) -> dict[str, Any]:
-        """Entries for config.json and summary.json."""
+        """The entries that describe this source in config.json and summary.json."""
         ...
 
     def check(self, metadata: dict[str, Any]) -> None:
-        """Raises InputError where a finished run had another, by those entries of its summary."""
+        """Raises InputError if `metadata`, the summary of a finished run, describes another source than this one."""
         ...
 
 
@@ -69,18 +70,19 @@ class Distillation:
                 ...                                     # loss [], gradient like synthetic
                 run.update(synthetic, gradient, loss)
 
-    The loop yields the iterations that are still to make. Between them it evaluates, saves, shows progress, and stops
-    where a signal asks for it. Leaving the block in any way closes what is open and never saves: after a `break`, as
-    after a kill, the same command goes on from the last checkpoint. State that changes from one update to the next has
-    to be given to `keep`, for no checkpoint holds any other. Processes of a job run the loop alike: a `break` in one of
-    them leaves the others waiting.
+    The loop yields the number of each iteration that the run has not made yet. Between iterations it evaluates, saves,
+    shows progress, and stops if a signal has arrived. Leaving the `with` block releases the run folder and never saves:
+    after a `break`, as after a kill, the same command resumes from the last checkpoint. A checkpoint holds the
+    synthetic set and what was passed to `keep`, so pass every other state that changes from one update to the next. All
+    processes of a job run the same loop: if one of them leaves it by `break`, the others keep waiting for it.
 
-    Objects that a script reads: `train` and `test` (ImageData), `synset`, `network` (the one to match, in training
-    mode), `device`, `share` (the classes of this process), `options` (as far as the data decide them), and after the
-    loop `summary`.
+    Objects that a script reads: `train` and `test` (ImageData), `synset`, `network` (the network to match, in training
+    mode), `device`, `share` (the classes of this process), `options` (completed with what depends on the data), and
+    `summary`, which is None before the loop has ended.
 
-    Raises InputError for options that cannot work, and in the loop for a run folder that cannot be used and for a loss
-    that is not finite; Stopped after SIGINT or SIGTERM, with everything saved; ProcessLost.
+    Raises InputError for options that cannot work. The loop raises InputError for a run folder that cannot be used and
+    for a loss that is not finite, Stopped after SIGINT or SIGTERM, when everything has been saved, and ProcessLost if
+    another process of the job has ended.
     """
 
     def __init__(self, options: DistillOptions, sources: Sources, objective: str) -> None:
@@ -110,28 +112,29 @@ class Distillation:
         return bool(self._open.__exit__(kind, error, trace))
 
     def keep(self, step_size: StepSize | None = None, source: Source | None = None, **others: Kept) -> None:
-        """Keep these in every checkpoint, and restore them before the first update. Call it before the loop.
+        """Save these objects in every checkpoint, and restore them before the first update. Call it before the loop.
 
-        step_size: learned with the set, and what the networks of an evaluation are trained with. source: what updates
-        read beside the images. others: anything else that changes from one update to the next, by a name of its own.
+        step_size: the learned step size; evaluation networks are trained with it. source: what updates read beside the
+        images. others: anything else that changes from one update to the next, each under a name of your choice.
         """
         self._step_size, self._source, self._others = step_size, source, others
 
     # -- the pieces of an update -------------------------------------------------------------------------------
 
     def draws(self, *numbers: int) -> Draws:
-        """The random draws of the update with these numbers: its iteration, and more where an iteration has several."""
+        """The random draws of one update. numbers: the iteration, then the update or expert within the iteration."""
         return Draws(self.options.seed, numbers)
 
     def real(self, count: int, draws: Draws) -> Gathered:
-        """`count` random real images of each of this process's c classes: [c * count, ch, ...], read in slices."""
+        """Draw `count` real images of each of this process's c classes: [c * count, ch, ...], made slice by slice."""
         rows = self.sampler.draw(count, draws.generator("real"))  # [C, count]
         return Gathered(self.train, rows[self.share.rows].flatten())
 
     def synthetic(self, count: int, draws: Draws) -> Tensor:
-        """`count` random synthetic images of each of this process's classes, or all n (0): [c * n, ch, ...].
+        """Draw `count` synthetic images of each of this process's c classes, or take all n images (count = 0).
 
-        They are grouped by class and differentiable with respect to the coefficients.
+        Returns [c * count, ch, ...] or [c * n, ch, ...], grouped by class and differentiable with respect to the
+        coefficients. A count above n means n.
         """
         if count == 0:
             whole = self.share.count == self.train.num_classes
@@ -141,7 +144,7 @@ class Distillation:
         return self.synset.get(rows[self.share.rows].flatten())[0]
 
     def augmentation(self, draws: Draws) -> augment.DSAParams:
-        """One set of augmentation parameters per class of this process, for its real and synthetic images alike."""
+        """Draw one set of augmentation parameters per class of this process, shared by real and synthetic images."""
         classes, im_size = self.train.num_classes, self.train.im_size
         drawn = augment.sample(
             self.options.strategy, classes, draws.generator("augmentation"), im_size, device=self.device
@@ -150,24 +153,25 @@ class Distillation:
 
     @contextmanager
     def matching(self, network: nn.Module, draws: Draws) -> Iterator[None]:
-        """Inside, networks run in --precision, and the dropout of `network` is a function of the draws."""
-        # Other classes, other dropout: processes do not all draw the same.
+        """Inside the block, networks run in --precision, and the dropout of `network` depends on `draws` alone."""
+        # Processes match different classes, so each has dropout of its own.
         numbers = (*draws.numbers, self.share.first) if self.share.first else draws.numbers
         with precision(self.options.precision, self.device), seeded(network, draws.base, "dropout", *numbers):
             yield
 
     def update(self, synthetic: Tensor, gradient: Tensor, loss: Tensor, *also: Tensor, whole: bool = False) -> None:
-        """Go from the gradient back through the inverse transform, and make one step of the coefficients' optimiser.
+        """Backpropagate the gradient through the inverse transform, and take one optimiser step on the coefficients.
 
-        synthetic: what `synthetic` or `synset.decode` gave. gradient: of the loss with respect to it. loss: a scalar
-        without graph. Processes add up their gradients and losses, and what is given as `also`, in place; with `whole`
-        each of them has all of it, and takes that of process 0. An iteration may make several updates.
+        synthetic: the images from `synthetic` or `synset.decode`. gradient: the gradient of the loss with respect to
+        `synthetic`. loss: a scalar without a graph. also: further tensors that processes combine. By default the
+        processes sum their losses, gradients and `also` in place. whole: every process has the complete values already,
+        and all take those of process 0. An iteration may make several updates.
         """
         self.synset.optim_zero_grad()
         synthetic.backward(gradient)
         assert self.synset.coefficients.grad is not None
         parts = [loss, *also, self.synset.coefficients.grad]
-        if whole:  # processors of several kinds may have rounded it differently
+        if whole:  # different processors may have rounded differently
             parallel.copy_from_main_(parts)
         else:
             parallel.sum_(*parts)
@@ -176,7 +180,7 @@ class Distillation:
 
     @cached_property
     def sampler(self) -> ClassSampler:
-        """Draws real images, the same number of every class."""
+        """Draws the same number of real images from every class."""
         return ClassSampler(self.train)
 
     @cached_property
@@ -185,19 +189,20 @@ class Distillation:
         return ClassSampler(rows.split(self.synset.num_per_class))
 
     def share_statistics(self, network: Network) -> Network:
-        """The network to match with where batch statistics are of all classes; decides `share` (see `sharding`)."""
+        """The network to match if batch statistics cover all classes. It also sets `share`; see `sharding`."""
         network, self.share = share_statistics(network, self.train.num_classes, self.device, self.options.model)
         return network
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function compiled, if --compile asks for it and this machine can; else the function."""
+        """The function, compiled if --compile is given and this machine can compile, otherwise unchanged."""
         return torch.compile(function) if self._setup.compile else function
 
     @property
     def compiler(self) -> Callable[..., Any] | None:
-        """torch.compile for objectives that compile functions of their own, or None where nothing is compiled.
+        """torch.compile for objectives that compile functions of their own, or None if nothing is to be compiled.
 
-        A size is compiled when it comes: with sizes left open, older versions fail on derivatives of derivatives.
+        Every input size is compiled separately (dynamic=False), because with dynamic sizes older versions of torch fail
+        on second derivatives.
         """
         return partial(torch.compile, dynamic=False) if self._setup.compile else None
 
@@ -208,7 +213,7 @@ class Distillation:
         self._open.callback(run.close)
         if run.summary is None:
             self._restore()
-            self._open.callback(self._output.tracker.close)  # after the closing lines: it may wait for the network
+            self._open.callback(self._output.tracker.close)  # after the closing lines: uploads may be slow
             looping = self._open.enter_context(ExitStack())
             looping.enter_context(run.catching_signals())
             bar = looping.enter_context(self._progress())
@@ -247,7 +252,7 @@ class Distillation:
         return shown | ({"acc": f"{100 * points[-1]['mean']:.1f}%"} if points else {})
 
     def _count_update(self, bar: tqdm) -> None:
-        """What follows the body of the loop: the iteration counts, and is saved where that is due."""
+        """Follow up the body of the loop: count the iteration, stop if a signal has arrived, and save if it is time."""
         look = self._losses.end_iteration()
         self._iteration += 1
         bar.update()
@@ -274,14 +279,14 @@ class Distillation:
 
     @property
     def _protocol(self) -> EvaluationProtocol:
-        """How networks are trained at this point: kind dc takes the learned step size, where there is one."""
+        """How evaluation networks are trained now. Kind dc trains with the learned step size, if there is one."""
         protocol = self._setup.protocol
         if self._step_size is None or protocol.kind == "glad":
             return protocol
         return dataclasses.replace(protocol, lr=self._step_size.value.item())
 
     def _evaluate(self) -> None:
-        """Evaluate the set as it is now; keep it, the figures and a picture."""
+        """Evaluate the current synthetic set, and save the set, its accuracies and a picture."""
         self._save()
         begun, protocol = time.monotonic(), self._protocol
         point = self._evaluations.make(self._iteration, protocol, self._run.raise_if_stopped, self._save)
@@ -291,7 +296,7 @@ class Distillation:
         self._output.evaluated(point, point is best_of(self._evaluations.points), protocol, learned)
         self._run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
         self._save()
-        if self._iteration < self.options.Iteration:  # after the last one `finish` writes it, with the summary
+        if self._iteration < self.options.Iteration:  # after the last iteration `finish` writes the report
             self._output.write_report()
 
     def _finish(self) -> dict[str, Any]:
@@ -304,7 +309,7 @@ class Distillation:
     def _restore(self) -> None:
         state = parallel.broadcast(self._run.load_checkpoint())
         if self._source is not None:
-            # Of a new run too: processes may see files appear at different moments.
+            # Processes may see files appear at different moments, so in a new run too all take the files of process 0.
             begun_with = self._source.state_dict() if state is None else state["source"]
             self._source.load_state_dict(parallel.broadcast(begun_with))
             self._run.add_to_config(self._source.as_metadata())

@@ -1,4 +1,4 @@
-"""The losses of a run: left on the device, fetched a few at a time, recorded, and refused when they are not finite."""
+"""The losses of a run. They stay on the device and are fetched a few at a time, checked to be finite, and recorded."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-LOOK_EVERY = 10  # iterations; looking waits for the device
+LOOK_EVERY = 10  # iterations between two fetches, each of which waits for the device
 
 
 class Losses:
-    """Losses of iterations, each the mean of its updates' losses.
+    """The losses of the iterations. The loss of an iteration is the mean over its updates.
 
-    record: called with (iteration, loss) for each loss, in order, when it is fetched. diverged: makes the error for a
-    sentence about a loss that is not finite.
+    record: called with (iteration, loss) for each fetched loss, in order. diverged: called with a sentence about a loss
+    that is not finite; returns the error to raise.
     """
 
     def __init__(self, record: Callable[[int, float], None], diverged: Callable[[str], Exception]) -> None:
         self.last: float | None = None
-        """The last one that was fetched."""
+        """The last loss that was fetched; None before the first."""
         self._record, self._diverged = record, diverged
-        self._of_updates: list[Tensor] = []  # of the iteration under way
+        self._of_updates: list[Tensor] = []  # of the current iteration
         self._waiting: list[Tensor] = []
 
     def add(self, loss: Tensor) -> None:
-        """The loss [] of an update."""
+        """Add the loss [] of an update to the current iteration."""
         self._of_updates.append(loss)
 
     def end_iteration(self) -> bool:
-        """The updates so far were an iteration; whether it is time to look. Raises RuntimeError if there were none."""
+        """End the iteration. Returns whether it is time to call `look`; raises RuntimeError if there was no update."""
         if not self._of_updates:
             raise RuntimeError("The body of the loop has made no update: it ends with run.update(...).")
         self._waiting.append(torch.stack(self._of_updates).mean())
@@ -38,7 +38,7 @@ class Losses:
         return len(self._waiting) == LOOK_EVERY
 
     def look(self, iteration: int) -> None:
-        """Fetch and record the losses up to this iteration; raises `diverged` for one that is not finite."""
+        """Fetch and record the losses of all iterations before `iteration`. Raises `diverged` if one is not finite."""
         if not self._waiting:
             return
         first = iteration - len(self._waiting)

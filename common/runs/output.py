@@ -1,4 +1,4 @@
-"""What a run shows and leaves behind: synthetic sets, pictures, report, tracker, summary."""
+"""The output of a run: synthetic sets, pictures, report, tracked curves, summary and log lines."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from common.training.train import EvaluationProtocol
 
 
 class Output:
-    """Everything of a run that is for people and for later programs. Of several processes the first alone writes.
+    """Writes the results of a run for people and for later programs. Only rank 0 writes.
 
-    resumed_from: the iteration of the checkpoint, None for a new run.
+    resumed_from: the iteration of the checkpoint that the run resumes from; None for a new run.
     """
 
     def __init__(self, setup: Setup, run: Run, resumed_from: int | None) -> None:
@@ -54,10 +54,10 @@ class Output:
     def evaluated(
         self, point: dict[str, Any], best: bool, protocol: EvaluationProtocol, learned: Tensor | None
     ) -> None:
-        """Say, save and draw the set as it was evaluated.
+        """Log an evaluation, and save and draw the synthetic set that was evaluated.
 
-        best: whether no point is better. protocol: how the networks were trained. learned: the step size [], where the
-        objective learns one.
+        point: the evaluation. best: whether it is the best of the run so far. protocol: how the networks were trained.
+        learned: the learned step size [], if the objective has one.
         """
         if not parallel.is_main():
             return
@@ -100,12 +100,12 @@ class Output:
         }
 
     def write_report(self) -> None:
-        """Write report.html, as far as the run has come."""
+        """Write report.html about the run so far."""
         if not parallel.is_main():
             return
         try:
             write_run_report(self._run.folder)
-        except InputError as error:  # everything else is saved: it can be written later
+        except InputError as error:  # everything else is saved, so the report can be written later
             self._run.log(f"no report.html ({error})")
 
     def _draw_masks(self) -> None:
@@ -119,9 +119,9 @@ class Output:
     def finish(
         self, points: list[dict[str, Any]], protocol: EvaluationProtocol, seconds: float, more: dict[str, Any]
     ) -> dict[str, Any]:
-        """Write summary.json, with which the run is finished, and the report; returns the summary.
+        """Write summary.json, which marks the run as finished, and the report. Returns the summary.
 
-        points: all evaluations. seconds: what the run took. more: further entries of the summary.
+        points: all evaluations. seconds: the duration of the run. more: further entries for the summary.
         """
         run, setup = self._run, self._setup
         last = points[-1]["iteration"]
@@ -142,7 +142,7 @@ class Output:
             "file_bytes": file.stat().st_size,
             "picture": str(picture) if picture.exists() else None,
             "seconds": round(seconds, 1),
-            "peak_memory_bytes": peak_memory(setup.device),  # of this process, where the run was continued
+            "peak_memory_bytes": peak_memory(setup.device),  # of this process only, if the run was resumed
             "version": run.config["version"],
             **more,
         }
@@ -153,13 +153,13 @@ class Output:
 
 
 def export(run: Run) -> None:
-    """Write the best set as images_best.pt and labels_best.pt, the authors' format."""
+    """Write the best synthetic set in the authors' format: images_best.pt and labels_best.pt."""
     best, _ = load_synset(run.folder / "synset_best.safetensors")
     run.log(f"{'exported':>20}: {', '.join(map(str, export_pair(best, run.folder)))}")
 
 
 def say(summary: dict[str, Any], run: Run) -> None:
-    """The closing lines."""
+    """Log the closing lines of a run: its accuracies and its synthetic-set file."""
     for label, key in {"before optimisation": "start", "last": "last", "best on test": "best_on_test"}.items():
         point = summary[key]
         run.log(f"{label:>20}: {in_percent(point)} ({point['n']} x {point['network']}, {point['iteration']} updates)")

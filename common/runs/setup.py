@@ -1,4 +1,4 @@
-"""What a distillation is made of, from its options alone: data, synthetic set, networks."""
+"""Set up a distillation from its options: data, synthetic set and networks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from common.training.train import EvaluationProtocol
 
 @dataclass
 class Setup:
-    """`options` as far as the data decide them, and what they ask for, on the run's device."""
+    """What a distillation needs, on the run's device. `options` are completed with what depends on the data."""
 
     options: DistillOptions
     sources: Sources
@@ -32,17 +32,17 @@ class Setup:
     test: ImageData
     synset: SynSet
     network: Network
-    """Matched: --model, in training mode."""
+    """The network to match (--model), in training mode."""
     pool: dict[str, Network]
-    """Evaluated, by name: --eval_mode; their weights are drawn anew for each evaluation."""
+    """The evaluation networks (--eval_mode) by name; their weights are drawn again for each evaluation."""
     principal: str
-    """The one of them whose accuracy is the run's."""
+    """The name of the evaluation network whose accuracy counts as the accuracy of the run."""
     protocol: EvaluationProtocol
     compile: bool
 
 
 def set_up(options: DistillOptions, sources: Sources) -> Setup:
-    """Read the data, build the networks, draw the initial synthetic set. Raises InputError for what cannot work."""
+    """Read the data, build the networks, and make the initial synthetic set. Raises InputError for bad options."""
     device = resolve_device(options.device)
     check_precision(options.precision, device)
     train, test = options.load()
@@ -69,7 +69,7 @@ def set_up(options: DistillOptions, sources: Sources) -> Setup:
         )
     )
     synset.init(train, train.labels, train.class_indices)
-    # GPUs round differently from one run to the next, and near ties decide which positions are kept.
+    # GPUs do not always round alike, and near ties decide which positions are kept: processes might disagree.
     parallel.copy_from_main_([synset.positions, synset.coefficients])
     return Setup(
         options=options,
@@ -87,13 +87,13 @@ def set_up(options: DistillOptions, sources: Sources) -> Setup:
 
 
 def check_chunk(options: DistillOptions, network: nn.Module) -> None:
-    """Raises InputError for --chunk with a network that takes its images all at once."""
+    """Raises InputError for --chunk with a BatchNorm network, which needs all images in one pass."""
     if options.chunk and has_batchnorm(network):
         raise InputError(f"{options.model} normalises over the batch and takes all images at once: leave out --chunk")
 
 
 def check_no_dropout(options: DistillOptions, network: nn.Module) -> None:
-    """Raises InputError for a network whose passes differ from one to the next, where several are one in theory."""
+    """Raises InputError for a network with dropout, whose repeated passes over the same images would differ."""
     if has_dropout(network):
         raise InputError(
             f"{options.model} has dropout, which each pass over the same images would draw anew: "
@@ -102,10 +102,10 @@ def check_no_dropout(options: DistillOptions, network: nn.Module) -> None:
 
 
 def _fitted(options: DistillOptions, sources: Sources, im_size: tuple[int, ...]) -> tuple[DistillOptions, Sources]:
-    """What the options leave to the size of the images: all pixels of one, and a recipe's step in other units."""
+    """Complete the options that depend on the image size: k of plain pixels, and the unit of a recipe's lr_freq."""
     if options.transform == "identity" and options.msz_per_channel == 0:
         options = dataclasses.replace(options, msz_per_channel=math.prod(im_size))
-    # Recipes give lr_freq in units of the DCT, those of plain pixels aside, which have a step of their own.
+    # Recipes give lr_freq in units of the DCT. Only plain pixels have an lr_freq of their own in the recipes.
     if options.transform in ("dft", "dwt") and sources["lr_freq"] not in ("flag", "default"):
         frequency.check_transform(options.transform, im_size)
         lr_freq = frequency.convert_step(options.lr_freq, im_size, "dct", options.transform)

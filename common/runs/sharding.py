@@ -1,4 +1,4 @@
-"""Classes dealt out to the processes of a job: each matches some, and their gradients add up to one update."""
+"""Divide the classes among the processes of a job. Each matches its classes, and the gradients are summed."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from common.system import parallel
 
 @dataclass(frozen=True)
 class ClassShare:
-    """The classes [first, last) that this process matches; others match the rest."""
+    """The classes [first, last) that this process matches; other processes match the others."""
 
     first: int
     last: int
 
     @classmethod
     def of(cls, classes: int, undivided: bool = False) -> ClassShare:
-        """This process's share. undivided: process 0 matches all classes, for they cannot be taken apart."""
+        """This process's share of all classes. undivided: rank 0 matches all classes, the other ranks none."""
         if undivided:
             return cls(0, classes if parallel.is_main() else 0)
         return cls(*parallel.share(classes))
 
     @property
     def count(self) -> int:
-        """How many classes they are; 0 where other processes match them all."""
+        """The number of classes in this share; 0 if other processes match all classes."""
         return self.last - self.first
 
     @property
     def rows(self) -> slice:
-        """Slice of this process's classes, for anything whose first axis is the class."""
+        """The slice that selects this process's classes from an array whose first axis is the class."""
         return slice(self.first, self.last)
 
 
 def share_statistics(network: Network, classes: int, device: torch.device, model: str) -> tuple[Network, ClassShare]:
-    """The network for matching, and the classes that this process matches, where batch statistics are of all classes.
+    """The network for matching and this process's classes, if batch statistics have to cover all classes.
 
-    On GPUs the processes put the statistics together (SyncBatchNorm). Where they cannot, process 0 matches all classes
-    and one line, which names the `model`, says so. A network without batch statistics is returned as it is.
+    On GPUs the processes combine their batch statistics (SyncBatchNorm). On a CPU, or with more processes than classes,
+    rank 0 matches all classes, and one line with the name of the `model` reports it. A network without BatchNorm is
+    returned unchanged.
     """
     if parallel.world() == 1 or not has_batchnorm(network):
         return network, ClassShare.of(classes)

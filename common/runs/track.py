@@ -1,8 +1,9 @@
-"""Trackers: a run's curves and pictures in TensorBoard or Weights & Biases, beside what its folder holds anyway.
+"""Trackers, which show a run's curves and pictures in TensorBoard or Weights & Biases, in addition to the run folder.
 
-The x axis is the number of updates made: the loss of the first update stands at 1, the evaluation before it at 0. Calls
-come in that order. A point of a resumed run thus lies after its checkpoint exactly if the run makes it anew, which is
-what keeps points from appearing twice. No tracker draws random numbers that a run could see.
+The x axis is the number of iterations made: the loss of the first iteration is drawn at 1, and the evaluation before it
+at 0. Calls come in this order. When a run is resumed, it makes exactly those points again whose x is greater than that
+of its checkpoint, so trackers can drop their old copies, and no point appears twice. No tracker affects the random
+numbers of a run.
 """
 
 from __future__ import annotations
@@ -22,29 +23,29 @@ from common.config.options import TrackerName
 from common.system.errors import InputError
 from common.system.files import write_atomically
 
-# What trackers leave in a run folder; removed with the run.
+# The folders that trackers make in a run folder; they are removed with the run.
 TRACKER_FOLDERS = ("tensorboard", "wandb")
 _PROJECT = "fred"
 _ACCURACY = "accuracy/mean"
 
 
 class Tracker:
-    """Shows nothing. The others override what they show; all of them are to be closed."""
+    """A tracker that shows nothing, and the base class of the others. Close every tracker after use."""
 
     def scalars(self, iteration: int, **values: float) -> None:
-        """Figures after `iteration` updates, e.g. `loss`, on the CPU already."""
+        """Show plain numbers after `iteration` iterations, e.g. `loss`."""
 
     def evaluation(self, point: Mapping[str, Any]) -> None:
-        """An evaluation as in metrics.jsonl: iteration, mean and std (fractions), and those of each of `networks`."""
+        """Show an evaluation. point: as in metrics.jsonl, with iteration, mean, std (fractions), maybe `networks`."""
 
     def picture(self, tag: str, path: Path, iteration: int) -> None:
-        """A PNG file that has been drawn; it is read before this returns."""
+        """Show the PNG file at `path`, which is read before this method returns."""
 
     def summary(self, summary: Mapping[str, Any]) -> None:
-        """What a finished run found, as in summary.json. A run that is closed without it was stopped."""
+        """Show the content of summary.json. A run that is closed without this call counts as stopped."""
 
     def close(self) -> None:
-        """Write, or upload, what is left."""
+        """Write or upload everything that is still in memory."""
 
 
 def open_tracker(
@@ -57,13 +58,14 @@ def open_tracker(
     resumed_from: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Tracker:
-    """The tracker of the run in `folder`; `say` gets one line, which tells where to look.
+    """Open the tracker of the run in `folder`. `say` is called with one line about where to see the curves.
 
     config: plain values, possibly nested; shown beside the curves.
-    name, project: what wandb calls the run and where it files it (project: else as wandb is set up, else "fred").
-    group: runs of the same group are shown together by wandb; by TensorBoard those below one folder are.
-    resumed_from: updates made before this process, None for a new run.
-    Raises InputError where the package is missing, or wandb cannot start.
+    name: the name of the run in wandb.
+    project: the project in wandb (None: the project that wandb is set up with, otherwise "fred").
+    group: wandb shows runs of the same group together. TensorBoard does so for all runs below one folder.
+    resumed_from: iterations that were made before this process; None for a new run.
+    Raises InputError if the package is missing or wandb cannot start.
     """
     if kind == "tensorboard":
         return _TensorBoard(folder / "tensorboard", config, resumed_from, say)
@@ -73,7 +75,7 @@ def open_tracker(
 
 
 class _TensorBoard(Tracker):
-    """Event files in `folder`. Those of a run that is continued stay; what lies after its checkpoint is not shown."""
+    """Writes event files in `folder`. A resumed run keeps its old files, and points after its checkpoint are hidden."""
 
     def __init__(
         self, folder: Path, config: Mapping[str, Any], resumed_from: int | None, say: Callable[[str], None]
@@ -83,13 +85,13 @@ class _TensorBoard(Tracker):
             from torch.utils.tensorboard.summary import hparams
         except ImportError as error:
             raise _missing("tensorboard", error) from error
-        # The point at the checkpoint is in it, those after it will be made again.
+        # The run makes only the points after its checkpoint again.
         start, purge = (0, 0) if resumed_from is None else (resumed_from, resumed_from + 1)
         self._writer = SummaryWriter(str(folder), purge_step=purge)
         values = _flat(config)
         self._writer.add_text("config", _table(values), start)
         plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in values.items()}
-        # Not add_hparams, which would show a second run, without curves, beside this one.
+        # add_hparams would show a second run, without curves, beside this one.
         names, values_here, self._end = hparams(plain, {_ACCURACY: 0.0})
         self._add(names, start)
         self._add(values_here, start)
@@ -119,14 +121,14 @@ class _TensorBoard(Tracker):
         self._writer.close()
 
     def _add(self, summary: Any, iteration: int) -> None:
-        assert self._writer.file_writer is not None  # until it is closed
+        assert self._writer.file_writer is not None  # it is None only after close()
         self._writer.file_writer.add_summary(summary, iteration)
 
 
 class _Wandb(Tracker):
-    """A wandb run with files in `folder`/wandb, whose id is kept there: the run continues as the folder does.
+    """A wandb run with files in `folder`/wandb. Its id is saved there, so a resumed run continues the same wandb run.
 
-    wandb's own step is the number of updates. It never goes back, so wandb drops the points that it has already.
+    wandb's step is the number of iterations. This step never decreases, so wandb drops points that it already has.
     """
 
     def __init__(
@@ -145,7 +147,7 @@ class _Wandb(Tracker):
         except ImportError as error:
             raise _missing("wandb", error) from error
         try:
-            # Set for all of wandb, not only for the run: logging in prints too.
+            # These are set for all of wandb, not only for the run, because logging in prints as well.
             settings = wandb.setup(wandb.Settings(silent=True, console="off")).settings
         except (wandb.Error, ValueError) as error:
             raise InputError(
@@ -162,7 +164,7 @@ class _Wandb(Tracker):
                 config=dict(config),
                 mode=mode,
                 resume="allow",
-                allow_val_change=True,  # the device, for one, may differ when a run is continued
+                allow_val_change=True,  # e.g. the device may differ when a run is resumed
             )
         except wandb.Error as error:
             raise InputError(
@@ -171,7 +173,7 @@ class _Wandb(Tracker):
         self._wandb, self._say, self._complete, self._lost = wandb, say, False, False
         say({
             "online": f"tracked: {self._run.url}",
-            # A run that was stopped and continued has left several.
+            # A run that was stopped and resumed has several offline-run folders.
             "offline": f"tracked offline, to upload: wandb sync {quote(str(folder / 'wandb'))}/offline-run-*",
             "disabled": "not tracked: wandb is disabled",
         }[mode])  # fmt: skip
@@ -191,11 +193,11 @@ class _Wandb(Tracker):
         self._send(lambda: self._run.summary.update(dict(summary)))
 
     def close(self) -> None:
-        # wandb calls a run with another exit code than 0 failed: one that was stopped has not finished.
+        # wandb marks a run as failed if its exit code is not 0; a run that was stopped is not finished.
         self._send(lambda: self._run.finish(exit_code=0 if self._complete else 1))
 
     def _send(self, call: Callable[[], object]) -> None:
-        """Hand something to wandb's own process, which deals with the network; without it the run goes on untracked."""
+        """Send something to wandb's own process, which does the uploads. If that process has ended, tracking stops."""
         if self._lost:
             return
         try:
@@ -203,14 +205,15 @@ class _Wandb(Tracker):
         except ConnectionError as error:
             self._lost = True
             self._say(f"wandb's process has ended ({error}): the run goes on untracked, its folder has everything")
-            with contextlib.suppress(ConnectionError):  # it cannot be reached; this is so that nobody tries at exit
+            with contextlib.suppress(ConnectionError):  # so that wandb does not try to reach its process at exit
                 self._wandb.teardown()
 
 
 def _mode(wandb: ModuleType, asked: str) -> Literal["online", "offline", "disabled"]:
-    """What WANDB_MODE, or else wandb's settings, ask for; offline where that is online and nobody is logged in.
+    """The mode in which wandb runs: `asked`, but offline instead of online if nobody is logged in.
 
-    Raises InputError where WANDB_MODE insists: a run asks nobody for a key.
+    asked: the mode in wandb's settings, which WANDB_MODE sets. Raises InputError if WANDB_MODE is online and nobody is
+    logged in, because a run never asks the user for a key.
     """
     if asked == "disabled":
         return "disabled"
@@ -224,14 +227,14 @@ def _mode(wandb: ModuleType, asked: str) -> Literal["online", "offline", "disabl
 
 
 def _logged_in(wandb: ModuleType) -> bool:
-    # Newer versions have deprecated the attribute, older ones would ask the user for a key.
+    # Newer versions have deprecated wandb.api.api_key; in older ones wandb.login would ask the user for a key.
     if "prompt" in inspect.signature(wandb.login).parameters:
         return bool(wandb.login(prompt=False))
     return wandb.api.api_key is not None
 
 
 def _run_id(path: Path) -> str:
-    """The id in the file, written there first for a new run. Not made from the path: two machines may share it."""
+    """The id in the file. A new run gets a random id, because two machines may have run folders at the same path."""
     if not path.exists():
         write_atomically(path, lambda temporary: temporary.write_text(secrets.token_hex(4), encoding="utf-8"))
     return path.read_text(encoding="utf-8")
@@ -248,13 +251,13 @@ def _one_line(error: Exception) -> str:
 
 
 def _accuracies(point: Mapping[str, Any]) -> dict[str, float]:
-    """What is drawn of an evaluation, as fractions: mean and std, and the mean of each network of a pool."""
+    """The curves of an evaluation, as fractions: its mean and std, and the mean of each network of a pool."""
     networks = {f"accuracy/{name}": entry["mean"] for name, entry in point.get("networks", {}).items()}
     return {_ACCURACY: point["mean"], "accuracy/std": point["std"], **networks}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """Flatten nested dictionaries: {"a": {"b": 1}} becomes {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
@@ -262,6 +265,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _table(values: Mapping[str, Any]) -> str:
-    """A table in Markdown."""
+    """The values as a Markdown table with one row per key."""
     cells = {key: json.dumps(value, ensure_ascii=False).replace("|", "\\|") for key, value in values.items()}
     return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {cell} |" for key, cell in cells.items())])

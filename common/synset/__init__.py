@@ -1,4 +1,4 @@
-"""The synthetic set: what is stored, how its coefficients are selected, and every file that holds it."""
+"""The synthetic set: what it stores, how its coefficients are selected, and every file format that holds one."""
 
 from common.synset.synset import SynSet, SynSetArgs
 

@@ -1,9 +1,9 @@
-"""Synthetic sets as the authors' scripts save them, read without running anything that a file says.
+"""Reads synthetic sets that the authors' scripts saved, without running code from the files.
 
-pair      images_best.pt and labels_best.pt (or ..._<iteration>.pt), also under a prefix, FreD_ipc1#images_best.pt: one
-          tensor each, the images decoded and normalised, grouped by class.
-results   res_*.pt: {"data": [...], "accs_all_exps": {network: [accuracies]}}, one entry of `data` an experiment. FreD
-          writes [(images, labels)] for each, its ancestor DatasetCondensation [images, labels].
+pair      images_best.pt and labels_best.pt (or ..._<iteration>.pt), also with a prefix, as in FreD_ipc1#images_best.pt:
+          one tensor each; the images are decoded, normalised and grouped by class.
+results   res_*.pt: {"data": [...], "accs_all_exps": {network: [accuracies]}} with one entry of `data` per experiment:
+          [(images, labels)] if FreD wrote the file, [images, labels] if its ancestor DatasetCondensation did.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _NAME = re.compile(r"(?P<before>.*)(?P<what>images|labels)(?P<after>[^/]*)")
 _PARTNER = {"images": "labels", "labels": "images"}
 _FORMS = "an images_*.pt beside its labels_*.pt, or a res_*.pt"
 
-# What the accuracies in res_*.pt are made of, numpy's numbers, and the two names that versions of numpy give to their
-# constructor. Neither calls anything that the file names.
+# The accuracies in res_*.pt are numpy scalars: their types, and the two names that versions of numpy give to their
+# constructor. Loading them calls nothing that the file names.
 _NUMBERS = (
     np.float64, np.float32, np.float16, np.int64, np.int32, np.int16, np.int8, np.uint8, np.bool_,
 )  # fmt: skip
@@ -43,7 +43,7 @@ _ALLOWED: list[Any] = [
 
 @dataclass(frozen=True)
 class AuthorsSet:
-    """Images and labels of a synthetic set, and where they come from. N images of C classes, n = N / C of each."""
+    """Images and labels of a synthetic set and the files they come from: N images of C classes, n = N / C per class."""
 
     images: Tensor
     """float32 [N, ch, *im_size], contiguous, on the CPU, grouped by class; as a rule normalised, see `as_normalised`"""
@@ -51,39 +51,40 @@ class AuthorsSet:
     """int64 [N]: n zeros, n ones, ..., n times C - 1"""
     kind: Literal["pair", "results"]
     accuracies: dict[str, list[float]] | None
-    """by network, fractions, of all experiments in the file one after the other; None where it has none"""
+    """network -> accuracies as fractions, those of all experiments in the file in order; None if it holds none"""
     files: tuple[Path, ...]
-    """that were read: images and labels, or the one file of results"""
+    """the files that were read: images and labels, or the one results file"""
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         return int(self.labels[-1]) + 1
 
     @property
     def num_per_class(self) -> int:
-        """n."""
+        """n, the number of images per class."""
         return len(self.labels) // self.num_classes
 
     @property
     def channels(self) -> int:
-        """ch."""
+        """ch, the number of channels."""
         return self.images.shape[1]
 
     @property
     def im_size(self) -> tuple[int, ...]:
-        """Two or three sides, in pixels."""
+        """The two or three sides of an image, in pixels."""
         return tuple(self.images.shape[2:])
 
 
 def read_authors(path: Path | str, exp: int | None = None, pixels: PixelValues | None = None) -> AuthorsSet:
-    """Read a pair, given either of its files, or a res_*.pt, of any device, layout and width of numbers.
+    """Read a pair, given the path of either file, or a res_*.pt.
 
-    exp: which of the experiments in a res_*.pt, counted from 0; None takes the last, as a rule the only one.
-    pixels: what their values stand for; they are not converted, but of "bytes" they may be uint8.
-    Images that are not grouped by class are grouped, in their order, if every class has as many.
-    Raises InputError where a file is missing, damaged, of another kind, or holds more than tensors and numbers, which
-    is never loaded because it could run code; for images that are not finite; and for classes of unequal size.
+    The tensors may be of any device, memory layout and floating-point width. Images that are not grouped by class are
+    grouped; within a class their order is kept.
+    exp: number of the experiment in a res_*.pt, counted from 0; None takes the last, which is usually the only one.
+    pixels: what the pixel values are. They are not converted here, but "bytes" also allows uint8 images.
+    Raises InputError if a file is missing, damaged, of another format, or holds anything but tensors and numbers (such
+    a file is never loaded, because it could run code); if images are not finite; and if classes differ in size.
     """
     path = Path(path)
     content = _load(path)
@@ -101,17 +102,18 @@ def read_authors(path: Path | str, exp: int | None = None, pixels: PixelValues |
 
 
 def is_authors(path: Path | str) -> bool:
-    """Whether a file is one that `read_authors` is for, by its name."""
+    """Whether a file has a suffix that `read_authors` reads (.pt or .pth)."""
     return Path(path).suffix in SUFFIXES
 
 
 def _load(file: Path) -> Any:
-    """Tensors, numbers, lists and dictionaries; every global that a file names is looked up in a list, or refused."""
+    """Load tensors, numbers, lists and dictionaries; a global that the file names and `_ALLOWED` lacks is refused."""
     if not file.is_file():
         raise InputError(f"there is no file {file}: give {_FORMS}")
     try:
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on pickles that torch.save did not write: they are refused below
+            # torch warns of pickles that torch.save did not write; they are refused below.
+            warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         told = str(error)
@@ -128,7 +130,7 @@ def _load(file: Path) -> Any:
 
 
 def _both_files(path: Path) -> tuple[Path, Path]:
-    """The files of images and labels, one of which is `path`."""
+    """Return the paths (images, labels) of a pair, of which `path` is one."""
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise InputError(
@@ -142,7 +144,7 @@ def _both_files(path: Path) -> tuple[Path, Path]:
 
 
 def _experiment(path: Path, data: Any, exp: int | None) -> tuple[Any, Any]:
-    """Images and labels of one experiment of a res_*.pt."""
+    """Return the images and labels of one experiment of a res_*.pt."""
     if not isinstance(data, list) or not data:
         raise InputError(f"{path} has no experiment in its 'data': it is not a res_*.pt of the authors, or not whole")
     if exp is not None and not 0 <= exp < len(data):
@@ -194,7 +196,7 @@ def _checked(
     whole = labels.detach().to(torch.int64)
     if not torch.equal(whole.to(torch.float64), labels.detach().to(torch.float64)) or (whole < 0).any():
         raise InputError(f"{last} has labels that are not numbers of classes (0, 1, ...)")
-    # A label beyond the number of images cannot be one of equally many classes; bincount would ask for the memory.
+    # The clamp limits the memory of bincount. A label above the number of images is wrong anyway: some class is empty.
     counts = torch.bincount(whole.clamp(max=len(whole)))
     if (counts != counts[0]).any():
         told = ", ".join(map(str, counts[:10].tolist())) + (", ..." if len(counts) > 10 else "")

@@ -1,7 +1,8 @@
-"""The one place that reads and writes synthetic sets.
+"""Reading and writing of synthetic-set files; no other module writes them.
 
-A `.safetensors` file holds `coefficients` float32 [C, n, ch, k], `positions` int32 [C, k], with trajectory matching
-also `step_size` float32 [1], and JSON metadata that suffices to evaluate it: no pickle, so loading cannot run code.
+A `.safetensors` file holds `coefficients` float32 [C, n, ch, k] and `positions` int32 [C, k] (C classes, n images per
+class, ch channels, k coefficients), with trajectory matching also `step_size` float32 [1]. Its JSON metadata suffices
+to evaluate the set. It contains no pickle, so loading it cannot run code.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
 from common.system.files import torch_bytes, write_atomically
 
-# A synthetic set and its metadata, as `load_synset` gives them.
+# A synthetic set and its metadata, as `load_synset` returns them.
 StoredSet = tuple[SynSet, dict[str, Any]]
 
 FORMAT = "fred-synset"
@@ -31,11 +32,11 @@ _FROM_SYNSET = (
 
 
 def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step_size: Tensor | None = None) -> Path:
-    """Write a synthetic set atomically; returns the path.
+    """Write a synthetic set atomically and return the path.
 
-    metadata: what an evaluation needs beside the tensors (dataset, mean, std, class_names, network, evaluation, ...),
-    JSON values only. The set's shape, transform and learning rate are added here. Raises InputError where it cannot be
-    written, and for a set that holds nothing yet.
+    metadata: what an evaluation needs besides the tensors (dataset, mean, std, class_names, network, evaluation, ...),
+    JSON values only. This function adds the set's shape, transform and learning rate.
+    Raises InputError if the file cannot be written, or if the set holds no images yet.
     """
     synset.check_filled()
     path = Path(path)
@@ -44,7 +45,7 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
         "format": FORMAT,
         "format_version": VERSION,
         **{key: getattr(synset, key) for key in _FROM_SYNSET},
-        # null where there is none: a set that was not distilled here, from a file that does not say
+        # null if unknown: the set was converted from a file that does not name it
         "lr_freq": synset.args.lr_freq or None,
         "mom_freq": synset.args.mom_freq,
     }
@@ -61,9 +62,9 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
 
 
 def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredSet:
-    """The synthetic set and its metadata; `metadata["step_size"]` is the learned step size where there is one.
+    """Return the synthetic set and its metadata; `metadata["step_size"]` is the learned step size, if the set has one.
 
-    Raises InputError for a file that is missing, truncated, of another kind, or of a newer version.
+    Raises InputError if the file is missing, truncated, not a synthetic set, or of a newer format version.
     """
     path = Path(path)
     metadata, tensors = _read(path)
@@ -81,8 +82,11 @@ def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredS
 
 
 def export_pair(synset: SynSet, folder: Path | str) -> tuple[Path, Path]:
-    """Write the decoded set as the authors do: `images_best.pt` (CPU float32 [C * n, ch, *im_size], normalised) and
-    `labels_best.pt` (CPU int64 [C * n], grouped by class). Returns both paths."""
+    """Write the decoded set in the authors' format and return both paths.
+
+    `images_best.pt` is float32 [C * n, ch, *im_size] on the CPU, normalised; `labels_best.pt` is int64 [C * n] on the
+    CPU, grouped by class.
+    """
     images, labels = synset.get(need_copy=True)
     paths = Path(folder) / "images_best.pt", Path(folder) / "labels_best.pt"
     for path, tensor in zip(paths, (images.cpu().contiguous(), labels.cpu()), strict=True):

@@ -1,4 +1,4 @@
-"""Synthetic sets on the Hugging Face hub: hf://owner/name[/file], a dataset repository with .safetensors files."""
+"""Synthetic sets on the Hugging Face Hub: hf://owner/name[/file] names a dataset repository with .safetensors files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from common.system.files import write_atomically
 
 PREFIX = "hf://"
 SUFFIX = ".safetensors"
-FIRST = "synset.safetensors"  # what is taken of several files: a run's last set
+FIRST = "synset.safetensors"  # chosen if a repository has several files: the last set of a run
 INSTALL = "pip install 'huggingface_hub>=0.34' (part of the extra hub)"
-KIND = "dataset"  # of the repositories; a synthetic set is data, not a model
+KIND = "dataset"  # type of the repositories; a synthetic set is data, not a model
 
 
 class Address(NamedTuple):
-    """Where a set is shared; file None: not said."""
+    """The repository owner/name of a shared set, and the file in it; None if the address names no file."""
 
     repository: str
     file: str | None = None
@@ -31,12 +31,12 @@ class Address(NamedTuple):
 
     @property
     def url(self) -> str:
-        """Of the repository's page."""
+        """The URL of the repository's page."""
         return f"https://huggingface.co/datasets/{self.repository}"
 
 
 def parse_address(text: str) -> Address:
-    """Read hf://owner/name[/file] or the hub's own hf://datasets/owner/name[/file]; InputError for anything else."""
+    """Parse hf://owner/name[/file] or the Hub's own hf://datasets/owner/name[/file]; InputError for anything else."""
     parts = text.removeprefix(PREFIX).removeprefix("datasets/").split("/")
     whole = text.startswith(PREFIX) and len(parts) >= 2 and all(part not in ("", ".", "..") for part in parts)
     if not whole or (len(parts) > 2 and not parts[-1].endswith(SUFFIX)):
@@ -45,10 +45,10 @@ def parse_address(text: str) -> Address:
 
 
 def fetch(address: str) -> Path:
-    """Download a set, or find it in the hub's cache; the file's path there.
+    """Download a set, unless the Hub's local cache has it, and return the path of the file in that cache.
 
-    Without a file in the address it is the repository's only .safetensors, or its synset.safetensors.
-    Raises InputError where that cannot be told, or nothing can be fetched.
+    If the address names no file, the repository's only .safetensors file or its synset.safetensors is taken.
+    Raises InputError if neither exists, or if the file cannot be downloaded.
     """
     hub, place = import_library(), parse_address(address)
     file = place.file
@@ -60,14 +60,14 @@ def fetch(address: str) -> Path:
 
 
 def pull(address: str, output: Path | None = None) -> Path:
-    """Fetch a set and copy it to `output` (default: its own name, here), once it has been found whole.
+    """Fetch a set, check that it can be loaded, and copy it to `output` (default: its own name, in this folder).
 
-    Raises InputError where that name, if it was not given, is that of another file here.
+    Raises InputError if `output` is not given and a file with other content has the name of the set.
     """
     fetched = fetch(address)
     load_synset(fetched)
     if output is None:
-        output = Path(fetched.name)  # as a rule synset.safetensors, whichever the set
+        output = Path(fetched.name)  # the name of most sets is synset.safetensors
         if output.exists() and not filecmp.cmp(output, fetched, shallow=False):
             raise InputError(f"there is another {output} here: give --output FILE{SUFFIX}")
     write_atomically(output, lambda temporary: shutil.copyfile(fetched, temporary))
@@ -91,12 +91,12 @@ def import_library() -> Any:
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """InputError where the hub does not do what it is asked."""
+    """Turn every exception raised inside into an InputError that begins with `what`."""
     try:
         yield
     except InputError:
         raise
-    # The library's own exceptions and those of the network underneath, of which it has changed, have no base in common.
+    # The library's exceptions and those of its HTTP client, which it has replaced, have no common base class.
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise InputError(

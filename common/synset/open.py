@@ -1,4 +1,4 @@
-"""Any synthetic set by its name: our file, an authors' file, or hf://owner/name on the Hugging Face hub."""
+"""Opens any synthetic set by its name: our file, an authors' file, or hf://owner/name on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ from common.system.version import code_version
 def open_synset(
     name: str, device: torch.device | str = "cpu", zca: bool | None = None, pixels: PixelValues | None = None
 ) -> tuple[SynSet, dict[str, Any]]:
-    """A synthetic set and its metadata, from our file, an authors' file (as plain pixels) or hf://owner/name[/file].
+    """Return a synthetic set and its metadata from our file, an authors' file or hf://owner/name[/file].
 
-    zca: whether an authors' file, which does not say, holds whitened images. pixels: what its values stand for; they
-    are given as they are (see `as_normalised`). Raises InputError for what is none, and for pixels of another file.
+    The images of an authors' file are opened as plain pixels, with the values of the file (see `as_normalised`).
+    zca: whether an authors' file holds whitened images, which the file itself does not record.
+    pixels: what the pixel values of an authors' file are, which the file does not record either.
+    Raises InputError if `name` is not a readable synthetic set, or if `pixels` is given for a set of another format.
     """
     path = fetch(name) if name.startswith(PREFIX) else Path(name)
     if not is_authors(path):
@@ -40,7 +42,7 @@ def open_synset(
 
 
 def check_no_pixels(name: str, pixels: PixelValues | None) -> None:
-    """Raises InputError where it is said what the values of a file of this project stand for."""
+    """Raise InputError if --pixels was given for a file of this project, whose images are normalised."""
     if pixels is not None:
         raise InputError(
             f"--pixels says what the authors' files hold, and {name} is none: leave it out (a set that was converted "
@@ -49,7 +51,7 @@ def check_no_pixels(name: str, pixels: PixelValues | None) -> None:
 
 
 def as_pixels(authors: AuthorsSet, device: torch.device | str = "cpu") -> SynSet:
-    """The images exactly as they are stored: transform identity, k = d coefficients and ipc = n images per class."""
+    """Return a set of exactly the stored images: transform identity, k = d pixels, ipc = n images per class."""
     d = math.prod(authors.im_size)
     coefficients = authors.images.flatten(2).unflatten(0, (authors.num_classes, authors.num_per_class))
     positions = torch.arange(d, dtype=torch.int32).expand(authors.num_classes, d)
@@ -67,9 +69,10 @@ def synset_of(
     lr_freq: float = 0.0,
     mom_freq: float = 0.0,
 ) -> SynSet:
-    """A `SynSet` for an authors' set, of its coefficients float32 [C, n, ch, k] at positions int32 [C, k].
+    """Return a `SynSet` for an authors' set, with coefficients float32 [C, n, ch, k] at positions int32 [C, k].
 
-    ipc: the budget that pays for n images. Raises InputError where they do not fit together.
+    ipc: the budget, which must give n images per class.
+    Raises InputError if the budget, the coefficients and the positions do not fit together.
     """
     synset = SynSet(
         SynSetArgs(
@@ -89,9 +92,9 @@ def synset_of(
 
 
 def told_by_file(authors: AuthorsSet, zca: bool = False, model: str | None = None) -> dict[str, Any]:
-    """Metadata as a distillation writes it, with null for what an authors' file does not tell: most of it.
+    """Return metadata as a distillation writes it; most values are None, because an authors' file does not hold them.
 
-    model: the network that is trained on the set, if not the first whose accuracies the file holds.
+    model: the network to train on the set; None takes the first network whose accuracies the file holds.
     """
     accuracies = authors.accuracies or {}
     model = model or next(iter(accuracies), None)
@@ -115,7 +118,10 @@ def told_by_file(authors: AuthorsSet, zca: bool = False, model: str | None = Non
 
 
 def source_of(authors: AuthorsSet, residual: float) -> dict[str, Any]:
-    """Where a set comes from, for its metadata. residual: see `recover`, 0 for images kept as they are."""
+    """Return the metadata entry that says where a set comes from.
+
+    residual: that of `recover.Recovered`, 0 for images stored unchanged.
+    """
     return {
         "format": f"the authors' {authors.kind}",
         "files": [file.name for file in authors.files],

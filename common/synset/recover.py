@@ -1,8 +1,8 @@
-"""From decoded images back to what was stored: the positions and coefficients of a FreD set.
+"""Recovers the positions and coefficients of a FreD set from its decoded images.
 
-Each image is an inverse DCT of k coefficients per channel, at positions that the images of a class share, so the
-forward DCT gives zeros everywhere else, up to rounding: in float32 1e-6 of the mean magnitude of what is kept at 32 px,
-1e-5 at 128 px.
+Each image is an inverse DCT of k coefficients per channel, at positions that all images of a class share. The forward
+DCT therefore gives zeros at all other positions, up to rounding: in float32 1e-6 of the mean magnitude of the kept
+coefficients at 32 px, 1e-5 at 128 px.
 """
 
 from __future__ import annotations
@@ -18,40 +18,41 @@ from common import frequency
 from common.synset.authors import AuthorsSet
 from common.system.errors import InputError
 
-# A coefficient is kept where its largest magnitude in a class exceeds this share of the mean magnitude of those kept;
-# the second share is for sets decoded in TF32, the default of the authors' version of torch on GPUs that have it, whose
-# rounding leaves up to 0.007 (128 px, simulated).
+# A coefficient counts as kept if its largest magnitude in a class exceeds this share of the mean magnitude of the kept
+# ones. The second share is for sets decoded in TF32, the default of the authors' version of torch on GPUs that have it;
+# TF32 rounding leaves up to 0.007 (128 px, simulated).
 _KEPT = (1e-3, 3e-2)
-# Between the smallest of those and the largest of the others a FreD set has a gap, other images have a slope. The ratio
-# of the two is 1e-5 in float32, 0.01 in TF32 (simulated).
+# In a FreD set, the largest coefficient that is not kept is at most this share of the smallest kept one: measured 1e-5
+# in float32 and 0.01 in TF32 (simulated). In other images the magnitudes fall gradually, without such a gap.
 _GAP = 0.25
 
 
 class Recovered(NamedTuple):
-    """What a FreD set stores: float32 [C, n, ch, k] and int32 [C, k], with the budget that pays for it."""
+    """The coefficients float32 [C, n, ch, k] and positions int32 [C, k] of a FreD set, and its budget ipc."""
 
     coefficients: Tensor
     positions: Tensor
     ipc: int
     residual: float
-    """the largest magnitude that is left out, relative to the mean magnitude of what is kept"""
+    """the largest magnitude that is not kept, divided by the mean magnitude of the kept coefficients"""
 
 
 def recover(authors: AuthorsSet, ipc: int | None = None) -> Recovered:
-    """The DCT coefficients and positions that decode to these images.
+    """Return the DCT coefficients and positions that decode to these images.
 
-    k is the largest number of coefficients that any class shows. A kept coefficient that is zero in all images of a
-    class cannot be seen: a class that shows fewer gets those of its other positions where most is left, the lower index
-    first. Where n images of k coefficients are no whole budget, k is raised to the next that is.
-    ipc: the budget, if it is known. Raises InputError for images that are no FreD set, with what was measured, and for
-    a budget that does not fit.
+    k is the largest number of nonzero positions in any class. A class with fewer (a kept coefficient that is zero in
+    all of its images cannot be detected) is filled up to k with the largest of its other positions, the lower index
+    first among equals. If n images of k coefficients match no whole ipc, k is raised to the next number that does.
+    ipc: the budget, if it is known.
+    Raises InputError if the images are not a FreD set (the message gives the magnitudes measured) or the budget does
+    not fit.
     """
     c, n, d, ndim = authors.num_classes, authors.num_per_class, math.prod(authors.im_size), len(authors.im_size)
     by_class = authors.images.unflatten(0, (c, n))
     peaks = torch.empty(c, d, dtype=torch.float64)
     means = torch.empty_like(peaks)
     for number, images in enumerate(by_class):
-        # Double precision, so that what is left over is the file's own rounding.
+        # Double precision, so that the residual shows only the rounding of the file.
         magnitudes = frequency.forward(images.double(), ndim).flatten(2).abs()  # [n, ch, d]
         peaks[number], means[number] = magnitudes.amax(dim=(0, 1)), magnitudes.mean(dim=(0, 1))
     kept = _kept(authors.files[0], peaks, means)
@@ -66,8 +67,9 @@ def recover(authors: AuthorsSet, ipc: int | None = None) -> Recovered:
 
 
 def _kept(file: Path, peaks: Tensor, means: Tensor) -> Tensor:
-    """Boolean [C, d]: the coefficients that are not zero. peaks, means: [C, d] of their magnitudes.
+    """Return a boolean [C, d] that marks the nonzero coefficients.
 
+    peaks, means [C, d]: largest and mean magnitude of each coefficient over the images and channels of a class.
     Raises InputError unless a few coefficients of each class are far above all others.
     """
     advice = "--as_pixels stores the images as they are"
@@ -92,7 +94,10 @@ def _kept(file: Path, peaks: Tensor, means: Tensor) -> Tensor:
 
 
 def _above(share: float, peaks: Tensor, means: Tensor) -> Tensor:
-    """Boolean [d]: peaks [d] above this share of the mean of `means` [d] over those that are above it."""
+    """Return a boolean [d] that marks the kept coefficients of one class.
+
+    A coefficient is kept if its value in `peaks` [d] exceeds `share` times the mean of `means` [d] over all kept ones.
+    """
     kept = peaks > 0
     while kept.any():
         fewer = kept & (peaks > share * means[kept].mean())
@@ -103,14 +108,15 @@ def _above(share: float, peaks: Tensor, means: Tensor) -> Tensor:
 
 
 def _mean_kept(means: Tensor, kept: Tensor) -> Tensor:
-    """[C] mean magnitude of the kept coefficients of each class, 0 for a class without any."""
+    """Return the mean magnitude [C] of the kept coefficients of each class, 0 for a class without any."""
     return torch.where(kept, means, 0.0).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
 
 
 def _budget(authors: AuthorsSet, k: int, ipc: int | None) -> tuple[int, int]:
-    """(k, ipc): the least ipc of which n = int(ipc * d / k), with k raised where only a larger one fits.
+    """Return (k, ipc) with the least ipc for which n = int(ipc * d / k); k is raised if only a larger k fits.
 
-    A budget that is known may be larger, if k leaves it n. Raises InputError where it does not fit.
+    A known `ipc` may be larger than the least one if it gives n images with k as it is.
+    Raises InputError if it does not.
     """
     n, d = authors.num_per_class, math.prod(authors.im_size)
     least = -(-n * k // d)

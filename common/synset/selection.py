@@ -1,13 +1,13 @@
-"""Which k coefficients of a class are kept: one set of positions per class, shared by its images and channels.
+"""Selection of the k coefficients that a class keeps: one set of positions, shared by its images and channels.
 
 variance  the paper's rule (Section 3.2, explained variance ratio): for a basis vector e_j, e_j^T Cov e_j / tr Cov is
-          the variance of coefficient j over the total, so the top k are the k coefficients of largest variance. The
-          authors average the coefficients over channels first; so does this rule.
+          the variance of coefficient j over the total, so the top k are the k coefficients of largest variance. Like
+          the authors' code, this rule first averages the coefficients over channels.
 energy    the k coefficients of largest mean square in orthonormal units, over images and channels. By Parseval's
-          theorem no other k reconstruct the sample with a smaller squared error: unlike the variance it keeps
-          what all images of a class share.
+          theorem no other k coefficients reconstruct the images with a smaller squared error. Unlike `variance`, it
+          keeps what all images of a class have in common.
 low       the lowest frequencies (`frequency.frequencies`; zig-zag order for the DCT), the same for every class.
-random    uniform, drawn anew for each class.
+random    uniformly random positions, drawn separately for each class.
 
 Ties go to the larger energy, then to the lower index (flattened, row-major).
 """
@@ -28,18 +28,18 @@ from common.system.errors import InputError
 SelectionRule = Literal["variance", "energy", "low", "random"]
 RULES: tuple[str, ...] = get_args(SelectionRule)
 
-# A variance below this fraction of the class's largest energy is rounding of a constant coefficient, not spread.
+# A variance below this fraction of the class's largest energy is rounding error of a constant coefficient.
 _ROUNDING = 1e-12
 
 
 def check_rule(rule: str) -> None:
-    """Raises InputError for a rule that does not exist."""
+    """Raise InputError for a rule that does not exist."""
     if rule not in RULES:
         raise InputError(f"unknown selection rule '{rule}': choose one of {', '.join(RULES)}")
 
 
 def check_k(k: int, im_size: Sequence[int]) -> None:
-    """Raises InputError unless 1 <= k <= the number of positions of an image."""
+    """Raise InputError unless 1 <= k <= the number of positions of an image."""
     d = math.prod(im_size)
     if not 1 <= k <= d:
         sides = "x".join(map(str, im_size))
@@ -49,11 +49,11 @@ def check_k(k: int, im_size: Sequence[int]) -> None:
 def select(
     rule: str, samples: Iterable[Iterable[Tensor]], k: int, transform: str, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Positions int32 [C, k], ascending within each class.
+    """Return the positions int32 [C, k] that the rule selects, ascending within each class.
 
-    samples: for each class an iterable of image chunks [B, ch, *im_size], read once and one chunk at a time, so
-        a whole class may be larger than memory. generator: for `random` alone; the default generator is never used.
-    Raises InputError for an unknown rule, k < 1, k > d, or a class without images.
+    samples: for each class an iterable of image chunks [B, ch, *im_size]. It is read once and one chunk at a time, so
+        a class may be larger than memory. generator: used by `random` only; torch's default generator is never used.
+    Raises InputError for an unknown rule, k < 1, k > d (the number of positions), or a class without images.
     """
     check_rule(rule)
     rows = [_select_class(rule, iter(chunks), k, transform, generator) for chunks in samples]
@@ -82,16 +82,19 @@ def _select_class(
     variance, energy = _moments(first, chunks, transform)
     order = energy.argsort(descending=True, stable=True)
     if rule == "variance":
-        # Sorting the energy order by variance, stably, leaves energy to decide among equal variances: one image
-        # (no variance at all) and constant coefficients are then well defined.
+        # The stable sort keeps the energy order among equal variances, so the result is well defined for a single
+        # image (no variance at all) and for constant coefficients.
         variance = torch.where(variance > _ROUNDING * energy.max(), variance, 0.0)
         order = order[variance[order].argsort(descending=True, stable=True)]
     return order[:k]
 
 
 def _moments(first: Tensor, rest: Iterator[Tensor], transform: str) -> tuple[Tensor, Tensor]:
-    """Over all chunks, float64 [d] each: the variance of the channel-mean coefficient (unbiased, zero for one image),
-    and the mean square of the orthonormal coefficient over images and channels."""
+    """Return (variance, energy) of the coefficients over all chunks, float64 [d] each.
+
+    The variance is that of the channel-mean coefficient (unbiased; zero for one image). The energy is the mean square
+    of the orthonormal coefficient over images and channels.
+    """
     ndim = first.dim() - 2
     scale = frequency.orthonormal_scale(tuple(first.shape[2:]), transform).flatten().to(first.device)
     count, values = 0, 0

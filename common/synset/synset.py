@@ -19,10 +19,10 @@ from common.system.seeds import generator
 
 @dataclass
 class SynSetArgs:
-    """What `SynSet(args)` reads. Any namespace with these attributes will do, and may lack those with a default.
+    """The arguments of `SynSet(args)`: any namespace with these attributes; those with a default may be missing.
 
-    im_size: two or three sides. transform, selection: see `frequency` and `selection`. selection_images: "init" surveys
-    the n drawn images of a class, as the authors do, "class" all of its images.
+    im_size: two or three sides. transform, selection: see `frequency` and `selection`. selection_images: "init" chooses
+    positions from the n drawn images of a class, as the authors do, "class" from all images of the class.
     """
 
     channel: int
@@ -40,23 +40,24 @@ class SynSetArgs:
 
 
 class ImageSource(Protocol):
-    """Images too many to hold normalised: `batch(indices)` gathers some of them as float32 [B, ch, *im_size]."""
+    """Images that are too many to hold normalised; `batch(indices)` returns some as float32 [B, ch, *im_size]."""
 
     def batch(self, indices: Tensor) -> Tensor: ...
 
 
-# Pixel values that a survey of a whole class transforms at a time. About what a processor caches: surveying all of
-# CIFAR-10 takes 2 s this way and 8 s in pieces eight times as large.
+# Pixel values that are transformed at a time when positions are chosen from a whole class. This many fit a processor's
+# cache: choosing from all of CIFAR-10 takes 2 s, and 8 s in pieces eight times as large.
 _SURVEY_CHUNK_VALUES = 1_000_000
 
 
 class SynSet:
-    """n = int(ipc * d / k) synthetic images per class from k coefficients per channel each; d = product of the sides.
+    """A synthetic set of n = int(ipc * d / k) images per class, each stored as k coefficients per channel.
 
-    Held: `coefficients` float32 [C, n, ch, k] (the only thing learned), `positions` int32 [C, k] (which ones they
-    are, fixed by `init`), `labels` int64 [C * n], grouped by class. Images are what the inverse transform makes of it.
+    d is the product of the image's sides, C the number of classes, ch the number of channels. The set holds
+    `coefficients` float32 [C, n, ch, k] (the only thing learned), their `positions` int32 [C, k] (fixed by `init`), and
+    `labels` int64 [C * n], grouped by class. The inverse transform decodes the coefficients to images.
 
-    Raises InputError where the budget is impossible: ipc < 1, k < 1, k > d, or fewer than one image per class.
+    Raises InputError if the budget is impossible (ipc < 1, k < 1, or k > d) or another argument is invalid.
     """
 
     def __init__(self, args: SynSetArgs | Any) -> None:
@@ -100,11 +101,12 @@ class SynSet:
         labels_all: Tensor,
         indices_class: Sequence[Sequence[int] | Tensor],
     ) -> None:
-        """Start from real images: draw n per class without replacement, choose the positions, keep those coefficients.
+        """Initialise from real images: draw n per class without replacement and keep k coefficients of each channel.
 
-        images_all: normalised images [N, ch, *im_size], or an object whose `batch(indices)` gathers such images.
+        images_all: normalised images [N, ch, *im_size], or an object whose `batch(indices)` returns such images.
         labels_all: int64 [N]. indices_class: for each class the indices of its images.
-        Raises InputError for a class with fewer than n images, or an index whose label is not its class.
+        Raises InputError for a class with fewer than n images, a drawn index whose label is another class, or images of
+        another shape than [ch, *im_size].
         """
         indices = [torch.as_tensor(rows, dtype=torch.long) for rows in indices_class]
         names = getattr(images_all, "class_names", range(self.num_classes))
@@ -131,9 +133,9 @@ class SynSet:
         self.optim_zero_grad()
 
     def init_mask(self) -> None:
-        """Choose `positions` from the images that `init` surveys; override it to select by a rule of your own.
+        """Choose `positions` from the images given to `init`; override this method to use your own selection rule.
 
-        Raises InputError outside `init`: the images it chooses from are not kept.
+        Raises InputError if it is not called by `init`, because the images are not kept afterwards.
         """
         if self._survey is None:
             raise InputError("init_mask() runs inside init(): call init(images, labels, indices_class)")
@@ -141,9 +143,9 @@ class SynSet:
         self.positions = selection.select(self.selection, self._survey, self.msz_per_channel, self.transform, rule)
 
     def decode(self, classes: slice | None = None) -> Tensor:
-        """All images, float32 [C * n, ch, *im_size], differentiable with respect to `coefficients`.
+        """Return all images, float32 [C * n, ch, *im_size], differentiable with respect to `coefficients`.
 
-        classes: those of some classes alone, [c * n, ch, *im_size] of c of them.
+        classes: decode only these classes; for c classes the result is [c * n, ch, *im_size].
         Raises InputError before `init` or `load_state_dict`.
         """
         self.check_filled()
@@ -152,7 +154,7 @@ class SynSet:
         return self._decode(self.coefficients[classes], self.positions[classes]).flatten(0, 1)
 
     def get(self, indices: Iterable[int] | Tensor | None = None, need_copy: bool = False) -> tuple[Tensor, Tensor]:
-        """(images, labels) of some or all synthetic images; with `need_copy` detached copies without a graph.
+        """Return (images, labels) of the images in `indices`, or of all; `need_copy` gives copies without a graph.
 
         Raises InputError before `init` or `load_state_dict`.
         """
@@ -165,27 +167,27 @@ class SynSet:
         return images[:, 0], self.labels[rows]
 
     def optim_zero_grad(self) -> None:
-        """Drop the gradient of the coefficients."""
+        """Clear the gradient of the coefficients."""
         self.optimizer.zero_grad()
 
     def optim_step(self) -> None:
-        """One SGD step with momentum on the coefficients (lr_freq is in the transform's own units)."""
+        """Take one SGD step with momentum on the coefficients (lr_freq is in the transform's own units)."""
         self.optimizer.step()
 
-    # -- what it holds -----------------------------------------------------------------------------------------
+    # -- contents ------------------------------------------------------------------------------------------------
 
     @property
     def mask(self) -> Tensor:
-        """Boolean [C, *im_size]: the kept positions, built for those who want to look."""
+        """The kept positions as a boolean [C, *im_size], for inspection; it is built at each access."""
         self.check_filled()
         mask = torch.zeros(self.num_classes, self.d, dtype=torch.bool, device=self.device)
         return mask.scatter(1, self.positions.long(), True).unflatten(1, self.im_size)
 
     def check_filled(self) -> None:
-        """Raises InputError while the set holds nothing: all its images would be zero, a plain gray."""
-        # Asked of the values only once, as a GPU would have to be waited for. On the meta device there are none.
+        """Raise InputError if nothing has been stored yet, so that every image would be constant zero."""
+        # The values are looked at once only, since that waits for a GPU; tensors on the meta device have none.
         if not self._filled and self.device.type != "meta":
-            self._filled = bool(self.coefficients.any() or self.positions.any())  # a subclass may write them itself
+            self._filled = bool(self.coefficients.any() or self.positions.any())  # a subclass may write them directly
             if not self._filled:
                 raise InputError(
                     "the synthetic set holds nothing yet: call init(images, labels, indices_class) or "
@@ -193,7 +195,10 @@ class SynSet:
                 )
 
     def budget(self) -> dict[str, int]:
-        """What is stored, in numbers and bytes, and what it decodes to; labels follow from the order."""
+        """Return counts and bytes of what the set stores, and the number of images that it decodes to.
+
+        Labels take no space: they follow from the order of the images.
+        """
         return {
             "ipc": self.ipc,
             "images_per_class": self.num_per_class,
@@ -206,11 +211,11 @@ class SynSet:
         }
 
     def show_budget(self) -> None:
-        """Print the budget in a line."""
+        """Print the line that `describe_budget` returns."""
         print(self.describe_budget())
 
     def describe_budget(self) -> str:
-        """The budget as one line of text."""
+        """Return the budget as one line of text."""
         b = self.budget()
         return (
             f"{self.num_classes} classes x {b['images_per_class']} images of {self.msz_per_channel} "
@@ -219,17 +224,20 @@ class SynSet:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Coefficients, positions and the optimiser's momentum: what a run needs to continue bit for bit."""
+        """Return the coefficients, the positions and the optimiser's momentum, so that a run can resume bit for bit."""
         self.check_filled()
         return {
             "coefficients": self.coefficients.detach().clone(),
             "positions": self.positions.clone(),
-            # A copy: the optimiser goes on changing its own.
+            # A copy, because later steps of the optimiser change the original.
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`, or coefficients and positions alone. Raises InputError where they do not fit."""
+        """Restore the result of `state_dict`; "optimizer" may be missing.
+
+        Raises InputError if a shape differs, or if positions are out of range or not ascending.
+        """
         coefficients, positions = state["coefficients"], state["positions"]
         if coefficients.shape != self.coefficients.shape or positions.shape != self.positions.shape:
             raise InputError(
@@ -245,10 +253,10 @@ class SynSet:
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
 
-    # -- pieces ------------------------------------------------------------------------------------------------
+    # -- details -----------------------------------------------------------------------------------------------
 
     def _decode(self, coefficients: Tensor, positions: Tensor) -> Tensor:
-        """[G, m, ch, k] at positions [G, k] to images [G, m, ch, *im_size]; the dense tensor lives only here."""
+        """Decode m images of each of G groups, [G, m, ch, k] at positions [G, k], to [G, m, ch, *im_size]."""
         dense = coefficients.new_zeros(*coefficients.shape[:3], self.d)
         dense = dense.scatter(3, _index(positions, coefficients.shape), coefficients)
         return frequency.inverse(dense.unflatten(3, self.im_size), len(self.im_size), self.transform)
@@ -274,5 +282,8 @@ class SynSet:
 
 
 def _index(positions: Tensor, shape: torch.Size) -> Tensor:
-    """Positions [G, k] as an index along the last axis of [G, m, ch, d]: shared by a class's images and channels."""
+    """Expand positions [G, k] to `shape` [G, m, ch, k], an index along the last axis of a tensor [G, m, ch, d].
+
+    All images and channels of a group share its positions.
+    """
     return positions.long()[:, None, None].expand(shape)

@@ -1,1 +1,1 @@
-"""Process and machine: errors, files, seeds, signals, devices, several processes, the scripts as commands."""
+"""What the code needs of the process and the machine: errors, files, seeds, signals, devices, ranks and scripts."""

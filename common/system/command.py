@@ -1,4 +1,4 @@
-"""Scripts as commands: errors as sentences, exit codes, and one command as several processes that torchrun starts."""
+"""Runs a script's `main` as a command: prints errors as sentences, sets exit codes, joins torchrun's processes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ import torch.distributed as dist
 from common.system import parallel
 from common.system.errors import InputError, ProcessLost, Stopped
 
-# An evaluation may take hours on one process only. When a process dies, torchrun ends the others, without a timeout.
+# Long, because the other processes may wait hours while one process evaluates. No timeout is needed to notice a dead
+# process: torchrun then ends the others.
 _TIMEOUT = timedelta(days=7)
 
 
 def run_command(main: Callable[[], None], several: bool = False) -> None:
-    """Run a script's `main` and exit with its `exit_code`.
+    """Run a script's `main` and exit with the code that `exit_code` returns.
 
-    several: torchrun may start the command as several processes, which are joined in a group before `main`; those but
-    the first print nothing, and their errors name them. Without it several processes are refused.
+    several: whether torchrun may start the command as several processes. If so, the processes join one group before
+    `main`; all except rank 0 discard standard output, and prefix each line of standard error with their rank. If not,
+    a start with several processes is an error.
     """
     launch = parallel.launch()
     if launch.world > 1 and several:
@@ -42,7 +44,11 @@ def run_command(main: Callable[[], None], several: bool = False) -> None:
 
 
 def exit_code(main: Callable[[], None]) -> int:
-    """Run `main`: 0, 2 with the sentence of an `InputError`, 130/143 after a signal, 1 for lack of another process."""
+    """Run `main`, print its error to stderr as one sentence, and return the exit code.
+
+    The code is 0 on success, 2 for an `InputError`, 130 after SIGINT, 143 after SIGTERM, and 1 if another process of
+    the job has ended. Any other exception passes through.
+    """
     try:
         main()
     except InputError as error:
@@ -64,23 +70,23 @@ def _run_as_one_of_several(main: Callable[[], None], rank: int) -> NoReturn:
     with output_of(rank):
         try:
             code = exit_code(lambda: _in_group(main))
-        except Exception:  # no kind that a command ends with: shown as Python would, so that nobody waits for this one
+        except Exception:  # a bug: print the traceback and exit, so that the other processes do not wait for this one
             traceback.print_exc()
             code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     if dist.is_initialized():
-        # `main` did not come to its end, and a GPU may be waiting for another process: a usual exit would wait for it.
+        # `main` failed, and this GPU may be waiting for another process. A normal exit would wait for the GPU.
         os._exit(code)
     sys.exit(code)
 
 
 def _in_group(main: Callable[[], None]) -> None:
     try:
-        # One group with a backend for each kind of device, of which NCCL connects when it is first used.
+        # One group with one backend for each device type. NCCL connects only when it is first used.
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
         main()
-    except dist.DistError as error:  # of what others call: SyncBatchNorm, or the start
+    except dist.DistError as error:  # from calls outside `parallel`: SyncBatchNorm, and joining the group
         raise parallel.lost(error) from error
     dist.destroy_process_group()
 
@@ -100,7 +106,7 @@ def output_of(rank: int) -> Iterator[None]:
 
 
 class _Lines(io.TextIOBase):
-    """A stream that hands on whole lines, each with a prefix: lines of several processes do not mix."""
+    """A stream that passes on whole lines, each with a prefix, so that the lines of several processes do not mix."""
 
     def __init__(self, stream: TextIO, prefix: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where and how precisely a run computes: device, precision, compilation."""
+"""Chooses the device, the precision and the compilation of a run, and describes the hardware."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first CUDA GPU if there is one, else the CPU. Raises InputError for a device that is not there.
+    """The device of that name; `auto` is the first CUDA GPU if there is one, and the CPU otherwise.
 
-    Of several processes each gets a GPU of its own for `auto` and `cuda`, which becomes its current one.
+    With several processes, `auto` and `cuda` give each process its own GPU and make that GPU the current one. Raises
+    InputError if the device does not exist on this machine.
     """
     if parallel.launch().world > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
         return _own_gpu()
@@ -58,17 +59,17 @@ def _own_gpu() -> torch.device:
 
 
 def check_precision(name: str, device: torch.device) -> None:
-    """Raises InputError for a precision that the device does not have."""
+    """Raises InputError if the device does not support this precision."""
     if name == "tf32" and device.type != "cuda":
         raise InputError("--precision tf32 needs a CUDA GPU: give fp32 or bf16")
 
 
 @contextmanager
 def precision(name: str, device: torch.device) -> Iterator[None]:
-    """Networks inside compute in fp32, tf32 (CUDA matrix units, 10-bit mantissa) or bf16 (autocast).
+    """Inside this context, networks compute in fp32, tf32 (CUDA matrix units, 10-bit mantissa) or bf16 (autocast).
 
-    Nothing outside does: the coefficients and their transform stay there, in float32. Weights are cast anew at each
-    use, for autocast's cache would keep the weights of the first step until the context ends.
+    The DCT coefficients and their transform are computed outside the context, in float32. Weights are cast again at
+    each use: autocast's cache is off, because it would keep the weights of the first step until the context ends.
     """
     check_precision(name, device)
     if device.type != "cuda":
@@ -86,9 +87,9 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
 
 
 def can_compile() -> bool:
-    """Whether `torch.compile` works on this machine; if not, one sentence on the screen says why."""
+    """Whether `torch.compile` works on this machine; if it does not, one printed sentence says why."""
     try:
-        # Compilation is lazy: only a call shows whether this machine has what it needs (a C++ compiler, Triton).
+        # Compilation is lazy: only a call shows whether its tools (a C++ compiler, Triton) are on this machine.
         torch.compile(_probe)(torch.ones(8))
     except Exception as error:  # the backends raise many types, some of them private
         reason = str(error).strip().splitlines() or [""]
@@ -102,7 +103,7 @@ def _probe(x: torch.Tensor) -> torch.Tensor:
 
 
 def describe_hardware(device: torch.device) -> dict[str, Any]:
-    """What a figure measured here has to name."""
+    """The hardware and software to name beside every figure that is measured on this machine, as JSON values."""
     described: dict[str, Any] = {
         "device": str(device),
         "cpu": _cpu_name(),
@@ -118,9 +119,10 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:
-    """The most bytes that this process has held so far: `cpu` (resident) and, on CUDA, `cuda` (tensors there).
+    """The peak memory of this process so far, in bytes.
 
-    None where the system does not say (Windows).
+    `cpu` is the peak of resident memory, or None where the system does not report it (Windows). On a CUDA device,
+    `cuda` is the peak of memory that tensors took on that device.
     """
     peak = {"cpu": _peak_resident()}
     if device.type == "cuda":
@@ -134,11 +136,11 @@ def _peak_resident() -> int | None:
     except ImportError:  # Windows has no such module
         return None
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return resident * (1 if sys.platform == "darwin" else 1024)  # in bytes there, in KiB elsewhere
+    return resident * (1 if sys.platform == "darwin" else 1024)  # macOS reports bytes, other systems KiB
 
 
 def _cpu_name() -> str:
-    """The model as the system names it, where it does (Linux)."""
+    """The CPU's model name on Linux; on other systems, what `platform` reports."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -148,5 +150,5 @@ def _cpu_name() -> str:
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on the device. Only from pinned memory does a GPU copy without keeping the CPU waiting."""
+    """Copy a CPU tensor to the device, for a GPU through pinned memory, so that the CPU does not wait for the copy."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

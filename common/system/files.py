@@ -1,4 +1,4 @@
-"""Files that a reader never sees half written."""
+"""Writes files atomically, so that a reader never sees a half-written file, and locks files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from common.system.errors import InputError
 
-# What zipfile and torch.load raise for files that are not whole, or that hold more than tensors and plain values.
+# What zipfile and torch.load raise for files that are incomplete, or that hold more than tensors and plain values.
 UNREADABLE = (
     OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError,
     AttributeError, pickle.UnpicklingError,
@@ -29,9 +29,10 @@ UNREADABLE = (
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary)`, flush to disk, rename to `path`: afterwards `path` is the old file or the whole new one.
+    """Write a file so that, at every moment, `path` is either the old file or the whole new file.
 
-    Raises InputError where the folder cannot be written or the disk is full.
+    Calls `write(temporary)` with a temporary path in the same folder, flushes that file to the disk and renames it to
+    `path`. Raises InputError if the folder cannot be written or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -46,23 +47,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             f"cannot write {path}: {error.strerror or error}; choose another folder or free space"
         ) from error
     finally:
-        with suppress(OSError):  # nothing was left behind, or the folder itself is unusable: the error above says so
+        with suppress(OSError):  # either the file is gone, or the folder is unusable, which the error above reports
             temporary.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically; a NaN or infinity raises ValueError, since JSON has none."""
+    """Write `content` as indented JSON, atomically. Raises ValueError for NaN and infinity, which JSON lacks."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
+    """The content of a JSON file, such as `write_json` writes."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows that share their keys as CSV with a header, atomically."""
+    """Write rows as CSV, atomically. All rows must have the same keys, which become the header."""
     text = StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -71,15 +72,15 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def table_beside(path: Path) -> Path:
-    """The CSV file that belongs to a JSON file: x.json gives x.csv, and any other name has .csv appended.
+    """Return the path of the CSV file that belongs to a JSON file: x.csv for x.json, else the name with .csv appended.
 
-    What follows another dot is a part of the name: the tables of b.seed0 and b.seed1 are two files.
+    Other suffixes are part of the name, so b.seed0 and b.seed1 have two tables.
     """
     return path.with_suffix(".csv") if path.suffix.lower() == ".json" else path.with_name(f"{path.name}.csv")
 
 
 def check_not_read(flag: str, written: Sequence[Path], read: Sequence[Path | str | None]) -> None:
-    """Raises InputError where a file that `flag` would write is one that the same command reads."""
+    """Raise InputError if a file that the command writes because of `flag` is also a file that it reads."""
     for path in written:
         for source in read:
             if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
@@ -87,17 +88,18 @@ def check_not_read(flag: str, written: Sequence[Path], read: Sequence[Path | str
 
 
 def take_lock(path: Path, called: str, flag: str) -> BaseFileLock | None:
-    """Lock the file `path`, making it and its folder; None, at once, where another process holds the lock.
+    """Lock the file `path`; returns the lock, or None immediately if another process holds it.
 
-    The lock holds until its `release()`, or until the process ends, however it ends. Do not enter it with `with`, which
-    would take it a second time. Raises InputError where the file cannot be written: `called` is what its folder is
-    called ("the run folder"), `flag` the one that names another ("--save_path").
+    Creates the file and its folder. The lock lasts until `release()` or until the process ends in any way. Do not use
+    the returned lock in a `with` statement, which would acquire it a second time. Raises InputError if the file
+    cannot be written. That message uses `called`, a phrase for the folder ("the run folder"), and `flag`, the option
+    that chooses another folder ("--save_path").
     """
-    lock = FileLock(path, thread_local=False)  # whichever thread releases it
+    lock = FileLock(path, thread_local=False)  # so that any thread can release it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
-    except Timeout:  # an OSError, too
+    except Timeout:  # before OSError, of which it is a subclass
         return None
     except OSError as error:
         reason = error.strerror or error
@@ -106,16 +108,19 @@ def take_lock(path: Path, called: str, flag: str) -> BaseFileLock | None:
 
 
 def torch_bytes(content: Any) -> memoryview:
-    """What `torch.save` writes, in memory: a full disk then fails as for any other file, with an OSError."""
+    """What `torch.save` would write, as bytes in memory.
+
+    Writing these bytes to a full disk then raises an OSError, as for any other file.
+    """
     buffer = BytesIO()
     torch.save(content, buffer)
     return buffer.getbuffer()
 
 
 def _fsync_folder(folder: Path) -> None:
-    # The rename itself is only durable once the folder's entry is.
+    # A rename survives a power failure only once the folder itself has been flushed.
     if sys.platform == "win32":
-        return  # where a folder cannot be opened, and NTFS keeps a journal of its entries
+        return  # Windows cannot open a folder, and NTFS keeps a journal of the folder's entries
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,8 +1,8 @@
-"""Several processes of one job, as torchrun starts them: who is who, and what they tell each other.
+"""The processes of one job that torchrun starts: their ranks, and the exchange of values between them.
 
-Every function is at once done, and changes nothing, in the one process of a plain start. With several, all of them have
-to call the same functions in the same order. Tensors of a GPU are summed by NCCL; everything else goes through the
-CPUs by gloo, so no GPU is waited for.
+In a job of one process, every function returns at once and changes nothing. In a job of several processes, all of them
+must call the same functions in the same order. NCCL sums the tensors that are on a GPU. Everything else is exchanged
+between the CPUs with gloo, so that no process waits for a GPU.
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ T = TypeVar("T")
 
 
 class Launch(NamedTuple):
-    """What torchrun tells a process by its environment. The numbers of processes count from 0."""
+    """What torchrun tells a process through environment variables. Ranks count from 0."""
 
     rank: int = 0
     local_rank: int = 0
-    """The number on its machine."""
+    """The rank among the processes on the same machine."""
     world: int = 1
-    """Processes on all machines together."""
+    """The number of processes on all machines together."""
 
 
 def launch() -> Launch:
-    """How this process was started, known before `command.run_command` joins the processes: 0 of 1 without torchrun."""
-    # A batch system may set WORLD_SIZE by itself: only with a rank is a process one of several.
+    """How this process was started: without torchrun, it is rank 0 of 1 process.
+
+    This is known from the start. `rank` and `world` are right only after `command.run_command` has joined the group.
+    """
+    # A batch system may set WORLD_SIZE on its own. Only a process with a RANK is one of several.
     world = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
     if world == 1:
         return Launch()
@@ -45,32 +48,38 @@ def launch() -> Launch:
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """The rank of this process, counted from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
-    """How many processes there are."""
+    """The number of processes in this job."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and says what there is to write and to say: number 0."""
+    """Whether this process is rank 0, which alone writes files and prints."""
     return rank() == 0
 
 
 def share(count: int) -> tuple[int, int]:
-    """[first, last) of `count` things that are this process's; of sizes that differ by one process 0 has the larger."""
+    """The range [first, last) of `count` items that this process handles.
+
+    The shares of the processes differ by at most one item, and no share is larger than that of rank 0.
+    """
     first, last = (-(-number * count // world()) for number in (rank(), rank() + 1))
     return first, last
 
 
-# -- what they tell each other -----------------------------------------------------------------------------------
+# -- exchange of values between the processes --------------------------------------------------------------------
 
 
 @torch.no_grad()
 def sum_(*tensors: Tensor) -> None:
-    """Replace tensors of one device by their sums over the processes, bit for bit the same in each."""
+    """Replace each tensor by its sum over the processes; the sums are bit for bit the same in every process.
+
+    All tensors must be on one device.
+    """
     if world() == 1:
         return
     together = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -81,7 +90,7 @@ def sum_(*tensors: Tensor) -> None:
 
 @torch.no_grad()
 def copy_from_main_(tensors: Sequence[Tensor]) -> None:
-    """Replace tensors by those of process 0."""
+    """Replace the contents of the tensors by those that rank 0 has."""
     if world() == 1:
         return
     for tensor in tensors:
@@ -91,7 +100,7 @@ def copy_from_main_(tensors: Sequence[Tensor]) -> None:
 
 
 def broadcast(value: Any) -> Any:
-    """The value that process 0 gives, whatever the others give; pickle has to take it."""
+    """The value that rank 0 passes, in every process; the values of the others are ignored. It must be picklable."""
     if world() == 1:
         return value
     values = [value if is_main() else None]
@@ -100,7 +109,7 @@ def broadcast(value: Any) -> Any:
 
 
 def gather(value: T) -> list[T]:
-    """The values of all processes, by number; pickle has to take them."""
+    """The values of all processes, in the order of their ranks. The values must be picklable."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
@@ -109,7 +118,7 @@ def gather(value: T) -> list[T]:
 
 
 def largest(number: int) -> int:
-    """The largest of the numbers that the processes give."""
+    """The largest of the numbers that the processes pass."""
     if world() == 1:
         return number
     held = torch.tensor(number)
@@ -119,9 +128,9 @@ def largest(number: int) -> int:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Process 0 does what is inside before the others: it downloads, or fills a cache on the disk, and they find it.
+    """Rank 0 runs the body before the others, so that they find what it has downloaded or cached on the disk.
 
-    Machines may have disks of their own: after process 0 comes the first process of each machine, then the rest.
+    Each machine may have its own disk. So the first process of each machine runs the body next, then all the rest.
     """
     turn = 0 if is_main() else 1 if launch().local_rank == 0 else 2
     for _ in range(turn):
@@ -132,7 +141,7 @@ def main_first() -> Iterator[None]:
 
 
 def _collective(function: Callable[..., object], *positional: Any, **named: Any) -> None:
-    """Raises ProcessLost where another process has ended."""
+    """Call a function of torch.distributed; raises ProcessLost if the call fails because another process has ended."""
     try:
         function(*positional, **named)
     except RuntimeError as error:
@@ -140,10 +149,10 @@ def _collective(function: Callable[..., object], *positional: Any, **named: Any)
 
 
 def lost(error: Exception) -> ProcessLost:
-    """What to raise where a call upon the other processes failed with `error`."""
-    # torchrun sends SIGTERM because of the same: this process ends by itself, and says why first.
+    """The exception to raise after an exchange with the other processes has failed with `error`."""
+    # torchrun reacts to the lost process by sending SIGTERM. This process ignores it, reports the reason and then ends.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # "[<file of gloo>:<line>] Connection closed by peer [...]. This is typically ...": the middle alone.
+    # "[<file of gloo>:<line>] Connection closed by peer [...]. This is typically ...": keep only the middle.
     reason = re.sub(r"^\[[^]]*\] ", "", str(error)).partition(". ")[0].partition("\n")[0]
     return ProcessLost(reason or type(error).__name__)

@@ -1,4 +1,4 @@
-"""The one module that knows where the scripts lie: an objective's script, and how to run one as a user would."""
+"""Finds the script of each objective and runs scripts as a user would; no other module knows the scripts' paths."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ from types import ModuleType
 from common.system.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-"""The repository: the folder that `common` and the scripts' folders lie in."""
-_KEPT = 1 << 16  # bytes of what a script said last: torchrun adds much to it
+"""The root of the repository: the folder that contains `common` and the folders of the scripts."""
+_KEPT = 1 << 16  # bytes kept from the end of a script's stderr; torchrun adds many lines after the script's own error
 _ERROR = re.compile(r"(?:rank \d+: )?error: (.*)")
 _IMPORTABLE = ("DM", "DC", "TM")
-VOXELS = "3D-MNIST/distill.py"  # DM of voxels, filed under DM
+VOXELS = "3D-MNIST/distill.py"  # distribution matching of voxels; its runs have the objective DM
 
 
 def distill_script(objective: str) -> list[str]:
-    """Maps an objective's name (`ImageNet-abcde/DM`) to its script, relative to the root, and the flags it needs."""
+    """The script of an objective (`ImageNet-abcde/DM`), relative to the root, followed by the flags that it needs."""
     folder, _, of = objective.partition("/")
     return [f"{folder}/distill.py", *(["--objective", of] if of else [])]
 
 
 def buffer_script(objective: str) -> str:
-    """Maps the name of an objective that needs experts (`TM`) to the script that trains them, relative to the root."""
+    """The script that trains expert trajectories for an objective that needs them (`TM`), relative to the root."""
     return f"{objective.partition('/')[0]}/buffer.py"
 
 
 def load_script(script: str) -> ModuleType:
-    """A script as a module, for those in a folder whose name cannot be imported: ImageNet-abcde, 3D-MNIST.
+    """Import a script from a folder whose name is not a valid module name: ImageNet-abcde or 3D-MNIST.
 
-    script: relative to the repository's root. It is executed once.
+    script: the path relative to the repository's root. A second call returns the same module without executing it
+    again.
     """
     name = re.sub(r"\W", "_", script.removesuffix(".py"))
     if name not in sys.modules:
@@ -54,9 +55,10 @@ def load_script(script: str) -> ModuleType:
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """Inside, a script imports those of DM, DC and TM; an environment that does not know them yet is told of.
+    """Context in which a script imports the folders DM, DC and TM; explains the failure if they are not installed.
 
-    It was installed before these folders could be imported. Exits with code 2 and the sentence that says what to run.
+    The import fails in an environment that was installed before these folders were importable. Then this context
+    prints which command to run and exits with code 2.
     """
     try:
         yield
@@ -70,7 +72,8 @@ def installed() -> Iterator[None]:
 def run_script(script: str, *flags: object) -> str:
     """Run `python SCRIPT FLAGS` with its output on the screen; returns the command as a user would type it.
 
-    script: relative to the repository's root, e.g. DM/distill.py. Raises InputError where it does not end with 0.
+    script: the path relative to the repository's root, e.g. DM/distill.py. Raises InputError if the exit code is not
+    0.
     """
     words = list(map(str, flags))
     command = as_typed(script, words)
@@ -82,21 +85,22 @@ def run_script(script: str, *flags: object) -> str:
 
 
 def as_typed(script: str, words: Sequence[str], nproc: int = 1) -> str:
-    """The command as a user would type it in the repository's root."""
+    """The command as a user would type it in the repository's root, with torchrun if nproc is above 1."""
     start = "python" if nproc == 1 else f"torchrun --standalone --nproc_per_node {nproc}"
     return f"{start} {shlex.join([script, *words])}"
 
 
 class Script:
-    """A script of this repository as a child process, with its output on the screen. nproc: processes, by torchrun.
+    """A script of this repository as a child process, with its output on the screen.
 
-    It is in a session of its own, so that no signal reaches it but `stop`: what a terminal or a cluster sends to the
-    parent's group is for the parent to pass on.
+    nproc: the number of processes; torchrun starts them if there is more than one.
+    The child runs in its own session, so a signal that a terminal or a cluster sends to the parent's process group does
+    not reach it. The parent passes such a signal on by calling `stop`.
     """
 
     def __init__(self, script: str, words: Sequence[str], nproc: int = 1) -> None:
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)] if nproc > 1 else []
-        # Progress bars ask their terminal how wide it is, and a pipe has none.
+        # The child's stderr is a pipe, so its progress bars cannot ask the terminal for the width.
         columns, lines = shutil.get_terminal_size()
         self._process = subprocess.Popen(
             [sys.executable, *several, str(ROOT / script), *words],
@@ -109,33 +113,36 @@ class Script:
         self._reader.start()
 
     def wait(self) -> int:
-        """Wait until it ends; its exit code, as a shell would say it."""
+        """Wait until the script ends; returns its exit code as a shell reports it (128 + the number of a signal)."""
         self._await_end()
         self._reader.join()
         code = self._process.wait()
         return code if code >= 0 else 128 - code
 
     def stop(self) -> None:
-        """Ask it to save and end, and wait until it has; also from a handler that interrupts `wait`."""
+        """Send SIGTERM, which asks the script to save and end, and wait until it has ended.
+
+        A signal handler that interrupts `wait` may call this.
+        """
         self._process.send_signal(signal.SIGTERM)
         self._await_end()
 
     @property
     def reason(self) -> str:
-        """What it said last on its standard error: of an InputError the sentence."""
+        """The sentence of the script's InputError; without one, the last line of its standard error."""
         lines = [line.strip() for line in self._said.decode(errors="replace").replace("\r", "\n").splitlines()]
         errors = [match[1] for match in map(_ERROR.fullmatch, lines) if match]
         if errors:
-            return errors[0]  # of several processes the first is the one that ended the others
+            return errors[0]  # with several processes, the first error is the one that made the others end
         return next((line for line in reversed(lines) if line), "it said nothing")
 
     @property
     def pid(self) -> int:
-        """Of the process, which SIGTERM asks to save and end."""
+        """The id of the child process. SIGTERM asks that process to save and end."""
         return self._process.pid
 
     def _await_end(self) -> None:
-        # Without collecting the exit code: Popen.wait holds a lock that a handler would wait for in vain.
+        # Does not collect the exit code. Popen.wait would hold a lock on which a signal handler would deadlock.
         if self._process.returncode is None:
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 

@@ -1,7 +1,7 @@
-"""Randomness as a function of (seed, purpose, numbers): the one place where seeds are made.
+"""Derives every seed of the project from (seed, purpose, numbers); no other module makes seeds.
 
-Nothing in this project reads or advances a random state that lives longer than one draw, so a resumed run draws
-what an uninterrupted one would have drawn.
+Nothing in this project reads or advances a random state that outlives one draw. So a resumed run draws the same
+numbers as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -16,43 +16,50 @@ from torch import nn
 
 
 def derive(seed: int, purpose: str, *numbers: int) -> int:
-    """A 63-bit seed for one purpose, e.g. `derive(0, "network", iteration)`; other arguments give an unrelated one."""
+    """A 63-bit seed for one purpose, e.g. `derive(0, "network", iteration)`.
+
+    Different arguments give unrelated seeds.
+    """
     text = ":".join([str(seed), purpose, *map(str, numbers)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
-    """A fresh CPU generator for one purpose. Draws are made on the CPU so that every device sees the same ones."""
+    """A fresh CPU generator for one purpose. Draws are made on the CPU so that they are the same for every device."""
     return torch.Generator().manual_seed(derive(seed, purpose, *numbers))
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random draws of one update: for each purpose those of (seed, purpose, numbers), whoever asks, and when."""
+    """The random draws of one update.
+
+    The draws for a purpose depend only on (base, purpose, numbers), not on which code draws them, or when.
+    """
 
     base: int
     """The run's seed."""
     numbers: tuple[int, ...]
-    """What tells the update apart: its iteration, and more where an iteration has several."""
+    """The numbers that identify the update: its iteration, and further ones if an iteration has several updates."""
 
     def seed(self, purpose: str) -> int:
-        """A 63-bit seed for one purpose."""
+        """A 63-bit seed for one purpose of this update."""
         return derive(self.base, purpose, *self.numbers)
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A fresh CPU generator for one purpose."""
+        """A fresh CPU generator for one purpose of this update."""
         return generator(self.base, purpose, *self.numbers)
 
 
 @contextmanager
 def seeded(network: nn.Module, seed: int, purpose: str, *numbers: int) -> Iterator[None]:
-    """Torch's global generators, which dropout insists on, as a function of one purpose; afterwards as they were.
+    """Seed torch's global generators for one purpose inside this context, and restore them afterwards.
 
-    That of the CPU, and that of the GPU where the network is.
+    This is for dropout, which can only draw from the global generators. It seeds the generator of the CPU and, if the
+    network is on a GPU, the generator of that GPU.
     """
     device = next(network.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        # Not torch.manual_seed, which would reseed the other GPUs' generators as well.
+        # torch.manual_seed would also reseed the generators of the other GPUs.
         torch.default_generator.manual_seed(derive(seed, purpose, *numbers))
         if device.type == "cuda":
             with torch.cuda.device(device):

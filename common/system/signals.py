@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, noted so that work ends at a point of its own choosing and nothing is lost."""
+"""Records SIGINT and SIGTERM, so that the work can stop at a point where nothing is lost."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from common.system.errors import ProcessLost, Stopped
 
 
 class Stoppable:
-    """Work that a signal asks to stop: `received` is its number, None until then.
+    """Work that a signal can stop. `received` is the number of the signal, or None before one arrives.
 
-    announcement: what happens next, said when the signal arrives. kept: what is left, said when the command ends.
-    kept_anyway: what is left where another process of the job has ended, in place of `kept`.
+    announcement: what happens next; printed when the signal arrives.
+    kept: what has been saved; printed when the command ends.
+    kept_anyway: replaces `kept` if another process of the job has ended.
     """
 
     def __init__(self, announcement: str, kept: str, kept_anyway: str | None = None) -> None:
@@ -27,11 +28,12 @@ class Stoppable:
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
-        """Inside, the first SIGINT or SIGTERM is noted in `received`; a second one acts at once.
+        """Context in which the first SIGINT or SIGTERM only sets `received`; a second signal has its usual effect.
 
-        Several processes act on the first alone: torchrun hands on what may have reached them before, and after half a
-        minute it ends those that have not stopped. Raises Stopped or ProcessLost, with what is kept, where one of them
-        is gone.
+        In a job of several processes, further signals are ignored, because torchrun may forward a signal that has
+        already reached the processes. torchrun kills processes that have not stopped after half a minute. If another
+        process is lost, raises Stopped if a signal had arrived and ProcessLost otherwise; the message says what has
+        been saved. Outside the main thread, signals are not caught.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -44,7 +46,7 @@ class Stoppable:
             self.received = number
             for each, handler in before.items():
                 signal.signal(each, signal.SIG_IGN if several else handler)
-            hint = "" if several else " (once more stops at once)"
+            hint = "" if several else " (a second signal stops at once)"
             tqdm.write(f"{signal.Signals(number).name}: {self._announcement}{hint}")
 
         for number in before:
@@ -55,19 +57,20 @@ class Stoppable:
             told = ProcessLost(lost.reason, self._kept_anyway)
             raise (told if self.received is None else Stopped(self.received, str(told))) from lost
         finally:
-            if not several:  # torchrun may signal once more, while the command ends as asked
+            if not several:  # torchrun may send another signal while the command is ending
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
     def is_stopped(self) -> bool:
-        """Whether a signal has been noted, by this process or by another of the job; all of them have to ask together.
+        """Whether this process or another one of the job has received a signal; all processes must call this together.
 
-        They get it at different moments, and none may wait in a sum for one that has left.
+        The signal reaches the processes at different moments, but all must stop at the same point. Otherwise one
+        process would wait in an exchange for another that has already left.
         """
         self.received = parallel.largest(self.received or 0) or None
         return self.received is not None
 
     def raise_if_stopped(self) -> None:
-        """Raises Stopped once a signal has been noted."""
+        """Raises Stopped if `received` is set."""
         if self.received is not None:
             raise Stopped(self.received, self._kept)

@@ -1,4 +1,4 @@
-"""Amounts, accuracies and differences: what is computed from them in one way, and how they are written."""
+"""Writes amounts, accuracies and differences as text, and summarises evaluations, in one way for the whole project."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def describe_seconds(seconds: float) -> str:
-    """As people say it: "0.4 s", "35 s", "12 min", "2 h 40 min", "3 d 4 h"."""
+    """A duration in one or two units: "0.4 s", "35 s", "12 min", "2 h 40 min", "3 d 4 h"."""
     if round(seconds) < 60:
         return f"{_two_digits(seconds)} s"
     minutes = round(seconds / 60)
@@ -23,7 +23,7 @@ def describe_seconds(seconds: float) -> str:
 
 
 def describe_bytes(number: float) -> str:
-    """In powers of 1000: "512 bytes", "35 MB", "1.2 GB"."""
+    """A size in a unit that is a power of 1000 bytes: "512 bytes", "35 MB", "1.2 GB"."""
     for power, unit in ((4, "TB"), (3, "GB"), (2, "MB"), (1, "kB")):
         if round(number / 1000**power, 1) >= 1:
             return f"{_two_digits(number / 1000**power)} {unit}"
@@ -31,7 +31,7 @@ def describe_bytes(number: float) -> str:
 
 
 def counted(number: int, one: str) -> str:
-    """A number of things: "1 image", "1,024 images"."""
+    """A number with its noun in the singular or the plural: "1 image", "1,024 images"."""
     return f"{number:,} {one}{'s' * (number != 1)}"
 
 
@@ -40,14 +40,18 @@ def _two_digits(value: float) -> str:
 
 
 def mean_and_std(accuracies: Sequence[float]) -> dict[str, Any]:
-    """{"mean", "std", "n"}: fractions; the population standard deviation over networks, as the authors report it."""
+    """{"mean", "std", "n"} of n accuracies, given and returned as fractions.
+
+    "std" is the population standard deviation over the networks, as the authors report it.
+    """
     return {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)), "n": len(accuracies)}
 
 
 def point_of(accuracies: dict[str, list[float]], principal: str) -> dict[str, Any]:
-    """One evaluation, of one network or a pool: `mean_and_std` and all accuracies of the principal network.
+    """The record of one evaluation of one network or of a pool.
 
-    accuracies: fractions by network name. Of a pool, "networks" holds the same for each of them.
+    It holds the name, `mean_and_std` and all accuracies of the principal network. For a pool, "networks" maps the name
+    of every network to its own figures. accuracies: the fractions for each network name.
     """
     figures = {name: {**mean_and_std(each), "accuracies": each} for name, each in accuracies.items()}
     pool = {"networks": figures} if len(figures) > 1 else {}
@@ -55,17 +59,20 @@ def point_of(accuracies: dict[str, list[float]], principal: str) -> dict[str, An
 
 
 def networks_of(point: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The figures of an evaluation by network name, of a pool or of one network."""
+    """The figures of each network in one evaluation, keyed by network name; there is one network or a pool."""
     return point.get("networks", {point.get("network", ""): point})
 
 
 def best_of(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The evaluation with the highest mean, the first of equals. Raises ValueError where there is none."""
+    """The evaluation with the highest mean; of equal ones, the first. Raises ValueError if there are no evaluations."""
     return max(evaluations, key=lambda point: point["mean"])
 
 
 def best_by_network(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of each network the figures with its highest mean, the first of equals, and the iteration that they are of."""
+    """For each network, the figures of the evaluation with its highest mean, and the iteration of that evaluation.
+
+    Of evaluations with equal means, the first counts.
+    """
     best: dict[str, dict[str, Any]] = {}
     for point in evaluations:
         for name, figures in networks_of(point).items():
@@ -76,25 +83,25 @@ def best_by_network(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[
 
 
 def percent(fraction: float) -> str:
-    """A fraction in %, without the sign: "44.65"."""
+    """A fraction as a percentage without the % sign: "44.65"."""
     return f"{100 * fraction:.2f}"
 
 
 def percent_with_std(figures: Mapping[str, Any]) -> str:
-    """`mean_and_std` in %, without the sign, as tables have it: "44.65 ± 0.47"."""
+    """The result of `mean_and_std` in percent, without the % sign, for tables: "44.65 ± 0.47"."""
     return f"{percent(figures['mean'])} ± {percent(figures['std'])}"
 
 
 def in_percent(figures: Mapping[str, Any]) -> str:
-    """`mean_and_std` as a terminal can show it: "44.65 +- 0.47 %"."""
+    """The result of `mean_and_std` in percent, in ASCII for terminals: "44.65 +- 0.47 %"."""
     return f"{percent(figures['mean'])} +- {percent(figures['std'])} %"
 
 
 def published_with_std(published: Mapping[str, Any], sign: str = "±") -> str:
-    """A published accuracy in %, with its standard deviation where one was published: "44.5 ± 0.4" or "44.5"."""
+    """A published accuracy in percent, with its standard deviation if one was published: "44.5 ± 0.4" or "44.5"."""
     return f"{published['accuracy']}" + (f" {sign} {published['std']}" if "std" in published else "")
 
 
 def difference(name: str, there: Any, now: Any) -> str:
-    """What is otherwise in something stored than in what is asked for now: "--ipc 1 there, 10 now"."""
+    """How a value in a stored file differs from the value given now: "--ipc 1 there, 10 now"."""
     return f"{name} {there} there, {now} now"

@@ -1,4 +1,4 @@
-"""Which code this is: package version and commit."""
+"""Names the version of this code: the package version and the commit."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from common.system.scripts import ROOT
 
 
 def code_version() -> str:
-    """Package version and, in a git checkout, the commit (with `+changes` where files differ from it)."""
+    """The package version and, in a git checkout, the commit, with `+changes` if tracked files differ from it."""
     version = importlib.metadata.version("fred-distillation")
-    if not (ROOT / ".git").exists():  # installed, perhaps within a checkout of something else
+    if not (ROOT / ".git").exists():  # an installed package, perhaps inside the checkout of another repository
         return version
     try:
         commit = _git("rev-parse", "--short=12", "HEAD")

@@ -1,1 +1,1 @@
-"""Training networks on a synthetic or a real set and testing them: protocols, evaluations, baselines."""
+"""Trains networks on synthetic or real images and tests them: protocols, evaluations and baselines."""

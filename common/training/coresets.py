@@ -1,8 +1,9 @@
-"""Real images to train on instead of a synthetic set: baselines of the dataset-distillation literature.
+"""Baselines that train on a few real images per class instead of a synthetic set.
 
-`random_real` draws them. Coresets are those that represent their class best: `herding` and `k_center` choose greedily
-by the features [N, F] that a network trained on the whole set gives the images, in all classes at once. As in Zhao,
-Mopuri and Bilen (ICLR 2021), table 1.
+`random_real` draws the images at random. `herding` and `k_center` build coresets: they greedily choose the images that
+represent each class best. Both compare features [N, F] of the N training images, which a network trained on the whole
+training set computes (F features per image), and handle all classes at once. These are the baselines of Zhao, Mopuri
+and Bilen (ICLR 2021), table 1.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ Rule = Callable[[Tensor, Sequence[Tensor], int], Tensor]
 
 
 def herding(features: Tensor, class_indices: Sequence[Tensor], ipc: int) -> Tensor:
-    """Indices [C, ipc]: each image keeps the mean feature of those chosen nearest to the class's (Welling, ICML 2009).
+    """Choose ipc images per class whose mean feature is close to the mean of the class (Welling, ICML 2009).
 
-    features [N, F]; class_indices: C tensors of indices. Raises InputError for a class with fewer than ipc images.
+    The choice is greedy: each further image is the one that brings the mean of the chosen images closest to the mean
+    of the class.
+    features: [N, F]. class_indices: for each of the C classes, the indices of its images. Returns indices [C, ipc].
+    Raises InputError for a class with fewer than ipc images.
     """
     rows, there, indices = _by_class(features, class_indices, ipc)
     centre = _mean(rows, there)  # [C, F]
@@ -43,9 +47,11 @@ def herding(features: Tensor, class_indices: Sequence[Tensor], ipc: int) -> Tens
 
 
 def k_center(features: Tensor, class_indices: Sequence[Tensor], ipc: int) -> Tensor:
-    """Indices [C, ipc]: the image nearest to its class's mean, then always the one farthest from those chosen.
+    """Choose ipc images per class that cover the class: greedy k-centre (Sener and Savarese, ICLR 2018).
 
-    The greedy 2-approximation of the k-centre problem (Sener and Savarese, ICLR 2018). Arguments as for `herding`.
+    The first image is the one nearest to the mean of its class. Each further image is the one farthest from all images
+    chosen so far. The greedy choice is a 2-approximation of the k-centre problem. Arguments, result and error are those
+    of `herding`.
     """
     rows, there, indices = _by_class(features, class_indices, ipc)
     every = torch.arange(len(rows), device=rows.device)
@@ -60,7 +66,7 @@ def k_center(features: Tensor, class_indices: Sequence[Tensor], ipc: int) -> Ten
 
 
 def random_real(data: ImageData, ipc: int, draws: torch.Generator) -> Batches:
-    """The simplest baseline of the same budget: ipc real images per class, drawn without replacement."""
+    """Draw ipc real images per class without replacement, the simplest baseline of the same budget."""
     indices = draw_per_class(data, ipc, draws).flatten().to(data.labels.device)
     return Batches(data.batch(indices), data.labels[indices])
 
@@ -71,9 +77,10 @@ RULES: dict[str, Rule] = {"herding": herding, "kcenter": k_center}
 def trained_features(
     network: Network, train: ImageData, protocol: EvaluationProtocol, epochs: int, seed: int
 ) -> Tensor:
-    """Features [N, F] of all training images, from a network trained on them for `epochs`; a function of the seed.
+    """Train `network` on all training images for `epochs` epochs and return its features [N, F] of those images.
 
-    Step size, batches and augmentation are the protocol's. `network` is on the data's device, and ends trained.
+    Learning rate, batch size and augmentation are those of the protocol. `network` must be on the device of the data.
+    Its weights are drawn again from the seed and trained in place; the seed determines every other random draw, too.
     """
     reinitialise(network, derive(seed, "coreset network"))
     lr = EvaluationOptions.lr_net if protocol.lr is None else protocol.lr
@@ -89,7 +96,10 @@ def trained_features(
 
 
 def _by_class(features: Tensor, class_indices: Sequence[Tensor], ipc: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Features [C, m, F], which of them are there [C, m] (classes differ in size), and the images' indices [C, m]."""
+    """Group the features by class, padded to the m images of the largest class.
+
+    Returns the features [C, m, F], a mask [C, m] that is False for padding, and the indices of the images [C, m].
+    """
     counts = torch.tensor([len(indices) for indices in class_indices], device=features.device)
     if int(counts.min()) < ipc:
         raise InputError(f"a class has {int(counts.min())} images, but {ipc} of each are needed: lower --ipc")
@@ -99,4 +109,5 @@ def _by_class(features: Tensor, class_indices: Sequence[Tensor], ipc: int) -> tu
 
 
 def _mean(rows: Tensor, there: Tensor) -> Tensor:
+    """The mean feature [C, F] of each class; entries whose mask `there` is False do not count."""
     return (rows * there[..., None]).sum(dim=1) / there.sum(dim=1, keepdim=True)

@@ -1,14 +1,15 @@
-"""DC's augmentation of evaluation networks where DSA is off (Zhao, Mopuri, Bilen, ICLR 2021), batched on the device.
+"""DC's augmentation (Zhao, Mopuri, Bilen, ICLR 2021), used where evaluation networks are trained without DSA.
 
-Each image gets one of the named operations, drawn uniformly. Facts from the authors' utils.py (augment, get_daparam):
-    crop    the image shifted by -4 to 3 pixels along each axis; the channel's mean comes in
-    scale   height and width resized by factors in [0.8, 1.2), nearest pixel; zeros around it, or its middle cut out
-    rotate  by a whole number of degrees from -45 to 44 about the centre; the mean comes in
-    noise   x + 0.001 z, z standard normal
-Means are those of the batch before any operation: of each channel for crop, of all channels for rotate.
+Each image gets one of the named operations, drawn uniformly. They follow the authors' utils.py (augment, get_daparam):
+    crop    shifts the image by -4 to 3 pixels along each axis; the gap is filled with the mean of the channel
+    scale   resizes height and width by factors in [0.8, 1.2), nearest pixel; pads with zeros or crops to the middle
+    rotate  rotates by a whole number of degrees from -45 to 44 about the centre; corners are filled with the mean
+    noise   adds 0.001 z, where z is standard normal
+The means are those of the batch before any operation: of each channel for crop, of all channels for rotate.
 
-The authors handle one image after another in scipy. Here the images of one operation are handled together, with the
-same pixels as a result: `rotate` is scipy.ndimage.rotate with its default, a cubic spline, and the middle of its image.
+The authors process one image after another in scipy. Here all images that get the same operation are processed together
+on the device, with the same resulting pixels. `rotate` computes scipy.ndimage.rotate with its default cubic spline, and
+keeps the middle of the rotated image.
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ _NOISE = 0.001
 
 @dataclass(frozen=True, eq=False)
 class DCParams:
-    """One drawn operation for each of `count` images [count, *shape]. Operations that no image drew are not listed."""
+    """The operations drawn for a batch of `count` images, one for each image."""
 
     count: int
     shape: tuple[int, ...]  # (ch, H, W)
-    # Operation -> (int64 [K] numbers of its images, their parameters [K, ...]; see the functions below).
+    # Operation -> (int64 [K] positions in the batch of the K images that drew it, their parameters [K, ...] as the
+    # functions below take them). Operations that no image drew are absent.
     operations: dict[str, tuple[Tensor, Tensor]]
 
 
 def strategy_for(dataset: str, network: str) -> str:
-    """What the authors augment with when a network is evaluated without DSA: '' for most datasets and networks."""
+    """The authors' augmentation for an evaluation without DSA: '' (none) for most datasets and networks."""
     if network == "ConvNetBN":
         return "crop_noise"
     return "crop_scale_rotate" if dataset == "MNIST" else ""
@@ -55,10 +57,12 @@ def sample(
     *,
     device: torch.device | str | None = None,
 ) -> DCParams:
-    """Draw an operation for each of `count` images [ch, H, W] = `shape` from a CPU generator.
+    """Draw one of the strategy's operations for each of `count` images of shape [ch, H, W].
 
-    The draws do not depend on the device.
-    Raises InputError for an unknown strategy and for images that are not two-dimensional (no strategy takes any size).
+    strategy: operations joined by underscores, '' for none. generator: a CPU generator, so that the draws do not depend
+    on `device`, where the parameters are put.
+    Raises InputError for an unknown strategy, and for images that do not have two spatial dimensions. With no strategy,
+    any shape is accepted.
     """
     names = parse_strategy(strategy, STRATEGIES, "one of DC's augmentations")
     if not names:
@@ -85,9 +89,11 @@ def sample(
 
 
 def apply(images: Tensor, params: DCParams) -> Tensor:
-    """Augmented images [B, ch, H, W]; same shape, dtype and device. No strategy is the identity for any shape.
+    """Apply the drawn operations to images [B, ch, H, W]; shape, dtype and device are kept.
 
-    Raises ValueError for images that the parameters were not drawn for, and for types other than float32 and float64.
+    With no strategy, images of any shape are returned unchanged.
+    Raises ValueError if the parameters were drawn for another number or shape of images, and for dtypes other than
+    float32 and float64.
     """
     if not params.operations:
         return images
@@ -112,15 +118,18 @@ def apply(images: Tensor, params: DCParams) -> Tensor:
 
 
 def _crop(x: Tensor, shifts: Tensor, mean: Tensor) -> Tensor:
-    """x [K, ch, H, W] read `shifts` int64 [K, 2] pixels further down and right."""
+    """Shift x [K, ch, H, W]: each pixel is read `shifts` int64 [K, 2] pixels further down and right.
+
+    `mean` replaces pixels outside the image.
+    """
     rows, columns = (torch.arange(side, device=x.device) + shifts[:, axis, None] for axis, side in _sides(x))
     return _read(x, rows, columns, mean)
 
 
 def _scale(x: Tensor, sizes: Tensor) -> Tensor:
-    """x [K, ch, H, W] resized to `sizes` int64 [K, 2], in the middle of zeros or with its edges cut off."""
-    # The authors lay the resized image into the middle of a square canvas and cut the middle out of that. Where what
-    # is left over is odd, both middles round, each by itself: hence two halves, not half of the difference.
+    """Resize x [K, ch, H, W] to `sizes` int64 [K, 2], then pad with zeros or cut off edges to restore H x W."""
+    # The authors put the resized image in the middle of a square canvas and cut the middle out of the canvas. Each of
+    # the two offsets is rounded down by itself. Hence the difference of two halves, not half of the difference.
     canvas = sizes.max(dim=1).values.clamp(min=max(x.shape[2:]))
     sources = []
     for axis, side in _sides(x):
@@ -133,7 +142,7 @@ def _scale(x: Tensor, sizes: Tensor) -> Tensor:
 
 
 def _read(x: Tensor, rows: Tensor, columns: Tensor, fill: Tensor) -> Tensor:
-    """The pixels of x [K, ch, H, W] at rows [K, H] and columns [K, W], `fill` outside."""
+    """The pixels of x [K, ch, H, W] at rows [K, H] and columns [K, W]; `fill` for positions outside the image."""
     count, channels, height, width = x.shape
     down = rows.clamp(0, height - 1)[:, None, :, None].expand(count, channels, height, width)
     right = columns.clamp(0, width - 1)[:, None, None, :].expand(count, channels, height, width)
@@ -143,17 +152,17 @@ def _read(x: Tensor, rows: Tensor, columns: Tensor, fill: Tensor) -> Tensor:
 
 
 def _rotate(x: Tensor, degrees: Tensor, fill: Tensor) -> Tensor:
-    """x [K, ch, H, W] rotated counter-clockwise by `degrees` int64 [K]; `fill` where the image has no pixels.
+    """Rotate x [K, ch, H, W] counter-clockwise by `degrees` int64 [K]; `fill` for positions outside the image.
 
-    The value at a position is that of the cubic spline through the pixels, mirrored at the outermost ones.
+    Values between pixels come from the cubic spline through the pixels. The image is mirrored at its outermost pixels.
     """
     count, channels, height, width = x.shape
     angle = torch.deg2rad(degrees.to(x.dtype))[:, None, None]
     cos, sin = angle.cos(), angle.sin()
     from_centre = []
     for (_, side), (_, other) in zip(_sides(x), reversed(_sides(x)), strict=True):
-        # The rotated image has a side of its own, and the middle that is cut out of it rounds down: half a pixel off
-        # the centre where the two sides differ in parity.
+        # scipy's rotated image has another side, `whole`. The offset of the middle that is cut out of it is rounded
+        # down, so the middle is half a pixel off the centre where one side is odd and the other even.
         whole = (side * cos + other * sin.abs() + 0.5).floor()
         from_centre.append(torch.arange(side, device=x.device) + ((whole - side) / 2).floor() - (whole - 1) / 2)
     down, right = from_centre[0].transpose(1, 2), from_centre[1]  # [K, H, 1], [K, 1, W]
@@ -161,7 +170,7 @@ def _rotate(x: Tensor, degrees: Tensor, fill: Tensor) -> Tensor:
     column = (cos * right - sin * down + (width - 1) / 2).flatten(1)
     inside = (row >= 0) & (row <= height - 1) & (column >= 0) & (column <= width - 1)
 
-    # An image [H, W] is B_H c B_W^T for its spline coefficients c.
+    # An image [H, W] equals B_H c B_W^T, where c are its spline coefficients and B is `_spline_samples`.
     to_rows, to_columns = (torch.linalg.inv(_spline_samples(side)).to(x) for _, side in _sides(x))
     coefficients = (to_rows @ x @ to_columns.mT).flatten(2)  # [K, ch, H * W]
     rotated = torch.zeros_like(coefficients)
@@ -173,7 +182,7 @@ def _rotate(x: Tensor, degrees: Tensor, fill: Tensor) -> Tensor:
 
 
 def _taps(position: Tensor, side: int) -> tuple[list[Tensor], list[Tensor]]:
-    """The four pixels that a cubic spline at `position` reads along an axis, and their weights: lists of tensors."""
+    """The indices and weights of the four coefficients along an axis that give a cubic spline's value at `position`."""
     first = position.floor()
     t = position - first
     weights = [
@@ -186,7 +195,10 @@ def _taps(position: Tensor, side: int) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def _spline_samples(side: int) -> Tensor:
-    """B float64 [side, side], B[i, j] the value at pixel i of the spline whose j-th coefficient is 1, the others 0."""
+    """The matrix B, float64 [side, side], that maps the spline coefficients along an axis to pixel values.
+
+    B[i, j] is the value at pixel i of the spline whose j-th coefficient is 1 and whose other coefficients are 0.
+    """
     samples = torch.zeros(side, side, dtype=torch.float64)
     pixels = torch.arange(side)
     for step, weight in ((-1, 1 / 6), (0, 4 / 6), (1, 1 / 6)):
@@ -197,7 +209,7 @@ def _spline_samples(side: int) -> Tensor:
 
 
 def _mirrored(index: Tensor, side: int) -> Tensor:
-    """`index` reflected at the centres of the first and the last pixel: ... 2 1 0 1 2 ... side-2 side-1 side-2 ..."""
+    """Reflect `index` at the centres of the first and last pixels: ... 2 1 0 1 2 ... side-2 side-1 side-2 ..."""
     period = max(2 * (side - 1), 1)
     index = index % period
     return torch.minimum(index, period - index) if side > 1 else torch.zeros_like(index)

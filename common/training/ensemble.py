@@ -1,7 +1,7 @@
-"""Several networks trained at the same time, as rows of one set of stacked weights.
+"""Trains several networks of one architecture at the same time, with their weights stacked along a new first dimension.
 
-Each network has its own training set, order of images and augmentation, so the numbers are those of training it alone,
-but for the order in which sums are rounded. The optimiser works element by element, on stacked weights as on others.
+Each network has its own training set, order of images and augmentation. Its results are therefore those of training it
+alone, except for rounding. The optimiser works element by element, so it needs no change for stacked weights.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from common.networks import reinitialise
 from common.training import dc_augment
 from common.training.train import TEST_BATCH, EvaluationProtocol, TrainingSet, epochs
 
-State = dict[str, Tensor]  # by name, [n, ...]
+State = dict[str, Tensor]  # parameters or buffers of n networks by name, each [n, ...]
 Stack = Callable[[State, State, Tensor], Tensor]
 
 
 class Ensemble:
-    """Networks like a given one that are trained together, as often as is asked for.
+    """Trains and tests several networks of the given network's architecture together.
 
-    They are compiled when they are first trained, and first tested, and then never again. compiler: such as
-    torch.compile, None to compile nothing.
+    compiler: a function such as torch.compile, or None to compile nothing. The training pass is compiled at the first
+    training and the testing pass at the first test; later calls reuse both.
     """
 
     def __init__(self, network: nn.Module, compiler: Callable[..., Any] | None = None) -> None:
@@ -54,11 +54,13 @@ class Ensemble:
         check_stop: Callable[[], None] = lambda: None,
         on_epoch: Callable[[], object] = lambda: None,
     ) -> list[float]:
-        """Top-1 accuracies of n networks, with the initial weights of the n seeds, each trained on a set of its own.
+        """Train n networks, each on its own training set, and return their top-1 accuracies as fractions.
 
-        training_sets: one per network, all of the same length. draws: a CPU generator per network. check_stop may raise
-        between steps; on_epoch is called n times per epoch, once for each network. The device is waited for once, at
-        the end. Raises ValueError for training sets of different lengths.
+        seeds: n seeds, from which the initial weights are drawn. training_sets: one per network, all of the same
+        length. draws: one CPU generator per network, for the order of images and the augmentation. check_stop is
+        called before every step and may raise. on_epoch is called n times per epoch, once for each network. The CPU
+        waits for the device only once, at the end.
+        Raises ValueError for training sets of different lengths.
         """
         weights, buffers = initial(self._network, seeds)
         train(self._training, weights, buffers, training_sets, protocol, draws, check_stop, on_epoch)
@@ -72,7 +74,7 @@ class Ensemble:
 
 
 def initial(network: nn.Module, seeds: Sequence[int]) -> tuple[State, State]:
-    """Weights and buffers [n, ...] of n networks, each as `reinitialise` makes it of its seed."""
+    """Weights and buffers, each [n, ...], of n networks that `reinitialise` initialises from the n seeds."""
     networks = [copy.deepcopy(network) for _ in seeds]
     for each, seed in zip(networks, seeds, strict=True):
         reinitialise(each, seed)
@@ -81,11 +83,12 @@ def initial(network: nn.Module, seeds: Sequence[int]) -> tuple[State, State]:
 
 
 def stacked(network: nn.Module, compiler: Callable[..., Any] | None = None) -> Stack:
-    """(weights, buffers, images [n, B, ch, ...]) -> logits [n, B, C], each network on its own images.
+    """A function (weights, buffers, images [n, B, ch, ...]) -> logits [n, B, C] that runs n networks at once.
 
-    In the network's mode: in training mode batch statistics in `buffers` are updated in place.
+    Each network sees its own B images. The function keeps the mode (training or testing) that `network` is in; in
+    training mode it updates the batch statistics in `buffers` in place.
     """
-    form = copy.deepcopy(network).to("meta")  # the weights come with every call
+    form = copy.deepcopy(network).to("meta")  # every call passes the weights, so this copy needs none
 
     def one(weights: State, buffers: State, images: Tensor) -> Tensor:
         return functional_call(form, (weights, buffers), (images,))
@@ -104,7 +107,10 @@ def train(
     check_stop: Callable[[], None] = lambda: None,
     on_epoch: Callable[[], object] = lambda: None,
 ) -> None:
-    """Train the stacked networks in place, as `train.train` does each: they end with the weights to test."""
+    """Train the stacked networks in place, each as `train.train` would.
+
+    Afterwards `weights` holds the weights to test: the final ones or, for a protocol of kind "glad", their average.
+    """
     lengths = {len(data.labels) for data in training_sets}
     if len(lengths) != 1:
         raise ValueError(f"networks that are trained together need training sets of one length, not {sorted(lengths)}")
@@ -124,7 +130,7 @@ def _train_epoch(
     draws: Sequence[torch.Generator],
     check_stop: Callable[[], None],
 ) -> None:
-    """Each network sees each of its images once, in batches of its own."""
+    """Train every network for one epoch, each on its own images in its own order."""
     device = training_sets[0].labels.device
     count = len(training_sets[0].labels)
     orders = torch.stack([torch.randperm(count, generator=each) for each in draws]).to(device, non_blocking=True)
@@ -134,7 +140,7 @@ def _train_epoch(
         labels = torch.cat([data.labels[rows] for data, rows in zip(training_sets, indices, strict=True)])
         images = _augmented(images, protocol, draws)
         logits = stack(weights, buffers, images.unflatten(0, indices.shape))
-        # The sum over networks of their mean losses: each network's gradient is that of its own.
+        # The sum of the networks' mean losses, so that each network gets the gradient of its own mean loss.
         loss = F.cross_entropy(logits.flatten(0, 1), labels) * len(draws)
         optimizer.zero_grad()
         loss.backward()
@@ -142,7 +148,7 @@ def _train_epoch(
 
 
 def _augmented(images: Tensor, protocol: EvaluationProtocol, draws: Sequence[torch.Generator]) -> Tensor:
-    """images [n * B, ch, ...], those of each network by its own draws, in the order in which it would draw alone."""
+    """Augment images [n * B, ch, ...], B for each network, with the draws that each network would make alone."""
     each = len(images) // len(draws)
     drawn, after = [], []
     for generator in draws:

@@ -1,4 +1,4 @@
-"""How good is a synthetic set: `evaluate(synset, test)` trains fresh networks on it and tests them on real images."""
+"""Measures how good a synthetic set is: `evaluate` trains new networks on the set and tests them on real images."""
 
 from __future__ import annotations
 
@@ -35,34 +35,35 @@ def evaluate(
 ) -> dict[str, Any]:
     """Train networks from scratch on a synthetic set, or on real images, and test them.
 
-    As `DM/evaluate.py` with the same values, and with the same accuracies: SGD with momentum 0.9 and weight decay 5e-4,
-    epochs + 1 epochs, a tenth of the step size in the second half.
+    Gives the same accuracies as `DM/evaluate.py` with the same values. Networks are trained by SGD with momentum 0.9
+    and weight decay 5e-4 for epochs + 1 epochs, with a tenth of the learning rate in the second half.
 
     Args:
         synset: a `SynSet`; or (images, labels), normalised like `test`, float32 [N, ch, *im_size] and int64 [N] in
-            0 .. C - 1; or an `ImageData` such as the training images that `load_dataset` gives. It is left unchanged.
-        test: real test images of C classes. Networks are trained on its device.
-        model: what is trained, such as ConvNetD3, AlexNet, VGG11, ResNet18; see `build_network`.
-        networks: how many of them, with different initial weights.
-        epochs, lr, batch: length, step size and batch size of their training.
-        dsa_strategy: augmentations joined by underscores; "none" or "" for none (then MNIST is augmented as in DC).
-        seed: every random draw is a function of it; the global random state is left alone.
-        progress: show a progress bar.
+            0 .. C - 1; or an `ImageData` such as the training images that `load_dataset` gives. The argument is not
+            changed.
+        test: real test images of C classes. Networks are trained on the device of these images.
+        model: the evaluation network, such as ConvNetD3, AlexNet, VGG11, ResNet18; see `build_network`.
+        networks: how many networks are trained, with different initial weights.
+        epochs, lr, batch: number of epochs, learning rate and batch size.
+        dsa_strategy: DSA augmentations joined by underscores; "none" or "" for none (then MNIST is augmented as in DC).
+        seed: determines every random draw. The global random state is not changed.
+        progress: whether to show a progress bar.
 
     Returns:
-        {"network": model, "mean", "std", "n": networks, "accuracies": of each network}, fractions of the test images;
-        the standard deviation is that of the population, as the authors report it.
+        {"network": model, "mean", "std", "n": networks, "accuracies": one per network}. Accuracies are fractions of the
+        test images. "std" is the population standard deviation, as the authors report it.
 
     Raises:
-        InputError: for a value that cannot work, an unknown model or augmentation, and a set that does not fit `test`.
+        InputError: for a value that cannot work, an unknown model or augmentation, or a set that does not fit `test`.
     """
     for name, value, least in (("networks", networks, 1), ("epochs", epochs, 0), ("batch", batch, 1)):
         if value < least:
             raise InputError(f"{name} is {value}: give at least {least}")
     if not lr > 0:
-        raise InputError(f"lr is {lr}: give a positive step size")
+        raise InputError(f"lr is {lr}: give a positive learning rate")
     parse_strategy(dsa_strategy)
-    with torch.random.fork_rng(devices=[]):  # the weights of a new layer are drawn from the global state
+    with torch.random.fork_rng(devices=[]):  # building a layer draws its weights from the global random state
         network = build_network(model, test.channels, test.num_classes, test.im_size).to(test.device)
     data = _training_set(synset, test)
     accuracies = evaluate_pool(
@@ -79,7 +80,7 @@ def evaluate(
 
 
 def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: ImageData) -> TrainingSet:
-    """The set on the device of the test images; InputError where it does not fit them."""
+    """The set on the device of the test images. Raises InputError if the set does not fit the test images."""
     if isinstance(synset, ImageData):
         shape, labels = (synset.channels, *synset.im_size), synset.labels
         if _normalisation(synset) != _normalisation(test):

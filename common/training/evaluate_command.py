@@ -1,4 +1,4 @@
-"""Evaluate a synthetic-set file or a baseline: the one implementation behind every folder's evaluate.py."""
+"""Evaluates a synthetic-set file or a baseline; every objective's evaluate.py runs this code."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from common.training.pool import EvaluationNetwork, evaluate_pool, networks_at_o
 
 
 def main(objective: str, **defaults: Any) -> None:
-    """`python DM/evaluate.py --synset FILE`: print the accuracy, and the one stored in the file beside it.
+    """Run `python DM/evaluate.py --synset FILE`: print the measured accuracy and the accuracy stored in the file.
 
-    objective: whose recipes say how a baseline is trained; a file says it itself. defaults: options of the objective's
-    distillation that have another default than in `DistillOptions`, and bear upon evaluations.
+    objective: the objective whose recipes say how a baseline is trained; a synthetic-set file says so itself. defaults:
+    values of options that affect evaluations, where the objective's default differs from that of `DistillOptions`.
     """
     run_command(lambda: show(parse_plain(EvaluateOptions), objective, defaults), several=True)
 
 
 def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> None:
-    """Evaluate and print; with --output also write the result as JSON, and a CSV row for every network.
+    """Evaluate and print the accuracies; with --output also write the result as JSON and one CSV row per network.
 
-    Raises InputError for what cannot work, and for an --output that the command overwrites or reads itself.
+    Raises InputError for options that cannot work, and if --output would overwrite the set or its own table.
     """
     files = None if options.output is None else output_files(options.output, options.synset)
     result = evaluate_file(options, objective, defaults)
@@ -54,9 +54,10 @@ def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> 
 
 
 def output_files(output: str, synset: str | None) -> tuple[Path, Path]:
-    """The JSON file that --output names and the CSV file beside it.
+    """Return the paths of the JSON file that --output names and of the CSV file beside it.
 
-    synset: the set that is evaluated. Raises InputError where one would overwrite the other, or the set.
+    synset: name of the set that is evaluated.
+    Raises InputError if one of the files would overwrite the other one or the set.
     """
     check_json(output, synset)
     files = Path(output), table_beside(Path(output))
@@ -65,7 +66,7 @@ def output_files(output: str, synset: str | None) -> tuple[Path, Path]:
 
 
 def check_json(output: str, *read: str | None) -> None:
-    """Raises InputError for an --output that ends like a file of another kind, or is one of the files that are read."""
+    """Raise InputError if --output has the suffix of another kind of file, or is one of the files that are read."""
     suffix = Path(output).suffix.lower()
     if suffix in (".csv", SUFFIX, *SUFFIXES):
         kind = "the table, which is written beside it," if suffix == ".csv" else "a synthetic set"
@@ -76,7 +77,7 @@ def check_json(output: str, *read: str | None) -> None:
 
 
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for every network of an evaluation: its name, number and seed, accuracy in %, seconds of training."""
+    """One row per network of an evaluation: its name, its number, the seed, accuracy in %, seconds of training."""
     return [
         {"network": name, "number": number, "seed": result["options"]["seed"], "accuracy": 100 * each, "seconds": took}
         for name, figures in networks_of(result).items()
@@ -87,16 +88,17 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 def evaluate_file(
     options: EvaluateOptions, objective: str, defaults: dict[str, Any], stored: StoredSet | None = None
 ) -> dict[str, Any]:
-    """{"network", "mean", "std", "n", "accuracies", "networks" (of a pool), "stored", ...}.
+    """Evaluate what the options name, a synthetic-set file or a baseline.
 
-    stored: the set that options.synset names, where it has been read already.
-    Raises InputError for what cannot work.
+    Returns {"network", "mean", "std", "n", "accuracies", "networks" (for a pool only), "stored", ...}, with accuracies
+    as fractions. stored: the content of the file options.synset, if the caller has read the file already.
+    Raises InputError for options that cannot work.
     """
     device = resolve_device(options.device)
     setup = prepare_evaluation(options, objective, defaults, device, stored)
     compiles = options.compile and can_compile()
     pool = {name: EvaluationNetwork(each.to(device), compiles) for name, each in _networks(options, setup).items()}
-    times: dict[str, list[float]] = {name: [] for name in pool}  # at which each network was finished
+    times: dict[str, list[float]] = {name: [] for name in pool}  # when each network was finished
     begun = time.monotonic()
     accuracies = evaluate_pool(
         pool,
@@ -128,7 +130,7 @@ def evaluate_file(
 
 
 def _networks(options: EvaluateOptions, setup: EvaluationSetup) -> dict[str, Network]:
-    """The networks to train, by name: those of --models, or of --eval_mode, or the one that the set was made with."""
+    """The networks to train, by name: those of --models, those of --eval_mode, or else the network of the setup."""
     channels, classes, im_size = setup.test.channels, setup.test.num_classes, setup.test.im_size
     if options.models is None:
         mode = options.eval_mode or "SS"
@@ -140,7 +142,10 @@ def _networks(options: EvaluateOptions, setup: EvaluationSetup) -> dict[str, Net
 
 
 def _seconds_each(finished: list[float], together: int) -> list[float]:
-    """Of networks that ended at these times, the first the start, the seconds each took: its share of its group's."""
+    """Seconds per network: the time of each group of `together` networks, shared equally among them.
+
+    finished: the start, followed by the time at which each network was finished.
+    """
     count = len(finished) - 1
     took = []
     for start in range(0, count, together):

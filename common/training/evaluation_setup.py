@@ -1,4 +1,4 @@
-"""What an evaluation trains on and how: a synthetic set by what its file and the flags say, or real images."""
+"""Prepares an evaluation from its options: the images to train on, the test images and the training protocol."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ from common.training.train import Batches, EvaluationProtocol, TrainingSet
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSetup:
-    """What networks are trained on (by network number) and tested on, and how."""
+    """The training sets, the test images and the protocol of an evaluation."""
 
+    # Network number -> the images that the network is trained on.
     training_sets: Callable[[int], TrainingSet]
     test: ImageData
     dataset: str
     network: str
     protocol: EvaluationProtocol
     resize: Resize
-    """how the images became squares, where they were resized"""
+    """how the images are resized to squares; unused for datasets that are not resized"""
     stored: dict[str, Any] | None = None
-    """the accuracy that the file carries, as `point_of` makes it"""
+    """the accuracy stored in the synthetic-set file, in the format of `point_of`; None for a baseline"""
 
 
 def prepare_evaluation(
@@ -51,10 +52,11 @@ def prepare_evaluation(
     device: torch.device,
     stored: StoredSet | None = None,
 ) -> EvaluationSetup:
-    """The evaluation that the options ask for, of a file or a baseline, with its test images on the device.
+    """Prepare the evaluation of a synthetic-set file or a baseline, with the test images on the device.
 
-    objective, defaults: whose recipes say how a baseline is trained, and its defaults where they do not. stored: the
-    set that options.synset names, where it has been read already. Raises InputError for what cannot work.
+    objective: the objective whose recipes say how a baseline is trained. defaults: values for options that the recipe
+    does not set. stored: the content of the file options.synset, if the caller has read the file already.
+    Raises InputError for options that cannot work.
     """
     check_precision(options.precision, device)
     if (options.synset is None) == (options.baseline is None):
@@ -69,9 +71,9 @@ def prepare_evaluation(
 def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: StoredSet | None) -> EvaluationSetup:
     if any(value is not None for value in (options.ipc, options.recipe, options.cifar100_stats)):
         raise InputError("--ipc, --recipe and --cifar100_stats are for baselines: a synthetic set has its own")
-    with parallel.main_first():  # it may have to be fetched
+    with parallel.main_first():  # the set may have to be downloaded
         synset, metadata = stored or open_synset(file, device, zca=options.zca, pixels=options.pixels)
-    zca = metadata.get("zca")  # absent from files older than the option
+    zca = metadata.get("zca")  # files older than the option lack the key
     if options.zca is not None and options.zca != (zca is not None):
         raise InputError(f"{file} was made {'without' if zca is None else 'with'} ZCA whitening: leave out --zca")
     settings = _settings(options, file, synset, metadata)
@@ -125,7 +127,7 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    """What an evaluation has to know of a set beside its images."""
+    """What an evaluation needs to know about a synthetic set besides its images."""
 
     dataset: str
     network: str
@@ -136,15 +138,18 @@ class _Settings:
 
 
 def _settings(options: EvaluateOptions, file: str, synset: SynSet, metadata: dict[str, Any]) -> _Settings:
-    """What the file says and, where it says nothing (null, or absent), the flags; InputError names those to give."""
+    """Take each setting from the file's metadata, or from the flags where the metadata has null or no value.
+
+    Raises InputError that names the flags to give if a setting is in neither.
+    """
     dataset, network = options.dataset or metadata.get("dataset"), options.model or metadata.get("network")
     evaluation = dict(metadata.get("evaluation") or {})
     kind = options.eval_protocol or evaluation.get("kind", "dc")
     if "step_size" in metadata and kind == "dc":
-        # The step size that trajectory matching learned belongs to the set.
+        # The learned step size of trajectory matching is the learning rate for this set.
         evaluation["lr"] = metadata["step_size"]
     if kind == "glad" and "lr" not in evaluation:
-        evaluation |= {"kind": kind, "lr": None}  # its step sizes follow from the networks
+        evaluation |= {"kind": kind, "lr": None}  # with GLaD's protocol the learning rate depends on the network
     flags = {
         "--epoch_eval_train": ("epochs", options.epoch_eval_train),
         "--lr_net": ("lr", options.lr_net),
@@ -154,7 +159,7 @@ def _settings(options: EvaluateOptions, file: str, synset: SynSet, metadata: dic
     for key, value in flags.values():
         if value is not None:
             evaluation.setdefault(key, value)
-    # Absent from files older than the options, as is zca.
+    # Files older than these options lack the keys.
     resizing = {"resize": DataOptions.resize, "antialias": DataOptions.antialias, **metadata}
     resize = options.resize or resizing["resize"]
     antialias = resizing["antialias"] if options.antialias is None else options.antialias
@@ -167,7 +172,7 @@ def _settings(options: EvaluateOptions, file: str, synset: SynSet, metadata: dic
         "--antialias": resizable and antialias is None,
     }
     if dataset is None or network is None or any(unknown.values()):
-        # Of a set that was converted.
+        # Only converted sets have a "source".
         hint = " (python -m common.pretrained convert takes most from a recipe)" if "source" in metadata else ""
         *most, last = [flag for flag, lacks in unknown.items() if lacks]
         flags_to_give = f"{', '.join(most)}{' and ' * bool(most)}{last}"
@@ -189,7 +194,7 @@ def _settings(options: EvaluateOptions, file: str, synset: SynSet, metadata: dic
 def _of_baseline(
     options: EvaluateOptions, objective: str, defaults: dict[str, Any], device: torch.device
 ) -> EvaluationSetup:
-    """Trained as the objective's recipe for this dataset and ipc trains, so that the two can be compared."""
+    """Prepare a baseline, trained by the objective's recipe for this dataset and ipc so that the two compare."""
     if options.pixels is not None:
         raise InputError("--pixels says what a file of synthetic images holds: leave it out with --baseline")
     defaults = recipes.defaults(objective) | defaults
@@ -223,13 +228,13 @@ def _of_baseline(
 def _real_images(
     options: EvaluateOptions, train: ImageData, ipc: int, model: str, protocol: EvaluationProtocol
 ) -> Callable[[int], TrainingSet]:
-    """Network number -> the real images that a baseline trains it on."""
+    """A function from a network's number to the real images that the baseline trains this network on."""
     if options.baseline == "random":
         return lambda number: random_real(train, ipc, generator(options.seed, "random real images", number))
     if options.baseline == "full":
         return lambda number: train
     chosen = None
-    if parallel.is_main():  # GPUs round differently from run to run: one network chooses for all processes
+    if parallel.is_main():  # GPUs round differently from run to run, so the first process chooses for all
         network = build_network(model, train.channels, train.num_classes, train.im_size).to(train.device)
         with precision(options.precision, train.device):
             features = trained_features(network, train, protocol, options.coreset_epochs, options.seed)
@@ -240,9 +245,9 @@ def _real_images(
 
 
 def override(protocol: EvaluationProtocol, options: EvaluateOptions) -> EvaluationProtocol:
-    """The protocol with what flags say instead."""
+    """The protocol with its values replaced by the flags that are given. Raises InputError for values out of range."""
     kind = options.eval_protocol or protocol.kind
-    if kind != protocol.kind:  # each has step sizes of its own
+    if kind != protocol.kind:  # each kind has its own learning rates
         protocol = dataclasses.replace(protocol, kind=kind, lr=None if kind == "glad" else DistillOptions.lr_net)
     asked: dict[str, Any] = {
         "epochs": options.epoch_eval_train,

@@ -1,6 +1,6 @@
-"""Evaluations: pools of networks trained from scratch on a set and tested on real images.
+"""Trains pools of evaluation networks from scratch on a set and tests them on real images.
 
-`train_and_test` does it for one kind of network, `evaluate_pool` for several by name (the authors' evaluate_synset).
+`train_and_test` handles one architecture; `evaluate_pool` handles several by name (the authors' evaluate_synset).
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from common.system.seeds import derive, generator, seeded
 from common.training.ensemble import Ensemble
 from common.training.train import EvaluationProtocol, TrainingSet, accuracy, train
 
-_ALL = 1 << 20
+_ALL = 1 << 20  # more networks than any evaluation trains
 
 
 class EvaluationNetwork:
-    """A network that evaluations train again and again from new weights, compiled at most once.
+    """A network that evaluations train repeatedly from new initial weights, compiled at most once.
 
-    network: on the device where it is trained; its weights are lost. compile: by torch.compile, when it is first used.
+    network: the network, on the device where it is trained; its weights are overwritten. compile: whether to use
+    torch.compile, which compiles at the first use.
     """
 
     def __init__(self, network: nn.Module, compile: bool = False) -> None:
@@ -55,16 +56,18 @@ def evaluate_pool(
     leave: bool = True,
     progress: bool = True,
 ) -> dict[str, list[float]]:
-    """Top-1 accuracies (fractions) by network name: `num_eval` networks of each kind are trained and tested.
+    """Train and test `num_eval` networks of each architecture; return top-1 accuracies (fractions) by network name.
 
-    training_sets: network number -> what it is trained on, on the device of test_data. protocol: `for_network` fills it
-    in for each network on `dataset`. seed, point, check_stop: as for `train_and_test`. together: how many networks of a
-    kind are trained at the same time, 0 for what suits the device.
-    finished: accuracies of an evaluation that was stopped, which goes on after them. on_accuracy: told (name, accuracy)
-    of each further network as it is finished; of networks trained one by one, the weights are still there to be read.
-    title: of the progress bar, if not the names of the networks; it shows epochs of all networks, and stays on
-    the screen if `leave`.
-    Of several processes all have to ask, and all are given everything; the first one shows the bar.
+    training_sets: a function from a network's number to its training set, on the device of test_data. protocol:
+    completed for each network on `dataset` by `for_network`. seed, point, check_stop: as for `train_and_test`.
+    together: how many networks of one architecture are trained at the same time, 0 for the number that suits the
+    device. finished: accuracies from an interrupted evaluation; those networks are not trained again.
+    on_accuracy: called with (name, accuracy) as each further network is finished. If networks are trained one by one,
+    the network still holds its trained weights during this call.
+    title: title of the progress bar, which counts the epochs of all networks; if empty, the bar shows the name of the
+    current network. leave: whether the bar stays on the screen.
+    With several processes, all of them must call this function, and each gets all accuracies. Only the first process
+    shows the bar.
     """
     finished, together = finished or {}, networks_at_once(together, test_data.device)
     accuracies = {name: list(finished.get(name, [])) for name in networks}
@@ -115,13 +118,16 @@ def train_and_test(
     check_stop: Callable[[], None] = lambda: None,
     on_epoch: Callable[[], object] = lambda: None,
 ) -> Iterator[float]:
-    """Top-1 accuracies (fractions) of fresh networks, one for each of `numbers`, as each is finished.
+    """Train a new network for each of `numbers` and yield its top-1 accuracy (a fraction) when it is finished.
 
-    training_sets: network number -> what it is trained on. point: tells evaluations of one run apart (its iteration).
-    Network `number` depends on (seed, point, number) alone, so an evaluation may stop and go on, in any order.
-    together: networks trained at the same time (`ensemble`), with the same draws as one by one; those with dropout,
-    whose draws would differ, are trained one by one. check_stop may raise between steps.
-    Several processes share the networks: all of them have to ask, and all are given all accuracies.
+    training_sets: a function from a network's number to its training set. point: distinguishes the evaluations of one
+    run (the iteration of the run). The random draws of network `number` depend on (seed, point, number) alone, so an
+    evaluation can be interrupted and resumed, and the networks can be trained in any order.
+    together: how many networks are trained at the same time (`ensemble`), with the same draws as one by one. Networks
+    with dropout are always trained one by one, because their draws would differ. check_stop is called before every step
+    and may raise.
+    With several processes, the networks are shared out among them. All processes must call this function, and each gets
+    all accuracies.
     """
 
     def trained(some: Sequence[int]) -> Iterator[float]:
@@ -153,22 +159,26 @@ def train_and_test(
 
 
 def trained_here(network: nn.Module, count: int, together: int) -> int:
-    """How many of `count` networks `train_and_test` trains in this process."""
+    """The number of networks out of `count` that `train_and_test` trains in this process."""
     shares = (parallel.share(len(some)) for some in _rounds(network, count, together))
     return sum(last - first for first, last in shares)
 
 
 def _rounds(network: nn.Module, count: int, together: int) -> Iterator[range]:
-    """What of 0 .. count - 1 is trained before the processes tell each other: `together` in each of them."""
+    """Split 0 .. count - 1 into rounds of up to `together` networks per process (one, if they have dropout).
+
+    After each round the processes exchange their accuracies.
+    """
     size = parallel.world() * (1 if has_dropout(network) else together)
     for start in range(0, count, size):
         yield range(start, min(start + size, count))
 
 
 def networks_at_once(wanted: int, device: torch.device) -> int:
-    """How many networks to train together if `wanted` of them are asked for, 0 for what suits the device.
+    """How many networks to train together: `wanted`, or the number that suits the device if `wanted` is 0.
 
-    A GPU waits for the CPU to start the many small steps of one network, so it takes all at once (not yet
-    measured); a CPU loses (5 networks on 160 images of 32 px: 37 s together, 21 s one by one).
+    A GPU trains all networks at once, because with one network it waits for the CPU to launch many small steps (not yet
+    measured). A CPU trains one by one, because training together is slower (5 networks on 160 images of 32 px: 37 s
+    together, 21 s one by one).
     """
     return wanted or (_ALL if device.type == "cuda" else 1)

@@ -1,4 +1,4 @@
-"""Training a network on a synthetic set or on real images, and testing it, as the authors' evaluations do."""
+"""Trains one network on a synthetic set or on real images and tests it, as the authors' evaluations do."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from common.training import dc_augment
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
-AUGMENTED_EPOCHS, PLAIN_EPOCHS = 1000, 300  # DC's main script
-# GLaD's protocol, as the authors' ImageNet-abcde uses it.
-GLAD_STEP_SIZES, GLAD_STEP_SIZE = {"VGG11": 1e-4}, 1e-3
-GLAD_DECAY = 0.995  # of the weights' moving average, an epoch
-GLAD_FIRST = 1e-7  # of the step size, as a share of the full one
+AUGMENTED_EPOCHS, PLAIN_EPOCHS = 1000, 300  # as in DC's main script
+# The values of GLaD's protocol, as the authors' ImageNet-abcde uses it.
+GLAD_STEP_SIZES, GLAD_STEP_SIZE = {"VGG11": 1e-4}, 1e-3  # learning rates: by network, and of all other networks
+GLAD_DECAY = 0.995  # decay per epoch of the moving average of the weights
+GLAD_FIRST = 1e-7  # learning rate of the first epoch, as a share of the full learning rate
 TEST_BATCH = 500
 
 
 class TrainingSet(Protocol):
-    """Labelled images that hand out normalised batches: an `ImageData`, or `Batches` over a synthetic set."""
+    """Labelled images that return normalised batches: an `ImageData`, or `Batches` of a synthetic set."""
 
     @property
     def labels(self) -> Tensor: ...
@@ -38,27 +38,28 @@ class TrainingSet(Protocol):
 
 @dataclass(frozen=True)
 class Batches:
-    """Images already normalised, [N, ch, ...], and their labels [N]."""
+    """N images that are normalised already, [N, ch, ...], and their labels [N]."""
 
     images: Tensor
     labels: Tensor
 
     def batch(self, indices: Tensor) -> Tensor:
-        """images[indices]."""
+        """The images at these indices, images[indices]."""
         return self.images[indices]
 
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """How networks are trained on a synthetic set: SGD with momentum 0.9 and weight decay 5e-4, in one of two ways.
+    """How evaluation networks are trained: SGD with momentum 0.9 and weight decay 5e-4, with one of two schedules.
 
-    kind dc (DC, DM, TM and 3D-MNIST in the authors' code): epochs + 1 epochs; after epoch epochs // 2 + 1 the step size
-    falls to a tenth and the momentum starts again from zero. The network is tested.
-    kind glad (ImageNet-abcde, after GLaD): `epochs` epochs; the step size rises linearly in the first half and falls to
-    zero by a cosine in the second; the weights' moving average over epochs is tested.
-    epochs: None for DC's rule, 1000 where images are augmented and 300 where they are not. lr: the step size, None for
-    GLaD's table. strategy: DSA per image, '' for none. dc_strategy: what DC's augmentation does instead.
-    `for_network` fills in what depends on the network.
+    kind "dc" (DC, DM, TM and 3D-MNIST in the authors' code) trains for `epochs` + 1 epochs. After the epoch with the
+    number `epochs // 2 + 1`, counted from 0, the learning rate falls to a tenth and the momentum is reset to zero. The
+    final weights are tested.
+    kind "glad" (ImageNet-abcde, after GLaD) trains for `epochs` epochs. The learning rate rises linearly in the first
+    half and falls to zero by a cosine in the second. The moving average of the weights over epochs is tested.
+    epochs: None for DC's rule, which is 1000 if images are augmented and 300 if not. lr: the learning rate, None for
+    GLaD's table. strategy: the DSA strategy; '' turns DSA off. dc_strategy: DC's augmentation, only without DSA.
+    `for_network` fills in the values that depend on the network.
     """
 
     epochs: int | None
@@ -70,15 +71,15 @@ class EvaluationProtocol:
 
     @classmethod
     def of(cls, options: DistillOptions) -> EvaluationProtocol:
-        """The protocol that a distillation's options ask for."""
+        """The protocol of the evaluations of a distillation with these options."""
         lr = options.lr_net if options.eval_protocol == "dc" else None
         return cls(options.epoch_eval_train, lr, options.batch_train, options.strategy, kind=options.eval_protocol)
 
     def for_network(self, dataset: str, network: str) -> EvaluationProtocol:
-        """This protocol for one of the evaluated networks.
+        """This protocol with epochs, lr and dc_strategy set for one evaluation network on a dataset.
 
-        Where nothing else is said, step size and epochs follow the network, and without DSA kind dc augments the
-        images of some as DC does.
+        epochs and lr are chosen only where they are None. dc_strategy is DC's augmentation for this dataset and
+        network if the kind is "dc" and DSA is off, and '' otherwise.
         """
         dsa = bool(augment.parse_strategy(self.strategy))
         dc_strategy = "" if dsa or self.kind == "glad" else dc_augment.strategy_for(dataset, network)
@@ -91,15 +92,15 @@ class EvaluationProtocol:
 
     @property
     def epochs_of_training(self) -> int:
-        """Epochs that are run. Raises ValueError where `for_network` has yet to say."""
+        """The number of epochs that are run. Raises ValueError if `for_network` has not set `epochs` yet."""
         if self.epochs is None:
-            raise ValueError("The number of epochs depends on the network: for_network comes first.")
+            raise ValueError("The number of epochs depends on the network: call for_network first.")
         return self.epochs + 1 if self.kind == "dc" else self.epochs
 
     def step_size(self, epoch: int) -> float:
-        """The step size of an epoch, counted from 0. Raises ValueError where `for_network` has yet to say."""
+        """The learning rate of an epoch, counted from 0. Raises ValueError if lr or epochs is None."""
         if self.lr is None or self.epochs is None:
-            raise ValueError("The step size depends on the network: for_network comes first.")
+            raise ValueError("The learning rate depends on the network: call for_network first.")
         if self.kind == "dc":
             return self.lr if epoch < slow_from(self.epochs) else 0.1 * self.lr
         half = max(1, self.epochs // 2)
@@ -108,11 +109,11 @@ class EvaluationProtocol:
         return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - half - 1) / half))
 
     def starts_anew(self, epoch: int) -> bool:
-        """Whether the momentum is zero before an epoch: the first one, 0, and of kind dc the first slow one."""
+        """Whether the momentum is reset before this epoch: epoch 0, and with kind "dc" the first at the lower rate."""
         return epoch == 0 or (self.kind == "dc" and epoch == slow_from(self.epochs_of_training - 1))
 
     def as_metadata(self) -> dict[str, Any]:
-        """The JSON form that a synthetic-set file carries."""
+        """The values to store in a synthetic-set file; dc_strategy and kind are left out at their defaults."""
         defaults = (("dc_strategy", ""), ("kind", "dc"))
         return {key: value for key, value in asdict(self).items() if (key, value) not in defaults}
 
@@ -126,10 +127,11 @@ def train(
     check_stop: Callable[[], None] = lambda: None,
     on_epoch: Callable[[], object] = lambda: None,
 ) -> None:
-    """Train `network` in place, so that it ends with the weights to test. Nothing waits for the device in an epoch.
+    """Train `network` in place by the protocol, so that it ends with the weights to test.
 
-    draws: a CPU generator for the order of images and the augmentation. forward: the network or its compiled form.
-    check_stop may raise between steps; on_epoch is called after each epoch.
+    draws: a CPU generator for the order of images and the augmentation. forward: the compiled network, or None to call
+    `network` itself. check_stop is called before every step and may raise. on_epoch is called after each epoch. The CPU
+    never waits for the device within an epoch.
     """
     for optimizer in epochs(protocol, list(network.parameters()), list(network.buffers())):
         train_epoch(
@@ -149,10 +151,10 @@ def train(
 def epochs(
     protocol: EvaluationProtocol, parameters: Sequence[Tensor], buffers: Sequence[Tensor]
 ) -> Iterator[torch.optim.Optimizer]:
-    """The optimiser for each epoch of a protocol, set to its step size; the caller trains for one epoch with each.
+    """Yield for each epoch of a protocol the optimiser with its learning rate; the caller then trains for one epoch.
 
-    parameters, buffers: those of one network, or of several stacked. After the last epoch they hold what is to be
-    tested: with kind glad, the moving averages over epochs, of batch statistics as well as of weights.
+    parameters, buffers: those of one network, or of several networks stacked. After the last epoch they hold the values
+    to test: with kind "glad", the moving averages over epochs of the weights and of the batch statistics.
     """
     current = [tensor.detach() for tensor in (*parameters, *buffers)]
     averages: list[Tensor] = []
@@ -167,23 +169,29 @@ def epochs(
                 _update_averages(averages, current, epoch)
             else:
                 averages = [tensor.clone() for tensor in current]
-    for tensor, average in zip(current, averages, strict=False):  # there are none of kind dc
+    for tensor, average in zip(current, averages, strict=False):  # kind "dc" has no averages
         tensor.copy_(average)
 
 
 @torch.no_grad()
 def _update_averages(averages: Sequence[Tensor], current: Sequence[Tensor], count: int) -> None:
-    """Add an epoch to averages over `count` epochs: plain means while those are few, later exponential averages."""
+    """Add the values after an epoch to the averages over the `count` epochs before it.
+
+    The averages are plain means over the first epochs (200 at GLAD_DECAY 0.995) and exponential averages later.
+    """
     weight = max(1 / (count + 1), 1 - GLAD_DECAY)
     for average, value in zip(averages, current, strict=True):
         if average.is_floating_point():
             average.lerp_(value, weight)
-        else:  # how many batches BatchNorm has seen
+        else:  # the number of batches that BatchNorm has seen
             average.copy_(value)
 
 
 def slow_from(epochs: int) -> int:
-    """The first epoch, counted from 0, at a tenth of the step size: the authors' schedule for networks and experts."""
+    """The first epoch, counted from 0, with a tenth of the learning rate, in the authors' schedule.
+
+    Evaluation networks and expert networks share this schedule.
+    """
     return epochs // 2 + 2
 
 
@@ -198,9 +206,10 @@ def train_epoch(
     check_stop: Callable[[], None] = lambda: None,
     dc_strategy: str = "",
 ) -> None:
-    """Train on every image once: cross-entropy, random order, DSA with one strategy per batch and parameters per image.
+    """Train on every image once in random order, with the cross-entropy loss; the last batch may be smaller.
 
-    The last batch may be smaller. The arguments are those of `train`; dc_strategy is DC's augmentation, on top of DSA.
+    DSA draws one operation per batch and its parameters per image. dc_strategy: DC's augmentation, applied after DSA,
+    '' for none. The other arguments are those of `train`.
     """
     forward = network if forward is None else forward
     device = data.labels.device
@@ -223,7 +232,7 @@ def train_epoch(
 
 @torch.no_grad()
 def accuracy(network: nn.Module, data: ImageData, forward: Callable[[Tensor], Tensor] | None = None) -> float:
-    """Top-1 accuracy as a fraction; the device is waited for once, at the end."""
+    """Top-1 accuracy on `data` as a fraction; the CPU waits for the device only once, at the end."""
     network.eval()
     forward = network if forward is None else forward
     correct = torch.zeros((), dtype=torch.long, device=data.labels.device)

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Robustness. Without further words: the authors' CIFAR-10 set at ipc 1 on CIFAR-10-C at level 5, as published.
+# Tests networks trained on a synthetic set on corrupted or shifted test images. Without variables and flags it tests
+# the authors' CIFAR-10 set at ipc 1 on CIFAR-10-C at level 5, as published.
 #   SYNSET=runs/TM/CIFAR10/ipc1/NAME/synset.safetensors sh corruption-exp/scripts/run.sh
 #   SYNSET=FILE LEVEL=all sh corruption-exp/scripts/run.sh --output results/robustness
 #   BASELINE=random DATASET=CIFAR10 sh corruption-exp/scripts/run.sh
 #   DATASET=ImageNet SUBSET=imagenette IPC=1 sh corruption-exp/scripts/run.sh
-# Environment: SYNSET or BASELINE, DATASET, SUBSET, IPC, LEVEL, TARGET_DATASET, TARGET_PATH, SYNSET_PATH, DATA_PATH,
-# PYTHON. Flags go on to corruption-exp/evaluate.py (see --help there).
+# Environment variables: SYNSET or BASELINE, DATASET, SUBSET, IPC, LEVEL, TARGET_DATASET, TARGET_PATH, SYNSET_PATH,
+# DATA_PATH, PYTHON. Flags are passed to corruption-exp/evaluate.py (see its --help).
 export LEVEL="${LEVEL:-5}"
 exec sh "$(dirname -- "$0")/../../common/run.sh" corruption-exp/evaluate.py "" "" \
   "SYNSET BASELINE SUBSET IPC LEVEL TARGET_DATASET TARGET_PATH SYNSET_PATH DATA_PATH" "$@"
