@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from common.matching import distribution
+from common.report import pictures
 from common.synset.file import load_synset, save_synset
 from common.system.files import table_beside
 from tests.command_line import SHORT, assert_refused, call, contents, run_folder
@@ -68,6 +69,22 @@ def test_a_finished_run_is_left_alone(finished):
     assert before.keys() == after.keys()
     assert [name for name in before if before[name] != after[name]] == ["log.txt"]
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items())
+
+
+def test_the_pictures_of_a_run_say_what_they_clip(tmp_path, monkeypatch):
+    titles, drawn = {}, pictures.draw_images
+    monkeypatch.setattr(
+        pictures, "draw_images", lambda path, *args: (titles.update({path.name: args[-1]}), drawn(path, *args))
+    )
+    result = call("DM/distill.py", *SHORT, "--save_path", tmp_path)
+    assert result.code == 0, result.err
+    synset, metadata = load_synset(run_folder(tmp_path) / "synset.safetensors")
+    pixels = synset.get(need_copy=True)[0] * metadata["std"][0] + metadata["mean"][0]
+    share = ((pixels < -0.5 / 255) | (pixels > 1 + 0.5 / 255)).float().mean()
+    assert titles["images_000002.png"].splitlines()[1] == (
+        f"{100 * share:.1f} % of the pixel values ({pixels.min():.2f} to {pixels.max():.2f}) lie outside 0..1 and are "
+        "clipped"
+    )
 
 
 def test_resume_never_starts_over(finished, tmp_path):

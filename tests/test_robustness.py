@@ -104,7 +104,7 @@ def test_an_array_of_one_level_is_not_cut_into_five(tmp_path):
     with pytest.raises(InputError, match=r"gaussian_noise\.npy does not hold 5 levels of the same 4 images"):
         opened(tmp_path, levels=(5,))
     (folder / "labels.npy").unlink()
-    with pytest.raises(InputError, match=r"4 images a level, but the test images of CIFAR10 20 labels"):
+    with pytest.raises(InputError, match=r"4 images per level, but the test images of CIFAR10 20 labels"):
         opened(tmp_path, levels=(5,))
 
 

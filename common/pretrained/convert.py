@@ -1,9 +1,8 @@
 """Convert the authors' decoded images back into a FreD set: positions, coefficients and metadata.
 
 The authors' files hold only images. Each image is the inverse DCT of k coefficients per channel, at positions that all
-images of a class share. The forward DCT is therefore zero at all other positions, up to rounding: 4e-7 of the mean
-magnitude of the kept coefficients at 32 px, 1e-6 at 128 px. Metadata that neither the images nor the file contain are
-null, which means unknown.
+images of a class share. The forward DCT is therefore zero at all other positions, up to rounding (how much, see
+`common.synset.recover`). Metadata that neither the images nor the file contain are null, which means unknown.
 """
 
 from __future__ import annotations
