@@ -151,12 +151,17 @@ class ImageData:
             return images.to(torch.float32).div_(255).sub_(mean).div_(std)
         return (images - mean).div_(std)
 
-    def denormalise(self, images: Tensor) -> Tensor:
-        """Turn normalised images `[..., ch, H, W]` back into pixels, clamped to 0..1, to show them as pictures."""
+    def denormalise(self, images: Tensor, clamp: bool = True) -> Tensor:
+        """Turn normalised images `[..., ch, H, W]` back into pixels, to show them as pictures.
+
+        clamp: limit the pixels to 0..1. Without it, those of synthetic images go beyond.
+        """
         if self.whitening is not None:
-            return self.whitening.invert(images).clamp(0, 1)
-        mean, std = (value.to(images.device) for value in self._mean_std)
-        return (images * std + mean).clamp(0, 1)
+            pixels = self.whitening.invert(images)
+        else:
+            mean, std = (value.to(images.device) for value in self._mean_std)
+            pixels = images * std + mean
+        return pixels.clamp(0, 1) if clamp else pixels
 
     def to(self, device: torch.device | str) -> ImageData:
         """The same data on `device`; returns this object if the images are already on it."""

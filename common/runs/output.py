@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from common.report import pictures
+from common.report.description import clipped
 from common.report.record import read_metrics
 from common.report.run_page import write_run_report
 from common.runs.finished import SETS, is_whole
@@ -79,7 +80,10 @@ class Output:
         title = f"{run.dataset}, ipc {setup.options.ipc}, {self._objective}, {iteration} updates: {text}"
         path = run.folder / f"images_{iteration:06d}.png"
         draw = pictures.draw_images if len(data.im_size) == 2 else pictures.draw_voxels
-        draw(path, data.denormalise(images), data.class_names, title)
+        pixels = data.denormalise(images, clamp=False)
+        if outside := clipped(pixels):
+            title += f"\n{outside}"
+        draw(path, pixels.clamp(0, 1), data.class_names, title)
         self.tracker.picture("images", path, iteration)
         self.tracker.evaluation(point)
 

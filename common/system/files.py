@@ -81,6 +81,22 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
 
 
+def table_beside(path: Path) -> Path:
+    """Return the path of the CSV file that belongs to a JSON file: x.csv for x.json, else the name with .csv appended.
+
+    Other suffixes are part of the name, so b.seed0 and b.seed1 have two tables.
+    """
+    return path.with_suffix(".csv") if path.suffix.lower() == ".json" else path.with_name(f"{path.name}.csv")
+
+
+def check_not_read(flag: str, written: Sequence[Path], read: Sequence[Path | str | None]) -> None:
+    """Raise InputError if a file that the command writes because of `flag` is also a file that it reads."""
+    for path in written:
+        for source in read:
+            if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+                raise InputError(f"{flag} would write {path} over {source}, which is read: give another")
+
+
 def take_lock(path: Path, called: str, flag: str) -> BaseFileLock | None:
     """Lock the file `path`; returns the lock, or None immediately if another process holds it.
 

@@ -15,6 +15,7 @@ from common.config.command_line import find_recipe, with_recipe
 from common.config.options import DataOptions, DistillOptions, EvaluateOptions
 from common.datasets import ImageData, check_dataset, is_resizable, load_dataset
 from common.images.image_data import content_of, different_content
+from common.images.pixel_values import as_normalised
 from common.images.pixels import Resize, ResizeMode
 from common.images.zca import whiten, whitening_fingerprint, whitening_of
 from common.matching.augment import parse_strategy
@@ -73,7 +74,7 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
     if any(value is not None for value in (options.ipc, options.recipe, options.cifar100_stats)):
         raise InputError("--ipc, --recipe and --cifar100_stats are for baselines: a synthetic set has its own")
     with parallel.main_first():  # the set may have to be downloaded
-        synset, metadata = stored or open_synset(file, device, zca=options.zca)
+        synset, metadata = stored or open_synset(file, device, zca=options.zca, pixels=options.pixels)
     zca = metadata.get("zca")  # files older than the option lack the key
     if options.zca is not None and options.zca != (zca is not None):
         raise InputError(f"{file} was made {'without' if zca is None else 'with'} ZCA whitening: leave out --zca")
@@ -110,7 +111,10 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
         with parallel.main_first():
             whitening = whitening_of(train, zca["eps"], parallel.is_main())
         test = whiten(test, whitening, parallel.is_main())
-    batches = Batches(*synset.get(need_copy=True))
+    images, labels = synset.get(need_copy=True)
+    if "source" in metadata and stored is None:  # whoever has read it has normalised it
+        images = as_normalised(images, options.pixels, test, file)
+    batches = Batches(images, labels)
     resized = Resize(test.im_size[0], settings.resize, settings.antialias)
     made_from = metadata.get("dataset") or settings.dataset
     return EvaluationSetup(
@@ -215,6 +219,8 @@ def _of_baseline(
     options: EvaluateOptions, objective: str, defaults: dict[str, Any], device: torch.device
 ) -> EvaluationSetup:
     """Prepare a baseline, trained by the objective's recipe for this dataset and ipc so that the two compare."""
+    if options.pixels is not None:
+        raise InputError("--pixels says what a file of synthetic images holds: leave it out with --baseline")
     defaults = recipes.defaults(objective) | defaults
     dataset = options.dataset or defaults.get("dataset", DataOptions.dataset)
     ipc = options.ipc or DistillOptions.ipc
