@@ -52,7 +52,7 @@ class Options(DataOptions):
     lr_freq: float = 0.0
     """learning rate in units of the unnormalised DCT, converted for the other transforms (0: from the recipe)"""
     output: str = "runs/ablation"
-    """folder for the run folders, <dataset>.csv and <dataset>_masks.png"""
+    """folder for the run folders, <objective>_<dataset>_ipc<ipc>.csv and <objective>_<dataset>_ipc<ipc>_masks.png"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ def main() -> None:
         row, folder = measure(variant, options, passed_on)
         rows.append(row)
         folders.append(folder)
-    output, name = Path(options.output), dataset_folder(options.dataset)
+    # By all that the run folders tell apart, so that no table overwrites another's.
+    output = Path(options.output)
+    name = f"{options.objective}_{dataset_folder(options.dataset)}_ipc{options.ipc}"
     write_csv(output / f"{name}.csv", rows)
     show(options, rows)
     print(f"\ntable    {output / f'{name}.csv'}")

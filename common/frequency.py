@@ -69,7 +69,7 @@ def frequencies(im_size: Sequence[int], transform: str = "dct") -> Tensor:
 
     dct: the sum over the axes of index / side. dft: the sum over the axes of the frequency in cycles per pixel.
     dwt: the level of detail, 0 for the coarsest averages. identity: pixels have no frequency, so this is the sum over
-    the axes of index / side, which ranks the pixels from the top left.
+    the axes of index / side, which ranks the pixels from the top left. Equal frequencies are equal to the last bit.
     """
     return _get(transform).frequencies(tuple(im_size))
 
@@ -115,8 +115,16 @@ def _apply(function: Callable[[Tensor, int], Tensor], x: Tensor, ndim: int) -> T
         return function(x if x.dtype in (torch.float32, torch.float64) else x.float(), ndim)
 
 
-def _outer_sum(rows: Sequence[Tensor]) -> Tensor:
-    return torch.stack(torch.meshgrid(*rows, indexing="ij")).sum(dim=0)
+def _summed_shares(indices: Sequence[Tensor], im_size: Sequence[int]) -> Tensor:
+    """Return the sum over the axes of index / side, float64 [*im_size]; equal sums are equal to the last bit.
+
+    indices: int64 [side] for each axis.
+    """
+    # Sums are computed in integers, because sums of rounded fractions depend on the terms: for some indices u + v =
+    # u' + v', but u/28 + v/28 != u'/28 + v'/28.
+    whole = math.lcm(*im_size)
+    rows = [index * (whole // side) for index, side in zip(indices, im_size, strict=True)]
+    return torch.stack(torch.meshgrid(*rows, indexing="ij")).sum(dim=0).double() / whole
 
 
 # -- separable: matrices F and D [N, N] per axis transform a signal x of length N to X = F x, and back to x = D X -----
@@ -155,7 +163,7 @@ def _dct_scale(im_size: tuple[int, ...]) -> Tensor:
 
 
 def _summed_indices(im_size: tuple[int, ...]) -> Tensor:
-    return _outer_sum([torch.arange(size, dtype=torch.float64) / size for size in im_size])
+    return _summed_shares([torch.arange(size) for size in im_size], im_size)
 
 
 # -- Fourier ---------------------------------------------------------------------------------------------------------
@@ -201,7 +209,8 @@ def _dft_scale(im_size: tuple[int, ...]) -> Tensor:
 
 
 def _dft_frequencies(im_size: tuple[int, ...]) -> Tensor:
-    return _outer_sum([torch.fft.fftfreq(size, dtype=torch.float64).abs() for size in im_size])
+    # Index u stands for the frequency u or u - side, whichever is nearer to 0.
+    return _summed_shares([torch.arange(size).minimum(size - torch.arange(size)) for size in im_size], im_size)
 
 
 # -- wavelets --------------------------------------------------------------------------------------------------------

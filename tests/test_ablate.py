@@ -27,7 +27,7 @@ def table(tmp_path_factory):
             "ablate.py", "--transforms", "dft", "dwt", "--selections", "energy", "low", "--output", path, *QUICK
         )
     assert result.code == 0, result.err
-    with (path / "digits.csv").open() as file:
+    with (path / "DM_digits_ipc1.csv").open() as file:
         return path, list(csv.DictReader(file)), result.out
 
 
@@ -63,8 +63,8 @@ def test_the_table_and_the_picture_are_shown(table):
     path, rows, shown = table
     for row in rows:
         assert f"{100 * float(row['mean']):.1f}" in shown
-    assert str(path / "digits_masks.png") in shown
-    with Image.open(path / "digits_masks.png") as image:
+    assert str(path / "DM_digits_ipc1_masks.png") in shown
+    with Image.open(path / "DM_digits_ipc1_masks.png") as image:
         assert len(image.convert("L").getcolors()) > 10
 
 

@@ -1,17 +1,22 @@
 """The commands as a user meets them: what they print, what they leave, and a sentence for whatever cannot work."""
 
+import csv
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from common.matching import distribution
+from common.report import pictures
 from common.synset.file import load_synset, save_synset
+from common.system.files import table_beside
 from tests.command_line import SHORT, assert_refused, call, contents, run_folder
 from tests.conftest import ROOT
 from tests.image_sets import make_folder
@@ -40,7 +45,8 @@ def test_a_run_says_what_it_found_and_where(finished):
         assert part in result.out
     assert f"{100 * summary['last']['mean']:.2f} +-" in result.out
     assert {path.name for path in folder.iterdir()} == {
-        ".lock", "config.json", "metrics.jsonl", "log.txt", "summary.json", "checkpoint.pt", "checkpoint_previous.pt",
+        ".lock", "config.json", "metrics.jsonl", "log.txt", "summary.json", "checksums.json",
+        "checkpoint.pt", "checkpoint_previous.pt",
         "synset.safetensors", "synset_best.safetensors", "images_best.pt", "labels_best.pt", "masks.png", "curves.png",
         "images_000000.png", "images_000002.png", "report.html",
     }  # fmt: skip
@@ -64,6 +70,22 @@ def test_a_finished_run_is_left_alone(finished):
     assert before.keys() == after.keys()
     assert [name for name in before if before[name] != after[name]] == ["log.txt"]
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items())
+
+
+def test_the_pictures_of_a_run_say_what_they_clip(tmp_path, monkeypatch):
+    titles, drawn = {}, pictures.draw_images
+    monkeypatch.setattr(
+        pictures, "draw_images", lambda path, *args: (titles.update({path.name: args[-1]}), drawn(path, *args))
+    )
+    result = call("DM/distill.py", *SHORT, "--save_path", tmp_path)
+    assert result.code == 0, result.err
+    synset, metadata = load_synset(run_folder(tmp_path) / "synset.safetensors")
+    pixels = synset.get(need_copy=True)[0] * metadata["std"][0] + metadata["mean"][0]
+    share = ((pixels < -0.5 / 255) | (pixels > 1 + 0.5 / 255)).float().mean()
+    assert titles["images_000002.png"].splitlines()[1] == (
+        f"{100 * share:.1f} % of the pixel values ({pixels.min():.2f} to {pixels.max():.2f}) lie outside 0..1 and are "
+        "clipped"
+    )
 
 
 def test_resume_never_starts_over(finished, tmp_path):
@@ -298,6 +320,34 @@ def test_evaluate_takes_another_network_and_protocol(finished, tmp_path):
     written = json.loads((tmp_path / "result.json").read_text())
     assert written["network"] == "ConvNetD2W32BN"
     assert written["evaluation"] == {"epochs": 1, "lr": 0.05, "batch": 8, "strategy": "none"}
+
+
+def test_evaluations_written_side_by_side_keep_their_tables(finished, tmp_path):
+    """What follows a dot is no suffix: b.seed0 and b.seed1 shared b.csv, and of a.csv only the table was left."""
+    flags = ["--synset", run_folder(finished[0]) / "synset.safetensors", "--num_eval", 1, "--device", "cpu"]
+    for seed in range(2):
+        result = call(
+            "DM/evaluate.py", *flags, "--epoch_eval_train", 0, "--seed", seed, "--output", tmp_path / f"b.seed{seed}"
+        )
+        assert result.code == 0, result.err
+    assert sorted(contents(tmp_path)) == ["b.seed0", "b.seed0.csv", "b.seed1", "b.seed1.csv"]
+    for seed in range(2):
+        (row,) = csv.DictReader(io.StringIO(contents(tmp_path)[f"b.seed{seed}.csv"].decode()))
+        assert int(row["seed"]) == json.loads((tmp_path / f"b.seed{seed}").read_text())["options"]["seed"] == seed
+    assert table_beside(tmp_path / "a.json") == tmp_path / "a.csv"
+    assert table_beside(tmp_path / "a.JSON") == tmp_path / "a.csv"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.pt", "set.safetensors", "mine"])
+def test_an_output_that_would_be_overwritten_or_is_read_is_refused(finished, tmp_path, name):
+    file = Path(shutil.copy(run_folder(finished[0]) / "synset.safetensors", tmp_path / "set.safetensors"))
+    if name == "mine":
+        file = file.rename(tmp_path / "mine")
+    result = call("DM/evaluate.py", "--synset", file, "--num_eval", 1, "--device", "cpu", "--output", tmp_path / name)
+    told = "which is read" if name == "mine" else f"give {tmp_path / name.split('.')[0]}.json"
+    assert_refused(result, f"{tmp_path / name} ", told)
+    assert list(contents(tmp_path)) == [file.name]
+    assert load_synset(file)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -139,6 +140,27 @@ def test_frequencies_rank_by_how_fast_an_image_varies():
     assert dft.argmax() == 4 * 8 + 4
     dct = frequency.frequencies((8, 8), "dct")
     assert dct[2, 1] == dct[1, 2] == dct[0, 3] < dct[7, 7]
+
+
+@pytest.mark.parametrize("transform", ["dct", "dft"])
+def test_positions_of_one_frequency_have_one_value(transform):
+    steps = np.arange(28) if transform == "dct" else np.minimum(np.arange(28), 28 - np.arange(28))
+    # 55 frequencies of the DCT and 29 of the DFT; sums of rounded shares gave 86 and 41.
+    exact = steps[:, None] + steps
+    found = frequency.frequencies((28, 28), transform)
+    assert len(found.unique()) == len(np.unique(exact)) == {"dct": 55, "dft": 29}[transform]
+    assert torch.equal(found.flatten().argsort(stable=True), torch.from_numpy(exact).flatten().argsort(stable=True))
+
+
+@pytest.mark.parametrize("im_size", [(28, 20), (12, 12, 12), (6, 10, 15)])
+@pytest.mark.parametrize("transform", ["dct", "dft", "identity"])
+def test_one_frequency_has_one_value_whatever_the_sides(transform, im_size):
+    def share(index, side):
+        return Fraction(min(index, side - index) if transform == "dft" else index, side)
+
+    exact = [sum(map(share, index, im_size)) for index in np.ndindex(im_size)]
+    expected = torch.tensor([float(each) for each in exact], dtype=torch.float64)
+    assert torch.equal(frequency.frequencies(im_size, transform).flatten(), expected)
 
 
 @pytest.mark.parametrize("target", ["dct", "dft", "dwt", "identity"])

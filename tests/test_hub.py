@@ -246,6 +246,51 @@ def test_classes_and_labels_must_fit(tmp_path: Path) -> None:
         load_hub(make_parquet(tmp_path / "one", **tables))
 
 
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+@pytest.mark.parametrize(("names", "told"), [
+    (["owl", "cat", "dog"], r"label 0 is 'cat' by train.* \(split 'train'\), but 'owl' by test"),
+    (["cat", "dog", "owl", "yak"], r"3 classes by train.* \(split 'train'\), but 4 by test"),
+])  # fmt: skip
+def test_class_names_of_two_splits_must_agree(tmp_path: Path, names: list[str], told: str, kind: str) -> None:
+    """The library gives the labels of all files the names of the first: 'owl' would be taken for 'cat'."""
+    root = tmp_path / "set"
+    other = table("test", {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    if kind == "parquet":
+        make_parquet(root, test=other)
+    else:
+        root.mkdir()
+        for split, rows in (("train", table("train")), ("test", other)):
+            rows.save_to_disk(tmp_path / split)
+            (root / f"{split}.arrow").write_bytes((tmp_path / split / "data-00000-of-00001.arrow").read_bytes())
+    with pytest.raises(InputError, match=rf"{told}.* \(split 'test'\).*align_labels_with_mapping"):
+        load_hub(root)
+
+
+def test_class_names_of_two_files_of_a_split_must_agree(tmp_path: Path) -> None:
+    root = make_parquet(tmp_path / "set")
+    other = {"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES[::-1])}
+    table("train", other).to_parquet(root / "train-00001-of-00002.parquet")
+    with pytest.raises(InputError, match=r"label 0 is 'cat' by train-00000.*, but 'owl' by train-00001.*split 'train'"):
+        load_hub(root)
+
+
+def test_names_of_the_card_go_before_those_of_all_files(tmp_path: Path) -> None:
+    root = make_parquet(tmp_path / "set")
+    names = "".join(f"          '{n}': {name}\n" for n, name in enumerate(("Kater", "Hund", "Eule")))
+    features = (
+        f"  - name: image\n    dtype: image\n  - name: label\n    dtype:\n      class_label:\n        names:\n{names}"
+    )
+    (root / "README.md").write_text(f"---\ndataset_info:\n  features:\n{features}---\n")
+    assert load_hub(root)[1].class_names == ("Kater", "Hund", "Eule")
+
+
+def test_files_without_class_names_have_those_of_the_others(tmp_path: Path) -> None:
+    plain = table("test", {"image": datasets.Image(), "label": datasets.Value("int64")})
+    train, test = load_hub(make_parquet(tmp_path / "set", test=plain))
+    assert test.class_names == train.class_names == tuple(CLASSES)
+    assert test.labels.tolist() == [0, 1, 2, 0, 1]
+
+
 # --- names
 
 

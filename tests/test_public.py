@@ -94,7 +94,7 @@ def test_names_and_flags_are_those_of_the_list():
 PACKAGES = ("common", "reproduction", "DM", "DC", "TM")
 PROJECT = recipes.tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NAMED_OTHERWISE = {"PIL": "pillow", "pywt": "pywavelets", "sklearn": "scikit-learn"}  # by what is imported
-EXTRAS = ("datasets", "gdown", "huggingface_hub", "submitit", "tensorboard", "wandb")
+EXTRAS = ("datasets", "gdown", "huggingface_hub", "pyarrow", "submitit", "tensorboard", "wandb")
 
 
 def test_what_the_package_imports_it_depends_on():

@@ -96,6 +96,18 @@ def test_labels_of_the_test_images_stand_in(tmp_path):
         opened(tmp_path, clean=clean_images(name="folder:x"))
 
 
+def test_an_array_of_one_level_is_not_cut_into_five(tmp_path):
+    folder = make_cifar10c(tmp_path)
+    for kind in TWO:
+        np.save(folder / f"{kind}.npy", np.load(folder / f"{kind}.npy")[-COUNT:])
+    np.save(folder / "labels.npy", np.load(folder / "labels.npy")[-COUNT:])
+    with pytest.raises(InputError, match=r"gaussian_noise\.npy does not hold 5 levels of the same 4 images"):
+        opened(tmp_path, levels=(5,))
+    (folder / "labels.npy").unlink()
+    with pytest.raises(InputError, match=r"4 images per level, but the test images of CIFAR10 20 labels"):
+        opened(tmp_path, levels=(5,))
+
+
 def test_the_folder_may_be_named_as_the_archive_unpacks(tmp_path):
     make_cifar10c(tmp_path).rename(tmp_path / "CIFAR-10-C")
     assert len(opened(tmp_path).parts) == 10
@@ -396,6 +408,12 @@ def test_imagenetc_by_the_authors_names(tmp_path):
 )
 def test_bad_values_are_refused_in_a_sentence(source, flags, parts):
     assert_refused(robustness(source, *flags), *parts)
+
+
+def test_a_baseline_is_not_overwritten_by_what_is_compared_with_it(source, tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    result = robustness(source, "--output", tmp_path, "--relative_to", tmp_path / "results.json")
+    assert_refused(result, f"over {tmp_path}/results.json, which is read")
 
 
 def spoil(what: str, folder: Path) -> None:

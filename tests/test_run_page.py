@@ -188,6 +188,17 @@ def test_synthetic_sets_of_any_kind(folder, im_size, k, transform, classes, pict
     assert text.count('alt="class ') == pictures
     assert said in words(text)
     assert text.count("data:image/svg+xml") == (2 if transform == "identity" else 3)
+    assert "Values are stretched from" in words(text)
+
+
+def test_pixels_that_are_clipped_are_told(folder):
+    synset, metadata = load_synset(folder / "synset.safetensors")
+    with torch.no_grad():
+        synset.coefficients.mul_(10)
+    save_synset(synset, folder / "synset.safetensors", metadata)
+    images = synset.get(need_copy=True)[0] * metadata["std"][0] + metadata["mean"][0]
+    outside = f"({images.min():.2f} to {images.max():.2f}) lie outside 0..1 and are clipped."
+    assert outside in words(page(write_run_report(folder)))
 
 
 def test_the_command_line_writes_it_anew(folder):

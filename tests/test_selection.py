@@ -93,6 +93,15 @@ def test_low_keeps_the_corner_and_random_follows_its_generator():
     assert len(set(first.tolist())) == 6
 
 
+def test_low_breaks_ties_by_index_at_the_size_of_mnist():
+    chosen = select("low", [[torch.zeros(1, 1, 28, 28)]], 196, "dct")[0].tolist()
+    ranked = sorted(range(784), key=lambda index: (index // 28 + index % 28, index))
+    assert chosen == sorted(ranked[:196])
+    # With frequencies that rounding set apart, 451 and 478 were kept instead.
+    assert {127, 154} <= set(chosen)
+    assert not {451, 478} & set(chosen)
+
+
 def test_classes_have_positions_of_their_own_ascending_and_3d_works(draws):
     images = torch.randn(2, 5, 1, 4, 4, 4, generator=draws)
     chosen = select("variance", [[rows] for rows in images], 9, "dct")

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from common import frequency
-from common.report.description import describe_set
-from common.report.show import draw, energy_by_frequency, visible
+from common.report import pictures
+from common.report.description import clipped, describe_set
+from common.report.show import ShowOptions, draw, energy_by_frequency, show, shown, visible
 from common.synset.file import load_synset, save_synset
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.seeds import generator
@@ -48,6 +49,48 @@ def test_images_are_shown_as_they_look():
     stretched = [0.0, 0.25, 1.0]
     assert visible(images, {}).flatten().tolist() == stretched
     assert visible(images, {"mean": [0.0], "std": [1.0], "zca": {"eps": 0.1}}).flatten().tolist() == stretched
+
+
+def test_what_a_picture_cannot_show_is_told():
+    scaled = {"mean": [0.5], "std": [0.25]}
+    images = torch.tensor([-16.4, 20.0, 0.0, 0.0]).view(4, 1, 1, 1)
+    pixels, remark = shown(images, scaled)
+    assert pixels.flatten().tolist() == [0.0, 1.0, 0.5, 0.5]
+    assert remark == "50.0 % of the pixel values (-3.60 to 5.50) lie outside 0..1 and are clipped"
+    assert shown(images.clamp(-2, 2), scaled)[1] == ""
+    assert shown(images.clamp(-2.005, 2), scaled)[1] == ""  # -0.00125: black, to 8 bits
+    assert shown(images, {})[1] == "values are stretched from -16.40 (black) to 20.00 (white)"
+    many = torch.zeros(2000)
+    many[0] = -1
+    assert clipped(many).startswith("less than 0.1 % of the pixel values (-1.00 to 0.00)")
+
+
+def test_pictures_and_the_command_say_what_they_clip(tmp_path, capsys, monkeypatch):
+    titles = []
+    drawn = pictures.draw_images
+    monkeypatch.setattr(pictures, "draw_images", lambda *args: (titles.append(args[-1]), drawn(*args)))
+    file = save_synset(some_set(), tmp_path / "set.safetensors", {"mean": [0.2] * 3, "std": [0.5] * 3})
+    images = load_synset(file)[0].get(need_copy=True)[0] * 0.5 + 0.2
+    outside = f"{100 * ((images < -0.5 / 255) | (images > 1 + 0.5 / 255)).float().mean():.1f} % of the pixel values"
+    show(ShowOptions(str(file)))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("pictures ")]
+    assert line.split(maxsplit=1)[1].startswith(outside)
+    assert titles[0].splitlines()[1].startswith(outside)
+
+
+def test_energies_are_drawn_by_frequency_at_the_size_of_mnist():
+    """A set that keeps all positions at one energy: each of the 55 frequencies has it, where 86 were drawn."""
+    synset = some_set((28, 28), 1, 784)
+    scale = frequency.orthonormal_scale((28, 28)).flatten().float()
+    with torch.no_grad():
+        synset.coefficients.copy_((scale[synset.positions.long()] * synset.positions.sub(400).sign())[:, None, None])
+    values, energy = energy_by_frequency(synset)
+    assert len(values) == 55
+    assert (values.diff() > 0.01).all()
+    # Position 400 alone, of sign 0, leaves a gap: frequency (14 + 8) / 28 has one of its 23 positions less.
+    expected = torch.ones(55)
+    expected[22] = 22 / 23
+    torch.testing.assert_close(energy, expected.expand(2, 55))
 
 
 @pytest.mark.parametrize(("im_size", "transform", "pictures"), [
@@ -98,10 +141,16 @@ def test_the_command_says_and_draws(tmp_path):
     words = [sys.executable, "-m", "common.report", "show", str(file)]
     said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     rows = {line.split(maxsplit=1)[0]: line.split(maxsplit=1)[1] for line in said[:-3]}
-    assert rows == describe_set(load_synset(file)[1]) | {"file": f"{file.stat().st_size:,} bytes"}
+    remark = shown(synset.get(need_copy=True)[0], metadata)[1]
+    assert remark.startswith("values are stretched from -")
+    more = {"file": f"{file.stat().st_size:,} bytes", "pictures": remark}
+    assert rows == describe_set(load_synset(file)[1]) | more
     assert [line for line in said if line.endswith(".png")] == [
         str(tmp_path / "set_pictures" / f"{name}.png") for name in ("images", "masks", "energy")
     ]
+    other = save_synset(synset, tmp_path / "set.seed1", metadata)
+    show(ShowOptions(str(other)))
+    assert (tmp_path / "set.seed1_pictures" / "images.png").is_file()
     missing = subprocess.run([*words[:-1], str(tmp_path / "no")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert missing.returncode == 2
     assert "no synthetic set at" in missing.stderr

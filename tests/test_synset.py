@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from common import frequency
+from common.synset.file import save_synset
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
 from tests.synsets import args, real_images, started
@@ -178,6 +179,43 @@ def test_stored_state_that_does_not_fit_is_refused():
     state["positions"][0, 0] = 64
     with pytest.raises(InputError, match="damaged"):
         SynSet(args()).load_state_dict(state)
+
+
+def test_a_set_that_holds_nothing_is_refused(tmp_path):
+    synset = SynSet(args(msz_per_channel=1))  # one position of zeros is a valid choice, so the file would be, too
+    for ask in (
+        synset.get,
+        synset.decode,
+        synset.state_dict,
+        lambda: synset.get([0], need_copy=True),
+        lambda: synset.mask,
+        lambda: save_synset(synset, tmp_path / "set.safetensors", {}),
+    ):
+        with pytest.raises(InputError, match=r"holds nothing yet: call init"):
+            ask()
+    assert not list(tmp_path.iterdir())
+    assert synset.budget()["images_per_class"] == 64  # which needs no images
+    stored = started()
+    with pytest.raises(InputError, match="were expected"):
+        synset.load_state_dict(stored.state_dict())
+    with pytest.raises(InputError, match="holds nothing yet"):
+        synset.get()
+
+
+def test_what_is_black_is_not_empty():
+    a = args()
+    images, labels, indices = real_images(a)
+    black = SynSet(a)
+    black.init(torch.zeros_like(images), labels, indices)
+    assert not black.get()[0].any()
+    again = SynSet(a)
+    again.load_state_dict(black.state_dict())
+    assert not again.get()[0].any()
+    by_hand = SynSet(a)
+    with torch.no_grad():
+        by_hand.coefficients[0, 0, 0, 0] = 1.0
+    by_hand.positions = torch.arange(16, dtype=torch.int32).repeat(4, 1)
+    assert by_hand.get()[0].any()
 
 
 @pytest.mark.cuda

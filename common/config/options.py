@@ -18,6 +18,7 @@ from common.datasets import (
 from common.datasets.imagenet_classes import canonical, resolve
 from common.frequency import TransformName
 from common.images.image_data import Statistics
+from common.images.pixel_values import PixelValues
 from common.images.pixels import Decoding, ResizeMode
 from common.matching.augment import STRATEGIES
 from common.networks.pools import EvalMode, EvalProtocol
@@ -330,6 +331,10 @@ class EvaluateOptions:
     """how networks are trained, dc or glad (which has its own learning rates), see distill.py --help
     (default: from the file; baselines: the recipe's)"""
     networks_at_once: NetworksAtOnce = 0
+    pixels: PixelValues | None = None
+    """what the pixel values in an authors' file are: normalised (as their scripts write them), unit (0..1) or bytes
+    (0..255). unit and bytes are normalised by the dataset's mean and std
+    (default: normalised, with a warning if the values look like unit or bytes)"""
     dataset: str | None = None
     """dataset of the test images, e.g. folder:PATH
     (default: the one named in the file; baselines: the default of distill.py)"""
@@ -374,7 +379,7 @@ class EvaluateOptions:
     precision: NetworkPrecision = "fp32"
     compile: Compile = False
     output: str | None = None
-    """also write the accuracies to this JSON file"""
+    """also write the accuracies to this JSON file, and one CSV row per network beside it (x.json and x.csv)"""
 
     def __post_init__(self) -> None:
         if self.dataset is not None:

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import torch
 
+from common.datasets.stored_names import check_stored_names
 from common.images import disk_cache
 from common.images.decoded import check_request, decode_once
 from common.images.encoded import FORMAT, Encoded, Source
@@ -80,11 +81,14 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
     check_request(request)
     name = parse(text)
     datasets = _import_library()
-    splits = _fetch(datasets, name, request)
+    splits, files = _fetch(datasets, name, request)
     train_split, test_split = _choose_splits(name, list(splits))
     chosen = {split: splits[split] for split in (train_split, test_split)}
     image, label = _choose_columns(datasets, name, chosen[train_split].features)
     class_names, labels = _labels(datasets, name, label, chosen)
+    if isinstance(chosen[train_split].features[label], datasets.ClassLabel):
+        files = {split: files[split] for split in chosen if split in files}
+        check_stored_names(datasets, files, label, str(name))
     sources = _Images(datasets, name, image, chosen)
     decoding = request.decoding or "shown"
     unusual = [decoding] if decoding != "shown" else []
@@ -92,8 +96,10 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
     key = _fingerprint(chosen, image, request.resize, decoding)
     decoded = decode_once(sources, labels, class_names, cache, key, request, decoding, Path(name.path).name)
     train, test = (
-        ImageData(images, left, *decoded.statistics, class_names, str(name))
-        for images, left in (decoded.train, decoded.test)
+        ImageData(images, left, *decoded.statistics, class_names, str(name), raw_fingerprint=known, check=check)
+        for (images, left), known, check in zip(
+            (decoded.train, decoded.test), decoded.fingerprints, decoded.checks, strict=True
+        )
     )
     return train, test
 
@@ -111,12 +117,20 @@ def _import_library() -> Any:
     return datasets
 
 
-def _fetch(datasets: Any, name: Name, request: Request) -> dict[str, Any]:
-    """All splits by name, as memory-mapped tables; `InputError` where that fails, for whichever reason."""
+def _fetch(datasets: Any, name: Name, request: Request) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """All splits by name, as memory-mapped tables, and the files that they were read from.
+
+    Of a dataset that the library has kept and that is not looked up again, no files are known. Raises `InputError`
+    where it fails, for whichever reason.
+    """
     offline = name.local or not request.download
     try:
         with _settings(datasets, offline, request.progress):
-            return datasets.load_dataset(name.path, name.choices.get("config"), keep_in_memory=False)
+            splits = datasets.load_dataset(name.path, name.choices.get("config"), keep_in_memory=False)
+            found = datasets.load_dataset_builder(name.path, name.choices.get("config")).config.data_files or {}
+            # Which hands out what it has already downloaded.
+            files = datasets.DownloadManager().download({str(split): list(each) for split, each in found.items()})
+            return splits, files
     # Its own exceptions, Arrow's, YAML's and those of the network have no base in common.
     except Exception as error:
         told = (isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__) or error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,8 @@ from common.images.decode import First, decode, read_first
 from common.images.disk_cache import Stored
 from common.images.encoded import Source, Unreadable, describe_remarks, name_of, read_image
 from common.images.image_data import Request, Statistics
-from common.images.pixels import Decoding
+from common.images.mapped import PartCheck
+from common.images.pixels import Decoding, fingerprint
 from common.system.errors import InputError
 
 MAPPED_SHARE = 1 / 3  # of this machine's memory; decoded images that take more are mapped from their cache file
@@ -32,6 +33,10 @@ class Decoded(NamedTuple):
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     statistics: Statistics
+    fingerprints: tuple[str, str]
+    """`pixels.fingerprint` of the training and the test images"""
+    checks: tuple[PartCheck | None, PartCheck | None]
+    """of the training and the test images, if they are mapped from the cache"""
 
 
 def check_request(request: Request) -> None:
@@ -85,7 +90,14 @@ def decode_once(
             raise InputError(f"none of the {split} images of the class {class_names[emptied[0]]} in {name} can be read")
         splits.append((images_of[split], given[kept]))
     mean, std = map(tuple, metadata["statistics"])
-    return Decoded(splits[0], splits[1], (mean, std))
+    known = metadata["fingerprints"]
+    checks = [
+        PartCheck(images_of[split], images_of[f"{disk_cache.VERIFY}{split}"], cache)
+        if f"{disk_cache.VERIFY}{split}" in images_of
+        else None
+        for split in ("train", "test")
+    ]
+    return Decoded(splits[0], splits[1], (mean, std), (known["train"], known["test"]), (checks[0], checks[1]))
 
 
 def _left(
@@ -153,12 +165,13 @@ class _Reading:
             for part, pieces in parts.items():
                 if (rows := _gathered(pieces, len(self.rows.get(part, self.sources)))) is not None:
                     tensors[part] = rows
-        disk_cache.write(cache, key, tensors, self._facts())
-        return tensors, self._facts()
+        details = self._details(tensors)
+        disk_cache.write(cache, key, tensors, details)
+        return tensors, details
 
     def _keep_mapped(self, cache: Path, key: str, parts: dict[str, Iterator[np.ndarray]], size: int) -> Stored:
         try:
-            return disk_cache.write_in_pieces(cache, key, parts, self._facts, size)
+            return disk_cache.write_in_pieces(cache, key, parts, self._details, size)
         except Unreadable:
             raise
         except InputError as error:
@@ -201,8 +214,12 @@ class _Reading:
             mask[self.unreadable] = 1
             yield mask
 
-    def _facts(self) -> dict[str, Any]:
-        return {"statistics": _statistics(self.counts), "remarks": dict(self.remarks)}
+    def _details(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        return {
+            "statistics": _statistics(self.counts),
+            "remarks": dict(self.remarks),
+            "fingerprints": {split: fingerprint(tensors[split]) for split in self.rows},
+        }
 
 
 def _gathered(pieces: Iterator[np.ndarray], rows: int) -> Tensor | None:

@@ -184,8 +184,18 @@ def load_tree(
     tree.left_out.report(said)
     decoded = decode_once(files, (labels[0], labels[1]), tree.class_names, cache, key, request, decoding, said, colour)
     train, test = (
-        ImageData(images, left, *(statistics or decoded.statistics), tree.class_names, name)
-        for images, left in (decoded.train, decoded.test)
+        ImageData(
+            images,
+            left,
+            *(statistics or decoded.statistics),
+            tree.class_names,
+            name,
+            raw_fingerprint=known,
+            check=check,
+        )
+        for (images, left), known, check in zip(
+            (decoded.train, decoded.test), decoded.fingerprints, decoded.checks, strict=True
+        )
     )
     return train, test
 

@@ -26,11 +26,12 @@ from common.pretrained.convert import Provenance, defaults_of, from_authors, lik
 from common.synset import hub
 from common.synset.authors import is_authors, read_authors
 from common.synset.file import StoredSet, load_synset, save_synset
+from common.synset.open import check_no_pixels
 from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import write_json
 from common.system.text import in_percent, published_with_std
-from common.training.evaluate_command import evaluate_file
+from common.training.evaluate_command import check_json, evaluate_file
 
 FOLDER = "pretrained"
 # The authors' files lack the learned step size; their corruption script trains with this learning rate.
@@ -88,7 +89,7 @@ class Convert(Provenance):
     def run(self) -> None:
         if not self.output.endswith(hub.SUFFIX):
             raise InputError(f"--output {self.output} is to be a {hub.SUFFIX} file")
-        authors = read_authors(self.file, self.exp)
+        authors = read_authors(self.file, self.exp, self.pixels)
         synset, metadata = from_authors(authors, self, self.as_pixels)
         save_synset(synset, Path(self.output), metadata)
         print(synset.describe_budget())
@@ -122,6 +123,8 @@ class Check(EvaluateOptions):
     cifar100_stats: Annotated[None, tyro.conf.Suppress] = None
 
     def run(self) -> None:
+        if self.output:
+            check_json(self.output, self.file)
         folder = Path(self.file)
         files = [self.file] if not folder.is_dir() else [str(path) for path in _images_files(folder)]
         if not files:
@@ -216,6 +219,7 @@ def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
     """The set with its metadata, and (objective, dataset, ipc), each from a flag, else the file, else its name."""
     path = hub.fetch(file) if file.startswith(hub.PREFIX) else Path(file)
     if not is_authors(path):
+        check_no_pixels(file, options.pixels)
         synset, metadata = load_synset(path)
         dataset = _made_from(options.dataset, metadata.get("dataset"))
         objective = options.objective or metadata.get("objective")
@@ -231,11 +235,14 @@ def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
         model=options.model or named.model,
         ipc=options.ipc or named.ipc,
         zca=bool(options.zca),
+        pixels=options.pixels,
     )
     if provenance.dataset is None:
         raise InputError(f"{file} does not say what it was made from, nor do the folders above it: give --dataset")
     # The ipc in a name tells which published cell to compare with; the real budget is recovered from the images.
-    synset, metadata = from_authors(read_authors(path), dataclasses.replace(provenance, ipc=None), options.as_pixels)
+    synset, metadata = from_authors(
+        read_authors(path, pixels=options.pixels), dataclasses.replace(provenance, ipc=None), options.as_pixels
+    )
     ipc = provenance.ipc or synset.ipc
     return (synset, metadata), (metadata["objective"], provenance.dataset, ipc)
 

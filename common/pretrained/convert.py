@@ -1,9 +1,8 @@
 """Convert the authors' decoded images back into a FreD set: positions, coefficients and metadata.
 
 The authors' files hold only images. Each image is the inverse DCT of k coefficients per channel, at positions that all
-images of a class share. The forward DCT is therefore zero at all other positions, up to rounding: 4e-7 of the mean
-magnitude of the kept coefficients at 32 px, 1e-6 at 128 px. Metadata that neither the images nor the file contain are
-null, which means unknown.
+images of a class share. The forward DCT is therefore zero at all other positions, up to rounding (how much, see
+`common.synset.recover`). Metadata that neither the images nor the file contain are null, which means unknown.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from common.config.options import DataOptions, DistillOptions, Subset
 from common.datasets import check_dataset, is_resizable, statistics
 from common.datasets.imagenet_classes import PREFIX, SUBSETS, resolve
 from common.images.image_data import Statistics
+from common.images.pixel_values import PixelValues, normalised_by
 from common.recipes import OBJECTIVES
 from common.synset import open as opening
 from common.synset.authors import AuthorsSet
@@ -55,6 +55,10 @@ class Provenance:
     """augmentations while evaluation networks are trained, joined by underscores, or none (default: the recipe's)"""
     zca: bool = False
     """say that the images are ZCA-whitened, as those of some ancestors of FreD are"""
+    pixels: PixelValues | None = None
+    """what the pixel values in the file are: normalised (as the authors' scripts write them), unit (0..1) or bytes
+    (0..255). unit and bytes are normalised by the mean and std of --dataset
+    (default: normalised, with a warning if the values look like unit or bytes)"""
 
     def __post_init__(self) -> None:
         if self.dataset is not None:
@@ -77,6 +81,11 @@ def from_authors(
     contradicts the images.
     """
     provenance = provenance or Provenance()
+    ipc = provenance.ipc or authors.num_per_class
+    if provenance.pixels in ("unit", "bytes") and provenance.ipc is None and not as_pixels:
+        # Which mean and std the recipe says may depend on the budget, and what was kept is seen in normalised images.
+        ipc = recover(_normalised(authors, provenance, ipc)).ipc
+    authors = _normalised(authors, provenance, ipc)
     if as_pixels:
         if provenance.ipc not in (None, authors.num_per_class):
             raise InputError(
@@ -91,7 +100,22 @@ def from_authors(
         values = {} if recipe is None else recipe.values
         steps: dict[str, Any] = {key: values.get(key) or 0.0 for key in ("lr_freq", "mom_freq")}
         synset = opening.synset_of(authors, found.coefficients, found.positions, found.ipc, device, **steps)
-    return synset, {**_metadata(authors, provenance, recipe), "source": opening.source_of(authors, residual)}
+    source = opening.source_of(authors, residual)
+    if provenance.pixels is not None:
+        source["pixels"] = provenance.pixels
+    return synset, {**_metadata(authors, provenance, recipe), "source": source}
+
+
+def _normalised(authors: AuthorsSet, provenance: Provenance, ipc: int) -> AuthorsSet:
+    """The set with normalised values. Raises InputError where that takes a mean and a std that are not known."""
+    mean, std = _statistics(authors, provenance, _recipe(provenance, ipc))
+    if mean is None or std is None:
+        if provenance.pixels in ("unit", "bytes"):
+            known = "leave it out with --zca" if provenance.zca else "give a --dataset that has both, such as CIFAR10"
+            raise InputError(f"--pixels {provenance.pixels} takes a mean and a std to normalise by: {known}")
+        return authors
+    images = normalised_by(authors.images, provenance.pixels, (tuple(mean), tuple(std)), authors.files[0])
+    return dataclasses.replace(authors, images=images)
 
 
 # -- what is known of the set -------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch import Tensor
+
 from common.config.places import dataset_folder
 from common.system.text import counted, describe_bytes, in_percent
 
@@ -40,6 +42,21 @@ def kept(metadata: dict[str, Any]) -> str:
     transform = metadata["transform"]
     kind = "pixels" if transform == "identity" else f"{transform.upper()} coefficients"
     return f"{metadata['msz_per_channel']:,} of {math.prod(metadata['im_size']):,} {kind}"
+
+
+def clipped(pixels: Tensor) -> str:
+    """Say how many pixel values a picture cannot show, e.g. "12.5 % of the pixel values (-0.30 to 1.70) are clipped".
+
+    pixels: of any shape, before they are limited to 0..1. Returns "" if all of them are in that range; half a level of
+    8 bits beyond it counts as in it, since it makes no difference in a picture.
+    """
+    half_level = 0.5 / 255
+    share = float(((pixels < -half_level) | (pixels > 1 + half_level)).float().mean())
+    if not share:
+        return ""
+    told = "less than 0.1" if share < 0.001 else f"{100 * share:.1f}"
+    lowest, highest = float(pixels.min()), float(pixels.max())
+    return f"{told} % of the pixel values ({lowest:.2f} to {highest:.2f}) lie outside 0..1 and are clipped"
 
 
 def _accuracy(figures: dict[str, Any] | None) -> str | None:

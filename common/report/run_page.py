@@ -15,7 +15,7 @@ from common.report import pictures
 from common.report.description import kept
 from common.report.page import TEMPLATES, png_uri, svg_uri, write_page
 from common.report.record import RunRecord, read_run
-from common.report.show import energy_by_frequency, visible
+from common.report.show import energy_by_frequency, shown
 from common.report.voxels import render
 from common.synset.file import load_synset
 from common.synset.synset import SynSet
@@ -145,7 +145,8 @@ def _pictures(synset: SynSet, metadata: dict[str, Any]) -> dict[str, Any]:
     The curve is None for plain pixels.
     """
     names = [str(name) for name in metadata.get("class_names") or range(synset.num_classes)]
-    images = visible(synset.get(need_copy=True)[0], metadata).unflatten(0, (synset.num_classes, -1))
+    images, outside = shown(synset.get(need_copy=True)[0], metadata)
+    images = images.unflatten(0, (synset.num_classes, -1))
     images = images[: pictures.MAX_CLASSES, : pictures.MAX_IMAGES]
     rows = [_flat(row) for row in images]
     masks = synset.mask[: pictures.MAX_CLASSES].cpu().numpy()
@@ -172,6 +173,7 @@ def _pictures(synset: SynSet, metadata: dict[str, Any]) -> dict[str, Any]:
         "volumes": len(synset.im_size) == 3,
         "energy": energy,
         "whitened": bool(metadata.get("zca")),
+        "outside": f"{outside[:1].upper()}{outside[1:]}",
     }  # fmt: skip
 
 

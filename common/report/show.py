@@ -13,7 +13,7 @@ from torch import Tensor
 from common import frequency
 from common.config.places import dataset_folder
 from common.report import pictures
-from common.report.description import describe_set
+from common.report.description import clipped, describe_set
 from common.synset.file import load_synset
 from common.synset.synset import SynSet
 
@@ -32,8 +32,12 @@ def show(options: ShowOptions) -> None:
     """Draw a synthetic set and print its description. Raises InputError for a file that cannot be read."""
     file = Path(options.file)
     synset, metadata = load_synset(file)
-    folder = Path(options.output) if options.output else file.with_name(f"{file.stem}_pictures")
+    folder = (
+        Path(options.output) if options.output else file.with_name(f"{file.name.removesuffix('.safetensors')}_pictures")
+    )
     rows = describe_set(metadata) | {"file": f"{file.stat().st_size:,} bytes"}
+    if outside := shown(synset.get(need_copy=True)[0], metadata)[1]:
+        rows["pictures"] = outside
     for label, text in rows.items():
         print(f"{label:<14}{text}")
     for picture in draw(synset, metadata, folder):
@@ -47,7 +51,8 @@ def draw(synset: SynSet, metadata: dict[str, Any], folder: Path) -> list[Path]:
     title = f"{dataset_folder(metadata.get('dataset') or 'unknown dataset')}, ipc {synset.ipc}, k {k}"
     paths = [folder / "images.png", folder / "masks.png"]
     drawing = pictures.draw_images if len(synset.im_size) == 2 else pictures.draw_voxels
-    drawing(paths[0], visible(synset.get(need_copy=True)[0], metadata), names, title)
+    images, outside = shown(synset.get(need_copy=True)[0], metadata)
+    drawing(paths[0], images, names, f"{title}\n{outside}" if outside else title)
     pictures.draw_masks(paths[1], synset.mask, names, f"{k} of {synset.d} {synset.transform} coefficients kept")
     if synset.transform != "identity":
         paths.append(folder / "energy.png")
@@ -56,16 +61,24 @@ def draw(synset: SynSet, metadata: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def visible(images: Tensor, metadata: dict[str, Any]) -> Tensor:
-    """Map normalised images [B, ch, ...] to 0..1 by the mean and std in the metadata.
+    """Map normalised images [B, ch, ...] to 0..1 by the mean and std in the metadata; see `shown`."""
+    return shown(images, metadata)[0]
 
-    Without mean and std, and for whitened images, the values are stretched from the lowest to the highest one.
+
+def shown(images: Tensor, metadata: dict[str, Any]) -> tuple[Tensor, str]:
+    """Return normalised images [B, ch, ...] as pixels in 0..1, and a remark on how far they are not as they look.
+
+    Without mean and std in the metadata, and for whitened images, the values are stretched from the lowest to the
+    highest one. Otherwise mean and std give pixels, which are clipped to 0..1. The remark is "" if none are.
     """
     mean, std = metadata.get("mean"), metadata.get("std")
     if mean is None or std is None or metadata.get("zca"):  # whitened images need the training set to be inverted
         low, high = images.min(), images.max()
-        return (images - low) / (high - low).clamp_min(1e-12)
+        remark = f"values are stretched from {float(low):.2f} (black) to {float(high):.2f} (white)"
+        return (images - low) / (high - low).clamp_min(1e-12), remark
     shape = (1, -1, *[1] * (images.ndim - 2))
-    return (images * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)).clamp(0, 1)
+    pixels = images * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+    return pixels.clamp(0, 1), clipped(pixels)
 
 
 def energy_by_frequency(synset: SynSet) -> tuple[Tensor, Tensor]:

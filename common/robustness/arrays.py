@@ -38,6 +38,12 @@ def corrupted_arrays(
         if len(labels) not in ((count, rows) if stored is not None else (count,)):
             whose = f"the test images of {clean.name}" if stored is None else "labels.npy"
             raise Unusable(f"{file.name} has {count} images per level, but {whose} {len(labels)} labels")
+        if len(labels) == rows and (labels.view(len(LEVELS), count) != labels[:count]).any():
+            # An array that was cut down to one level also has a multiple of five rows.
+            raise Unusable(
+                f"{file.name} does not hold {len(LEVELS)} levels of the same {count} images: the labels in labels.npy "
+                "differ between levels"
+            )
         for level in levels:
             rows_of = slice((level - 1) * count, level * count)
             own = labels[rows_of] if len(labels) == rows else labels

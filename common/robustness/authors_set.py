@@ -13,6 +13,7 @@ from common.config.checks import check_least
 from common.config.options import DSA_STRATEGY
 from common.datasets import ImageData, check_dataset, is_imagenet, load_dataset
 from common.datasets.imagenet_classes import PREFIX, SYNONYMS, WHOLE
+from common.images.pixel_values import as_normalised
 from common.images.pixels import Resize, ResizeMode
 from common.robustness.options import RobustnessOptions
 from common.synset.authors import is_authors, read_authors
@@ -44,7 +45,8 @@ def authors_set(options: RobustnessOptions, folder: Path, device: torch.device) 
         raise InputError("--ipc says which file of --synset_path is meant: leave it out with --synset")
     dataset = options.dataset or "CIFAR10"
     check_dataset(dataset, options.subset)
-    found = read_authors(options.synset or _authors_file(options, dataset, folder))
+    file = options.synset or _authors_file(options, dataset, folder)
+    found = read_authors(file, pixels=options.pixels)
     imagenet = is_imagenet(dataset)
     # For ImageNet the authors squash images, and their version of torchvision did not antialias.
     antialias = not imagenet if options.antialias is None else options.antialias
@@ -61,7 +63,8 @@ def authors_set(options: RobustnessOptions, folder: Path, device: torch.device) 
         workers=options.workers,
     )
     _check_fit(test, found.images, found.num_classes)
-    batches = Batches(found.images.to(device), found.labels.to(device))
+    images = as_normalised(found.images, options.pixels, test, file)
+    batches = Batches(images.to(device), found.labels.to(device))
     network = options.model or (AUTHORS_IMAGENET_NETWORK if imagenet else AUTHORS_NETWORK)
     protocol = override(AUTHORS_PROTOCOL, options)
     resize = Resize(test.im_size[0], mode, antialias)

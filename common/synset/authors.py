@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.images.pixel_values import PixelValues
 from common.system.errors import InputError
 from common.system.files import UNREADABLE
 
@@ -45,7 +46,7 @@ class AuthorsSet:
     """Images and labels of a synthetic set and the files they come from: N images of C classes, n = N / C per class."""
 
     images: Tensor
-    """float32 [N, ch, *im_size], contiguous, on the CPU, normalised, grouped by class"""
+    """float32 [N, ch, *im_size], contiguous, on the CPU, grouped by class; as a rule normalised, see `as_normalised`"""
     labels: Tensor
     """int64 [N]: n zeros, n ones, ..., n times C - 1"""
     kind: Literal["pair", "results"]
@@ -75,12 +76,13 @@ class AuthorsSet:
         return tuple(self.images.shape[2:])
 
 
-def read_authors(path: Path | str, exp: int | None = None) -> AuthorsSet:
+def read_authors(path: Path | str, exp: int | None = None, pixels: PixelValues | None = None) -> AuthorsSet:
     """Read a pair, given the path of either file, or a res_*.pt.
 
     The tensors may be of any device, memory layout and floating-point width. Images that are not grouped by class are
     grouped; within a class their order is kept.
     exp: number of the experiment in a res_*.pt, counted from 0; None takes the last, which is usually the only one.
+    pixels: what the pixel values are. They are not converted here, but "bytes" also allows uint8 images.
     Raises InputError if a file is missing, damaged, of another format, or holds anything but tensors and numbers (such
     a file is never loaded, because it could run code); if images are not finite; and if classes differ in size.
     """
@@ -91,12 +93,12 @@ def read_authors(path: Path | str, exp: int | None = None) -> AuthorsSet:
             raise InputError(f"{path} holds one set, not experiments to choose from: leave out the experiment {exp}")
         files = _both_files(path)
         tensors = [content if file == path else _load(file) for file in files]
-        return _checked(tensors[0], tensors[1], "pair", None, files)
+        return _checked(tensors[0], tensors[1], "pair", None, files, pixels)
     if not isinstance(content, dict) or "data" not in content:
         raise InputError(f"{path} is not a synthetic set of the authors: give {_FORMS}")
     images, labels = _experiment(path, content["data"], exp)
     accuracies = _accuracies(path, content.get("accs_all_exps"))
-    return _checked(images, labels, "results", accuracies, (path,))
+    return _checked(images, labels, "results", accuracies, (path,), pixels)
 
 
 def is_authors(path: Path | str) -> bool:
@@ -168,9 +170,16 @@ def _accuracies(path: Path, stored: Any) -> dict[str, list[float]] | None:
 
 def _checked(
     images: Any, labels: Any, kind: Literal["pair", "results"], accuracies: dict[str, list[float]] | None,
-    files: tuple[Path, ...],
+    files: tuple[Path, ...], pixels: PixelValues | None,
 ) -> AuthorsSet:  # fmt: skip
     first, last = files[0], files[-1]
+    if isinstance(images, Tensor) and images.dtype == torch.uint8:
+        if pixels != "bytes":
+            raise InputError(
+                f"{first} holds no images: they are a tensor of floating-point numbers, [N, ch, *sides], or with "
+                "--pixels bytes of whole ones in 0..255, which are then normalised"
+            )
+        images = images.float()
     if not (isinstance(images, Tensor) and images.layout == torch.strided and images.is_floating_point()):
         raise InputError(f"{first} holds no images: they are a tensor of floating-point numbers, [N, ch, *sides]")
     if images.dim() not in (4, 5) or 0 in images.shape:

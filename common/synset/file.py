@@ -36,8 +36,9 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
 
     metadata: what an evaluation needs besides the tensors (dataset, mean, std, class_names, network, evaluation, ...),
     JSON values only. This function adds the set's shape, transform and learning rate.
-    Raises InputError if the file cannot be written.
+    Raises InputError if the file cannot be written, or if the set holds no images yet.
     """
+    synset.check_filled()
     path = Path(path)
     fields = {
         **metadata,

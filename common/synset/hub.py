@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,10 +60,16 @@ def fetch(address: str) -> Path:
 
 
 def pull(address: str, output: Path | None = None) -> Path:
-    """Fetch a set, check that it can be loaded, and copy it to `output` (default: its own name, in this folder)."""
+    """Fetch a set, check that it can be loaded, and copy it to `output` (default: its own name, in this folder).
+
+    Raises InputError if `output` is not given and a file with other content has the name of the set.
+    """
     fetched = fetch(address)
     load_synset(fetched)
-    output = output or Path(fetched.name)
+    if output is None:
+        output = Path(fetched.name)  # the name of most sets is synset.safetensors
+        if output.exists() and not filecmp.cmp(output, fetched, shallow=False):
+            raise InputError(f"there is another {output} here: give --output FILE{SUFFIX}")
     write_atomically(output, lambda temporary: shutil.copyfile(fetched, temporary))
     return output
 

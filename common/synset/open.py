@@ -9,32 +9,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.images.pixel_values import PixelValues
 from common.images.zca import EPS
 from common.networks.pools import principal
 from common.synset.authors import AuthorsSet, is_authors, read_authors
 from common.synset.file import load_synset
 from common.synset.hub import PREFIX, fetch
 from common.synset.synset import SynSet, SynSetArgs
+from common.system.errors import InputError
 from common.system.text import point_of
 from common.system.version import code_version
 
 
 def open_synset(
-    name: str, device: torch.device | str = "cpu", zca: bool | None = None
+    name: str, device: torch.device | str = "cpu", zca: bool | None = None, pixels: PixelValues | None = None
 ) -> tuple[SynSet, dict[str, Any]]:
     """Return a synthetic set and its metadata from our file, an authors' file or hf://owner/name[/file].
 
-    The images of an authors' file are opened as plain pixels.
+    The images of an authors' file are opened as plain pixels, with the values of the file (see `as_normalised`).
     zca: whether an authors' file holds whitened images, which the file itself does not record.
-    Raises InputError if `name` is not a readable synthetic set.
+    pixels: what the pixel values of an authors' file are, which the file does not record either.
+    Raises InputError if `name` is not a readable synthetic set, or if `pixels` is given for a set of another format.
     """
     path = fetch(name) if name.startswith(PREFIX) else Path(name)
     if not is_authors(path):
+        check_no_pixels(name, pixels)
         return load_synset(path, device)
-    authors = read_authors(path)
+    authors = read_authors(path, pixels=pixels)
     metadata = told_by_file(authors, zca=bool(zca))
     metadata["source"] = source_of(authors, residual=0.0)
     return as_pixels(authors, device), metadata
+
+
+def check_no_pixels(name: str, pixels: PixelValues | None) -> None:
+    """Raise InputError if --pixels was given for a file of this project, whose images are normalised."""
+    if pixels is not None:
+        raise InputError(
+            f"--pixels says what the authors' files hold, and {name} is none: leave it out (a set that was converted "
+            "from wrong values has to be converted again with --pixels)"
+        )
 
 
 def as_pixels(authors: AuthorsSet, device: torch.device | str = "cpu") -> SynSet:

@@ -80,6 +80,7 @@ class SynSet:
         ).requires_grad_()
         self.optimizer = torch.optim.SGD([self.coefficients], lr=args.lr_freq, momentum=args.mom_freq)
         self._survey: list[Iterable[Tensor]] | None = None
+        self._filled = False
 
     def _check_options(self) -> None:
         selection.check_rule(self.selection)
@@ -127,6 +128,7 @@ class SynSet:
         dense = frequency.forward(by_class, len(self.im_size), self.transform).flatten(3)  # [C, n, ch, d]
         with torch.no_grad():
             self.coefficients.copy_(dense.gather(3, _index(self.positions, self.coefficients.shape)))
+        self._filled = True
         self.optimizer.state.clear()
         self.optim_zero_grad()
 
@@ -144,13 +146,19 @@ class SynSet:
         """Return all images, float32 [C * n, ch, *im_size], differentiable with respect to `coefficients`.
 
         classes: decode only these classes; for c classes the result is [c * n, ch, *im_size].
+        Raises InputError before `init` or `load_state_dict`.
         """
+        self.check_filled()
         if classes is None:
             return self._decode(self.coefficients, self.positions).flatten(0, 1)
         return self._decode(self.coefficients[classes], self.positions[classes]).flatten(0, 1)
 
     def get(self, indices: Iterable[int] | Tensor | None = None, need_copy: bool = False) -> tuple[Tensor, Tensor]:
-        """Return (images, labels) of the images in `indices`, or of all; `need_copy` gives copies without a graph."""
+        """Return (images, labels) of the images in `indices`, or of all; `need_copy` gives copies without a graph.
+
+        Raises InputError before `init` or `load_state_dict`.
+        """
+        self.check_filled()
         coefficients = self.coefficients.detach().clone() if need_copy else self.coefficients
         if indices is None:
             return self._decode(coefficients, self.positions).flatten(0, 1), self.labels.clone()
@@ -171,8 +179,20 @@ class SynSet:
     @property
     def mask(self) -> Tensor:
         """The kept positions as a boolean [C, *im_size], for inspection; it is built at each access."""
+        self.check_filled()
         mask = torch.zeros(self.num_classes, self.d, dtype=torch.bool, device=self.device)
         return mask.scatter(1, self.positions.long(), True).unflatten(1, self.im_size)
+
+    def check_filled(self) -> None:
+        """Raise InputError if nothing has been stored yet, so that every image would be constant zero."""
+        # The values are looked at once only, since that waits for a GPU; tensors on the meta device have none.
+        if not self._filled and self.device.type != "meta":
+            self._filled = bool(self.coefficients.any() or self.positions.any())  # a subclass may write them directly
+            if not self._filled:
+                raise InputError(
+                    "the synthetic set holds nothing yet: call init(images, labels, indices_class) or "
+                    "load_state_dict(state) first"
+                )
 
     def budget(self) -> dict[str, int]:
         """Return counts and bytes of what the set stores, and the number of images that it decodes to.
@@ -205,6 +225,7 @@ class SynSet:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the coefficients, the positions and the optimiser's momentum, so that a run can resume bit for bit."""
+        self.check_filled()
         return {
             "coefficients": self.coefficients.detach().clone(),
             "positions": self.positions.clone(),
@@ -228,6 +249,7 @@ class SynSet:
         with torch.no_grad():
             self.coefficients.copy_(coefficients)
         self.positions = positions.to(self.device, torch.int32)
+        self._filled = True
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
 

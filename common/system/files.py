@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import pickle
@@ -51,6 +52,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink()
 
 
+def checksum(path: Path) -> str:
+    """BLAKE2b of a file's bytes, as 40 hexadecimal digits. Raises OSError where the file cannot be read."""
+    digest = hashlib.blake2b(digest_size=20)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically. Raises ValueError for NaN and infinity, which JSON lacks."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -69,6 +79,22 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def table_beside(path: Path) -> Path:
+    """Return the path of the CSV file that belongs to a JSON file: x.csv for x.json, else the name with .csv appended.
+
+    Other suffixes are part of the name, so b.seed0 and b.seed1 have two tables.
+    """
+    return path.with_suffix(".csv") if path.suffix.lower() == ".json" else path.with_name(f"{path.name}.csv")
+
+
+def check_not_read(flag: str, written: Sequence[Path], read: Sequence[Path | str | None]) -> None:
+    """Raise InputError if a file that the command writes because of `flag` is also a file that it reads."""
+    for path in written:
+        for source in read:
+            if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+                raise InputError(f"{flag} would write {path} over {source}, which is read: give another")
 
 
 def take_lock(path: Path, called: str, flag: str) -> BaseFileLock | None:

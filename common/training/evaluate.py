@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from common.config.options import DSA_STRATEGY
 from common.datasets import ImageData
+from common.images.pixel_values import warn_unless_like
 from common.matching.augment import parse_strategy
 from common.networks import build_network
 from common.synset.synset import SynSet
@@ -81,6 +83,11 @@ def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: Imag
     """The set on the device of the test images. Raises InputError if the set does not fit the test images."""
     if isinstance(synset, ImageData):
         shape, labels = (synset.channels, *synset.im_size), synset.labels
+        if _normalisation(synset) != _normalisation(test):
+            logging.getLogger(__name__).warning(
+                "the images to train on are normalised by %s, those of %s by %s: networks are tested on other values "
+                "than they are trained on", _normalisation(synset), test.name, _normalisation(test),
+            )  # fmt: skip
         data: TrainingSet = synset.to(test.device)
     else:
         images, labels = synset.get(need_copy=True) if isinstance(synset, SynSet) else synset
@@ -91,6 +98,11 @@ def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: Imag
             raise InputError(
                 f"the images to train on are {images.dtype}: normalise them to float32, as those of `test`"
             )
+        if not isinstance(synset, SynSet):
+            remedy = (
+                "which gives a wrong accuracy if these are pixels in 0..{top}: normalise them as test.normalise does"
+            )
+            warn_unless_like(images, test, "the set to train on", remedy)
         data = Batches(images.detach().to(test.device), labels.to(test.device))
     if shape != (test.channels, *test.im_size):
         raise InputError(f"the images to train on are {shape}, those of {test.name} {(test.channels, *test.im_size)}")
@@ -99,3 +111,10 @@ def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: Imag
             f"the set needs images with labels from 0 to {test.num_classes - 1}, the classes of {test.name}"
         )
     return data
+
+
+def _normalisation(data: ImageData) -> str:
+    """What was done to the values of images, in words."""
+    if data.whitening is not None:
+        return f"the whitening {data.whitening.fingerprint}"
+    return f"mean {list(data.mean)} and std {list(data.std)}"

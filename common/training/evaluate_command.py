@@ -11,12 +11,14 @@ from common.config.command_line import parse_plain
 from common.config.options import EvaluateOptions
 from common.networks import Network, build_network
 from common.networks.pools import build_pool, principal
+from common.synset.authors import SUFFIXES
 from common.synset.file import StoredSet
+from common.synset.hub import SUFFIX
 from common.system import parallel
 from common.system.command import run_command
 from common.system.devices import can_compile, describe_hardware, resolve_device
 from common.system.errors import InputError
-from common.system.files import write_csv, write_json
+from common.system.files import check_not_read, table_beside, write_csv, write_json
 from common.system.text import in_percent, networks_of, point_of
 from common.system.version import code_version
 from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
@@ -33,7 +35,11 @@ def main(objective: str, **defaults: Any) -> None:
 
 
 def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> None:
-    """Evaluate and print the accuracies; with --output also write the result as JSON and one CSV row per network."""
+    """Evaluate and print the accuracies; with --output also write the result as JSON and one CSV row per network.
+
+    Raises InputError for options that cannot work, and if --output would overwrite the set or its own table.
+    """
+    files = None if options.output is None else output_files(options.output, options.synset)
     result = evaluate_file(options, objective, defaults)
     stored = result["stored"]
     for name, figures in networks_of(result).items():
@@ -42,9 +48,32 @@ def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> 
         print(
             f"{in_percent(stored)} is stored in the file ({stored['n']} x {stored.get('network', result['network'])})"
         )
-    if options.output and parallel.is_main():
-        write_json(Path(options.output), result)
-        write_csv(Path(options.output).with_suffix(".csv"), rows(result))
+    if files is not None and parallel.is_main():
+        write_json(files[0], result)
+        write_csv(files[1], rows(result))
+
+
+def output_files(output: str, synset: str | None) -> tuple[Path, Path]:
+    """Return the paths of the JSON file that --output names and of the CSV file beside it.
+
+    synset: name of the set that is evaluated.
+    Raises InputError if one of the files would overwrite the other one or the set.
+    """
+    check_json(output, synset)
+    files = Path(output), table_beside(Path(output))
+    check_not_read("--output", files, [synset])
+    return files
+
+
+def check_json(output: str, *read: str | None) -> None:
+    """Raise InputError if --output has the suffix of another kind of file, or is one of the files that are read."""
+    suffix = Path(output).suffix.lower()
+    if suffix in (".csv", SUFFIX, *SUFFIXES):
+        kind = "the table, which is written beside it," if suffix == ".csv" else "a synthetic set"
+        raise InputError(
+            f"--output {output} ends like {kind} and is to be a JSON file: give {Path(output).with_suffix('.json')}"
+        )
+    check_not_read("--output", [Path(output)], read)
 
 
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
