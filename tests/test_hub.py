@@ -132,6 +132,29 @@ def test_image_size_and_mixed_sizes(tmp_path: Path) -> None:
         assert np.array_equal(train.images[2].numpy(), expected)
 
 
+def test_transparent_and_turned_images_are_read_as_they_are_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Turned as the library itself turns them when it decodes."""
+    stored = [Image.fromarray(each) for each in pixels_of("train")]
+    stored[0].putalpha(0)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    files = [io.BytesIO() for _ in stored]
+    for number, (image, file) in enumerate(zip(stored, files, strict=True)):
+        image.save(file, "PNG", **({"exif": exif} if number == 1 else {}))
+    images = [{"bytes": file.getvalue(), "path": None} for file in files]
+    root = make_parquet(tmp_path / "set", train=table("train", image=images))
+    shown, _ = load_hub(root)
+    assert (shown.images[0] == 255).all()
+    assert torch.equal(shown.images[1], torch.from_numpy(pixels_of("train")[1]).permute(2, 0, 1).rot90(2, (1, 2)))
+    assert np.array_equal(np.asarray(datasets.Image().decode_example(images[1])), shown.images[1].permute(1, 2, 0))
+    assert "1 is turned as the EXIF orientation says, 1 is laid over white" in caplog.text
+    plain, _ = load_hub(root, decoding="stored")
+    assert np.array_equal(plain.images.permute(0, 2, 3, 1).numpy(), np.stack(pixels_of("train")))
+    assert torch.equal(plain.images[2:], shown.images[2:])
+
+
 def test_unreadable_rows_are_left_out_with_their_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = [{"bytes": png(each), "path": None} for each in pixels_of("train")]
     images[1]["bytes"] = b"no image"

@@ -140,6 +140,22 @@ def test_all_images_become_rgb(tmp_path: Path, mode: str) -> None:
     assert torch.equal(train.images[0], cropped(root / "train" / wnid / f"{wnid}_0.JPEG"))
 
 
+def test_pixels_are_those_of_published_work_unless_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It ignores the EXIF orientation of some of ILSVRC's photographs, as ImageNet-C did; one line tells."""
+    root = make_imagenet(tmp_path)
+    file = root / "train" / next(iter(WOOF)) / f"{next(iter(WOOF))}_0.JPEG"
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    with Image.open(file) as image:
+        image.save(file, exif=exif)
+    stored, _ = load(root)
+    assert torch.equal(stored.images[0], cropped(file))
+    assert "of the 40 images of imagenet-imagewoof, 1 is not turned as the EXIF orientation says" in caplog.text
+    shown, _ = load(root, decoding="shown")
+    assert torch.equal(shown.images[0], stored.images[0].rot90(1, (1, 2)))
+    assert torch.equal(shown.images[1:], stored.images[1:])
+
+
 def test_side_is_128_unless_asked_for(tmp_path: Path) -> None:
     root = make_imagenet(tmp_path)
     assert load_dataset("imagenet-imagewoof", root, progress=False)[0].im_size == (128, 128)
@@ -251,6 +267,28 @@ def test_incomplete_class_folders_are_explained(tmp_path: Path, damage: Callable
     root = make_imagenet(tmp_path / "tree")
     damage(root)
     explained(root, words)
+
+
+def test_what_is_left_out_of_class_folders_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_imagenet(tmp_path)
+    whole, _ = load(root)
+    assert not caplog.messages
+    folder = root / "train" / next(iter(WOOF))
+    (folder / "._0.JPEG").write_bytes(b"AppleDouble")
+    (folder / "more.tar").write_bytes(b"1")
+    train, _ = load(root)
+    assert torch.equal(train.images, whole.images)
+    assert caplog.messages == [
+        "2 entries of imagenet-imagewoof are not read as images: 1 .tar (more.tar), 1 hidden (._0.JPEG)"
+    ]
+
+
+def test_archive_of_a_class_that_is_still_to_be_unpacked_is_named(tmp_path: Path) -> None:
+    root = make_imagenet(tmp_path)
+    wnid = next(iter(WOOF))
+    shutil.rmtree(root / "train" / wnid)
+    (root / "train" / f"{wnid}.tar").write_bytes(b"1")
+    explained(root, rf"train/ lacks the class folder {wnid} \(.*\), but has {wnid}.tar: unpack it there")
 
 
 def explained(root: Path, words: str) -> None:
@@ -399,7 +437,7 @@ def test_a_synthetic_set_says_how_its_images_were_resized(tmp_path: Path, monkey
 
     def older(*names: object, **options: object) -> tuple:
         synset, metadata = original(*names, **options)
-        return synset, {key: value for key, value in metadata.items() if key not in ("resize", "antialias")}
+        return synset, {key: value for key, value in metadata.items() if key not in ("resize", "antialias", "content")}
 
     monkeypatch.setattr(evaluation_setup, "open_synset", older)
     evaluate_file(parse_plain(EvaluateOptions, evaluate), "DM", {})

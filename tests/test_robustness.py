@@ -182,6 +182,29 @@ def test_a_damaged_image_is_named_or_left_out(tmp_path, caplog):
     assert "1 of the 11 images" in caplog.text
 
 
+def test_what_is_left_out_and_shown_otherwise_is_told(tmp_path, caplog):
+    tree = make_imagenetc(tmp_path, TWO[:1])
+    folder = tree / TWO[0] / "2" / next(iter(WOOF))
+    (folder / "._ILSVRC2012_val_00000001.JPEG").write_bytes(b"AppleDouble")
+    (file,) = [each for each in folder.iterdir() if not each.name.startswith(".")]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")
+    image.save(file, exif=exif)
+    clean = clean_images(tuple(WOOF.values()), "imagenet-imagewoof", side=16)
+    how = {"clean": clean, "levels": (2,)}
+    read = {
+        decoding: opened(tmp_path, "ImageNet-C", TWO[:1], decoding=decoding, **how).parts[Condition(TWO[0], 2)].read()
+        for decoding in ("stored", "shown")
+    }
+    assert torch.equal(read["shown"].images[0], read["stored"].images[0].rot90(-1, (1, 2)))
+    told = [line for line in caplog.messages if "hidden" in line or "turned" in line]
+    left_out = "1 entry of ImageNet-C is not read as images: 1 hidden (._ILSVRC2012_val_00000001.JPEG)"
+    assert told[0] == told[2] == left_out
+    assert told[1].startswith(f"of the 10 images of {TWO[0]} 2, 1 is not turned as the EXIF orientation says")
+    assert told[3].startswith(f"of the 10 images of {TWO[0]} 2, 1 is turned as the EXIF orientation says")
+
+
 def test_whitened_sources_get_whitened_images(tmp_path):
     make_cifar10c(tmp_path)
     raw = clean_images()

@@ -109,6 +109,21 @@ def test_val_in_class_folders_gives_the_same_images(tmp_path: Path, below: str, 
     assert test.class_names == NAMES
 
 
+def test_a_whole_archive_leaves_nothing_out_and_what_is_added_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_tiny(tmp_path)
+    whole, _ = load_tiny(tmp_path)
+    assert not caplog.messages
+    images = root / "train" / next(iter(WORDS)) / "images"
+    (images / ".ipynb_checkpoints").mkdir()
+    save(images / ".ipynb_checkpoints" / "0-checkpoint.JPEG", 7)
+    (root / "train" / ".DS_Store").write_bytes(b"1")
+    train, _ = load_tiny(tmp_path)
+    assert torch.equal(train.images, whole.images)
+    assert caplog.messages == ["2 entries of tiny-imagenet-200 are not read as images: 2 hidden (.DS_Store, ...)"]
+
+
 def test_second_start_reads_the_cache_alone(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_tiny(tmp_path)
     first = load_tiny(tmp_path)

@@ -140,7 +140,7 @@ def _check_content(
     if there is None:
         return
     told = different_content(there, content_of(train, test))
-    chosen = (options.dataset, options.image_size, options.resize, options.antialias)
+    chosen = (options.dataset, options.image_size, options.resize, options.antialias, options.decoding)
     if told and any(value is not None for value in chosen):
         tqdm.write(f"{file} was made from other images than these ({told})")
     elif told:
