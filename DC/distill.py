@@ -172,7 +172,7 @@ def loops(options: Options) -> tuple[int, int]:
 
 
 def main(kind: type[Options] = Options, objective: str = "DC") -> None:
-    """Run the command line. ImageNet-abcde passes a `kind` of options with other defaults."""
+    """Run the command line. The script in ImageNet-abcde/ gives `kind` other defaults."""
     distill(*parse(kind, objective), objective)
 
 

@@ -45,7 +45,8 @@ def test_a_run_says_what_it_found_and_where(finished):
         assert part in result.out
     assert f"{100 * summary['last']['mean']:.2f} +-" in result.out
     assert {path.name for path in folder.iterdir()} == {
-        ".lock", "config.json", "metrics.jsonl", "log.txt", "summary.json", "checkpoint.pt", "checkpoint_previous.pt",
+        ".lock", "config.json", "metrics.jsonl", "log.txt", "summary.json", "checksums.json",
+        "checkpoint.pt", "checkpoint_previous.pt",
         "synset.safetensors", "synset_best.safetensors", "images_best.pt", "labels_best.pt", "masks.png", "curves.png",
         "images_000000.png", "images_000002.png", "report.html",
     }  # fmt: skip

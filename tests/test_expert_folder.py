@@ -5,9 +5,14 @@ import json
 import shutil
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from common.experts.folder import buffer_folder, claimed, describe, filling, missing_experts
+from common.experts.open import open_buffer
 from common.images.zca import whitened
+from common.system.errors import InputError
 from tests.expert_buffers import EPOCHS, EXPERTS, MADE_BY, MODEL, fill, made_for, refused, small_network
 from tests.image_sets import make_data
 
@@ -136,3 +141,59 @@ def test_a_whole_folder_is_only_read(folder):
     with filling(folder, made_for(), MADE_BY):
         assert missing_experts(folder, EXPERTS, shape) == []
     assert {path: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]} == before
+
+
+# -- checksums ---------------------------------------------------------------------------------------------------
+
+
+def flip(path, bit):
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def usable(folder):
+    """What distillation would read of a buffer, every snapshot of every expert; "" where it is refused."""
+    try:
+        buffer = open_buffer(folder, made_for())
+        pairs = [buffer.pair(e, start, 1) for e in range(len(buffer)) for start in range(buffer.epochs)]
+    except InputError:
+        return ""
+    return buffer.digest, [weights.numpy().tobytes() for pair in pairs for weights in pair]
+
+
+@pytest.mark.parametrize("name", ["expert_0001.safetensors", "manifest.json"])
+def test_no_flipped_bit_goes_unnoticed(folder, name):
+    """It is refused, or it changes nothing that is read."""
+    path, before = folder / name, usable(folder)
+    content = path.read_bytes()
+    draws = torch.Generator().manual_seed(0)
+    bits = torch.randint(8 * len(content), (150,), generator=draws).tolist()
+    header = range(0, 8 * min(len(content), 700), 37)  # most of a file is weights
+    silent = []
+    for bit in (*bits, *header):
+        flip(path, bit)
+        if usable(folder) not in ("", before):
+            silent.append(bit)
+        path.write_bytes(content)
+    assert not silent
+
+
+def test_a_damaged_snapshot_is_trained_again(folder):
+    """It has the right shape, which is not enough."""
+    shape = (EPOCHS + 1, made_for()["parameter_count"])
+    flip(folder / "expert_0001.safetensors", 8 * (folder / "expert_0001.safetensors").stat().st_size - 9)
+    assert missing_experts(folder, EXPERTS, shape) == [1]
+
+
+def test_buffers_of_before_checksums_are_read(folder):
+    before = usable(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.pop("checksum")
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format_version": 1}))
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as stored:
+            metadata, trajectory = json.loads(stored.metadata()["fred"]), stored.get_tensor("trajectory")
+        metadata.pop("checksums")
+        save_file({"trajectory": trajectory}, file, {"fred": json.dumps(metadata | {"format_version": 1})})
+    assert usable(folder) == before

@@ -68,7 +68,9 @@ def test_no_more_than_the_pair_is_read(tmp_path):
     rows, count = 2**28, 64
     described = made_for(parameters={"weight": [count]}, parameter_count=count)
     fill(tmp_path / "folder", rows=[], described=described)
-    stated = {"trajectory": {"dtype": "F32", "shape": [rows, count], "data_offsets": [0, 4 * rows * count]}}
+    metadata = {"fred": json.dumps({"format": "fred-experts", "format_version": 1})}  # without checksums
+    trajectory = {"dtype": "F32", "shape": [rows, count], "data_offsets": [0, 4 * rows * count]}
+    stated = {"__metadata__": metadata, "trajectory": trajectory}
     header = json.dumps(stated).encode()
     start = 8 + len(header)
     with expert_file(tmp_path / "folder", 0).open("wb") as file:
@@ -172,6 +174,7 @@ def test_other_images_under_the_same_name_with_the_same_statistics(folder):
     data, network = make_data(), small_network()
     again = dataclasses.replace(data, images=data.images.clone())
     assert len(open_buffer(folder, describe(again, MODEL, network))) == EXPERTS
+    again = dataclasses.replace(data, images=data.images.clone())
     again.images[3, 2, 1, 0] += 1
     fewer = dataclasses.replace(data, images=data.images[1:], labels=data.labels[1:])
     for other in (again, fewer):
@@ -222,7 +225,11 @@ def test_weights_that_are_not_finite(folder, value):
         ("", "cannot be read"),
         ("[]", "cannot be read"),
         ('{"format": "fred-synset", "format_version": 1}', "not of expert trajectories"),
-        ('{"format": "fred-experts", "format_version": 2}', "format version 2, this code reads up to 1"),
+        ('{"format": "fred-experts", "format_version": 3}', "format version 3, this code reads up to 2"),
+        ('{"format": "fred-experts", "format_version": 2}', "is damaged: restore it, or remove the folder"),
+        ('{"format": "fred-experts", "format_version": 0}', "is damaged: restore it, or remove the folder"),
+        ('{"format": "fred-experts", "format_version": 1e400}', "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
         (None, "has experts but no manifest.json"),
     ],
     ids=str,

@@ -452,5 +452,5 @@ def test_a_folder_that_is_no_runs_configuration(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(content)
         with pytest.raises(InputError, match="is not the configuration of a run"):
-            Run(options, sources, "DM", torch.device("cpu"))
+            Run(options, sources, "DM", torch.device("cpu"), {})
         assert (folder / "config.json").read_text() == content

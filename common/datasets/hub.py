@@ -95,8 +95,10 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
     key = _fingerprint(chosen, image, request.resize)
     decoded = decode_once(sources, labels, class_names, cache, key, request, Path(name.path).name)
     train, test = (
-        ImageData(images, left, *decoded.statistics, class_names, str(name))
-        for images, left in (decoded.train, decoded.test)
+        ImageData(images, left, *decoded.statistics, class_names, str(name), raw_fingerprint=known, check=check)
+        for (images, left), known, check in zip(
+            (decoded.train, decoded.test), decoded.fingerprints, decoded.checks, strict=True
+        )
     )
     return train, test
 

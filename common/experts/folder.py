@@ -12,15 +12,18 @@ Every file is written once and atomically, so several processes can fill a folde
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import BaseFileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -29,14 +32,14 @@ from tqdm import tqdm
 
 from common.config.places import dataset_folder
 from common.datasets import ImageData
-from common.images.pixels import fingerprint
 from common.system.errors import InputError
 from common.system.files import read_json, take_lock, write_atomically, write_json
 from common.system.text import difference
 from common.system.version import code_version
 
 FORMAT = "fred-experts"
-VERSION = 1
+VERSION = 2  # of the manifest; 2 has a checksum
+EXPERT_VERSION = 2  # of the experts' files; 2 has a checksum for each snapshot
 MANIFEST = "manifest.json"
 _METADATA_KEY = "fred"
 _EXPERT = re.compile(r"expert_(\d+)\.safetensors")
@@ -69,7 +72,7 @@ def describe(data: ImageData, model: str, network: nn.Module) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "training_images": {
             "count": len(data),
-            "fingerprint": fingerprint(data.images) if zca is None else zca.fingerprint,
+            "fingerprint": data.fingerprint if zca is None else zca.fingerprint,
         },
         "mean": list(data.mean),
         "std": list(data.std),
@@ -98,7 +101,8 @@ def filling(folder: Path, made_for: dict[str, Any], made_by: dict[str, Any]) -> 
         try:
             if not _is_begun(folder):
                 _remove_temporary(folder, MANIFEST)
-                write_json(folder / MANIFEST, manifest | {"version": code_version()})
+                manifest["version"] = code_version()
+                write_json(folder / MANIFEST, manifest | {"checksum": _checksum(manifest)})
         finally:
             lock.release()
     told = differences(read_manifest(folder), made_for | made_by)
@@ -148,11 +152,45 @@ def save_expert(folder: Path, number: int, trajectory: Tensor, accuracies: dict[
     accuracies: the test accuracies of the expert, by the number of epochs trained.
     Raises InputError if the file cannot be written.
     """
-    metadata = {"format": FORMAT, "format_version": VERSION, "expert": number, "accuracies": accuracies}
+    metadata = {
+        "format": FORMAT,
+        "format_version": EXPERT_VERSION,
+        "expert": number,
+        "accuracies": accuracies,
+        "checksums": [row_checksum(row) for row in trajectory],
+    }
     content = save({"trajectory": trajectory.contiguous()}, {_METADATA_KEY: json.dumps(metadata, allow_nan=False)})
     file = expert_file(folder, number)
     write_atomically(file, lambda temporary: temporary.write_bytes(content))
     return file
+
+
+def row_checksum(weights: Tensor) -> str:
+    """A CRC-32 of one row of a trajectory, float32 [P], which a reader of that row alone can compare."""
+    return f"{zlib.crc32(weights.contiguous().numpy().data):08x}"
+
+
+def read_snapshots(file: Path, epochs: Iterable[int]) -> Iterator[Tensor]:
+    """Read the weights after each of these numbers of epochs from an expert's file, float32 [P]; reads no other rows.
+
+    Raises InputError if the file is damaged, by the checksum of each row. Files of versions that kept no checksums are
+    believed.
+    """
+    try:
+        # numpy's slices read only the row; torch's would allocate memory for the whole file.
+        with safe_open(file, framework="np") as stored:
+            metadata = json.loads((stored.metadata() or {})[_METADATA_KEY])
+            version, checksums = metadata["format_version"], metadata.get("checksums")
+            if version not in (1, EXPERT_VERSION):
+                raise ValueError(f"its format version is {version}")
+            rows = stored.get_slice("trajectory")
+            for epoch in epochs:
+                weights = torch.from_numpy(rows[epoch])
+                if version == EXPERT_VERSION and checksums[epoch] != row_checksum(weights):
+                    raise ValueError(f"the weights after {epoch} epochs have a wrong checksum")
+                yield weights
+    except (*UNREADABLE_TENSORS, RecursionError) as error:
+        raise damaged(file, str(error)) from error
 
 
 def expert_file(folder: Path, number: int) -> Path:
@@ -208,13 +246,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = read_json(file)
         kind, version = manifest["format"], int(manifest["format_version"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{file} cannot be read ({error}): give another --buffer_path") from error
     if kind != FORMAT:
         raise InputError(f"{file} is not of expert trajectories, but of {kind!r}: give another --buffer_path")
     if version > VERSION:
         raise InputError(f"{file} has format version {version}, this code reads up to {VERSION}: update it")
+    if version not in (1, VERSION) or (version == VERSION and manifest.pop("checksum", None) != _checksum(manifest)):
+        raise InputError(
+            f"{file} is damaged: restore it, or remove the folder and train its experts again with buffer.py"
+        )
     return manifest
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    """A BLAKE2b hash of a manifest without its checksum."""
+    return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=20).hexdigest()
 
 
 def differences(stored: dict[str, Any], asked: dict[str, Any]) -> str:
@@ -305,9 +352,13 @@ def _remove_temporary(folder: Path, name: str) -> None:
 
 
 def _is_there(folder: Path, number: int, shape: tuple[int, int]) -> bool:
-    """Whether the file of this expert exists, is undamaged and has a trajectory of this shape."""
+    """Whether the file of this expert exists, is undamaged in every row, and has a trajectory of this shape."""
     file = expert_file(folder, number)
     try:
-        return file.exists() and trajectory_shape(file) == shape
+        if not file.exists() or trajectory_shape(file) != shape:
+            return False
+        for _ in read_snapshots(file, range(shape[0])):
+            pass
     except InputError:
         return False
+    return True

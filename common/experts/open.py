@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from common.config.command_line import data_flags, parse_buffer
@@ -18,12 +16,12 @@ from common.config.options import BufferOptions, DataOptions
 from common.config.places import dataset_folder
 from common.experts.buffer import Buffer, Expert
 from common.experts.folder import (
-    UNREADABLE_TENSORS,
     buffer_folder,
     damaged,
     differences,
     expert_files,
     read_manifest,
+    read_snapshots,
     trajectory_shape,
 )
 from common.experts.replay import replay_files, replayed_experts
@@ -108,12 +106,8 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 
 def _read_snapshot(file: Path, epoch: int) -> Tensor:
-    try:
-        # numpy reads only the one row; torch would allocate memory for the whole file.
-        with safe_open(file, framework="np") as stored:
-            return torch.from_numpy(stored.get_slice("trajectory")[epoch])
-    except UNREADABLE_TENSORS as error:
-        raise damaged(file, str(error)) from error
+    (weights,) = read_snapshots(file, [epoch])
+    return weights
 
 
 def _command(folder: Path, data: DataOptions, model: str, epochs: int, objective: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from common.images import disk_cache
 from common.images.decode import First, Source, Unreadable, decode, name_of, read_first, read_image
 from common.images.disk_cache import Stored
 from common.images.image_data import Request, Statistics
+from common.images.mapped import PartCheck
+from common.images.pixels import fingerprint
 from common.system.errors import InputError
 
 MAPPED_SHARE = 1 / 3  # of this machine's memory; decoded images that take more are mapped from their cache file
@@ -28,6 +30,10 @@ class Decoded(NamedTuple):
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     statistics: Statistics
+    fingerprints: tuple[str, str]
+    """`pixels.fingerprint` of the training and the test images"""
+    checks: tuple[PartCheck | None, PartCheck | None]
+    """of the training and the test images, if they are mapped from the cache"""
 
 
 def check_request(request: Request) -> None:
@@ -78,7 +84,14 @@ def decode_once(
             raise InputError(f"none of the {split} images of the class {class_names[emptied[0]]} in {name} can be read")
         splits.append((images_of[split], given[kept]))
     mean, std = map(tuple, metadata["statistics"])
-    return Decoded(splits[0], splits[1], (mean, std))
+    known = metadata["fingerprints"]
+    checks = [
+        PartCheck(images_of[split], images_of[f"{disk_cache.VERIFY}{split}"], cache)
+        if f"{disk_cache.VERIFY}{split}" in images_of
+        else None
+        for split in ("train", "test")
+    ]
+    return Decoded(splits[0], splits[1], (mean, std), (known["train"], known["test"]), (checks[0], checks[1]))
 
 
 def _left(sources: Sequence[Source], unreadable: Tensor | None, request: Request, name: str) -> Tensor:
@@ -135,12 +148,13 @@ class _Reading:
             for part, pieces in parts.items():
                 if (rows := _gathered(pieces, len(self.rows.get(part, self.sources)))) is not None:
                     tensors[part] = rows
-        disk_cache.write(cache, key, tensors, self._facts())
-        return tensors, self._facts()
+        details = self._details(tensors)
+        disk_cache.write(cache, key, tensors, details)
+        return tensors, details
 
     def _keep_mapped(self, cache: Path, key: str, parts: dict[str, Iterator[np.ndarray]], size: int) -> Stored:
         try:
-            return disk_cache.write_in_pieces(cache, key, parts, self._facts, size)
+            return disk_cache.write_in_pieces(cache, key, parts, self._details, size)
         except Unreadable:
             raise
         except InputError as error:
@@ -180,8 +194,11 @@ class _Reading:
             mask[self.unreadable] = 1
             yield mask
 
-    def _facts(self) -> dict[str, Statistics]:
-        return {"statistics": _statistics(self.counts)}
+    def _details(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        return {
+            "statistics": _statistics(self.counts),
+            "fingerprints": {split: fingerprint(tensors[split]) for split in self.rows},
+        }
 
 
 def _gathered(pieces: Iterator[np.ndarray], rows: int) -> Tensor | None:

@@ -17,7 +17,7 @@ import shutil
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.images.mapped import PartChecksums
 from common.system.errors import InputError
-from common.system.files import write_atomically
+from common.system.files import UNREADABLE, write_atomically
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
 """The tensors of a cache file by name, and its details as JSON values."""
 
+VERIFY = "verify_"
+"""The start of the names of tensors that hold the checksums of another one's parts."""
 _HEADER = 4096  # bytes before the data of a file that is written piece by piece: one page, so that rows are aligned
 _LONGEST_HEADER = 1 << 20  # bytes; a file that claims a longer header is not a cache file
 _ABANDONED = 3600.0  # seconds without a change after which an unfinished file is removed
@@ -55,10 +58,10 @@ def named_file(kind: str, names: Sequence[str | float | None]) -> Path:
 def read(file: Path, fingerprint: str, map_above: int | None = None) -> Stored | None:
     """Read a cache file; None if it is missing, damaged, or was written with another fingerprint.
 
-    A file of more than `map_above` bytes is mapped: its tensors are read-only and take no memory of their own. For a
-    mapped file, only the length is checked. For every other file, the checksum is compared as well. On a mapped file
-    that would read everything before the first image is used, which takes minutes for tens of GB. It would also reveal
-    only a failing disk, because a file gets its name only once it is complete and on the disk.
+    A file of more than `map_above` bytes is mapped: its tensors are read-only and take no memory of their own. To
+    compare the checksum of a mapped file would read everything before the first image is used, minutes for tens of GB.
+    So its tensors come with checksums of their parts, `verify_NAME`, to be compared when a part is first used (see
+    `mapped.PartCheck`). A seal covers the rest of every file: fingerprint, details, names, types and shapes.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -67,16 +70,21 @@ def read(file: Path, fingerprint: str, map_above: int | None = None) -> Stored |
     try:
         if map_above is not None and file.stat().st_size > map_above:
             tensors, metadata = _map(file)
-            return (tensors, json.loads(metadata["facts"])) if metadata["fingerprint"] == fingerprint else None
+            if metadata["fingerprint"] != fingerprint or "seal" not in metadata:  # a file of an older version has none
+                return None
+            if metadata["seal"] == _seal(metadata, tensors):
+                return tensors, json.loads(metadata["facts"])
+            raise ValueError("wrong seal")
         with safe_open(str(file), framework="pt") as stored:
             metadata = stored.metadata() or {}
-            if metadata.get("fingerprint") != fingerprint:
+            if metadata.get("fingerprint") != fingerprint or "seal" not in metadata:
                 return None
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
-        if metadata["checksum"] == _checksum(tensors):
-            return tensors, json.loads(metadata["facts"])
+        if metadata["checksum"] == _checksum(tensors) and metadata["seal"] == _seal(metadata, tensors):
+            whole = {name: tensor for name, tensor in tensors.items() if not name.startswith(VERIFY)}
+            return whole, json.loads(metadata["facts"])
         reason = "wrong checksum"
-    except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+    except (*UNREADABLE, SafetensorError, RecursionError) as error:
         reason = str(error)
     logging.getLogger(__name__).warning("%s is damaged (%s): making it again", file, reason)
     return None
@@ -88,6 +96,7 @@ def write(file: Path, fingerprint: str, tensors: dict[str, Tensor], details: dic
     from safetensors.torch import save_file
 
     metadata = {"fingerprint": fingerprint, "checksum": _checksum(tensors), "facts": json.dumps(details)}
+    metadata["seal"] = _seal(metadata, tensors)
     try:
         write_atomically(file, lambda temporary: save_file(tensors, temporary, metadata))
     except (InputError, SafetensorError) as error:
@@ -98,14 +107,14 @@ def write_in_pieces(
     file: Path,
     fingerprint: str,
     parts: Mapping[str, Iterable[np.ndarray]],
-    details: Callable[[], dict[str, Any]],
+    details: Callable[[Mapping[str, Tensor]], dict[str, Any]],
     size: int,
 ) -> Stored:
     """Write a cache file piece by piece, without holding its content in memory, and return it mapped as in `read`.
 
     parts: for each tensor, by name, an iterable of pieces; a piece is some uint8 rows `[B, ...]`. A tensor without
     pieces is left out. The names must be in sorted order, because the checksum depends on the order.
-    details: called after the last piece, to get the details.
+    details: called with all tensors after the last piece, to get the details.
     size: the expected number of bytes; the disk must have that much free space.
     Raises `InputError` if the file cannot be written.
     """
@@ -121,18 +130,23 @@ def write_in_pieces(
         # Written to a stream, because writing through a mapping would kill the process by a signal if the disk is full.
         with temporary.open("wb") as stream:
             stream.write(b" " * _HEADER)
-            for name, pieces in parts.items():
+            checks = {name: PartChecksums() for name in parts}
+            verifying = {f"{VERIFY}{name}": _rows_of(check) for name, check in checks.items()}
+            for name, pieces in {**parts, **verifying}.items():
                 rows, shape = 0, list[int]()
-                for piece in pieces:
-                    content = np.ascontiguousarray(piece).data
-                    stream.write(content)
-                    checksum = zlib.crc32(content, checksum)
+                for piece in map(np.ascontiguousarray, pieces):
+                    stream.write(piece.data)
+                    if name in checks:
+                        checks[name].update(piece)
+                    checksum = zlib.crc32(piece.data, checksum)
                     rows, shape, end = rows + len(piece), list(piece.shape[1:]), end + piece.nbytes
                 if rows:
                     header[name] = {"dtype": "U8", "shape": [rows, *shape], "data_offsets": [begin, end]}
                 begin = end
-            kept = json.dumps(details())
-            header["__metadata__"] = {"fingerprint": fingerprint, "checksum": str(checksum), "facts": kept}
+            stream.flush()
+            written = _tensors(_mapped(temporary), header, _HEADER)
+            metadata = {"fingerprint": fingerprint, "checksum": str(checksum), "facts": json.dumps(details(written))}
+            header["__metadata__"] = {**metadata, "seal": _seal(metadata, written)}
             stream.seek(0)
             stream.write((_HEADER - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(_HEADER - 8))
             if stream.tell() != _HEADER:
@@ -155,11 +169,22 @@ def _map(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if length > _LONGEST_HEADER:
             raise ValueError("it has no header")
         header = json.loads(stream.read(length))
-        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    content = _mapped(file)
     metadata = header.pop("__metadata__")
-    start, tensors = 8 + length, {}
+    start = 8 + length
     if len(content) != start + max(entry["data_offsets"][1] for entry in header.values()):
         raise ValueError(f"it has {len(content)} bytes, which is not what its header says")
+    return _tensors(content, header, start), metadata
+
+
+def _mapped(file: Path) -> mmap.mmap:
+    with file.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _tensors(content: mmap.mmap, header: dict[str, Any], start: int) -> dict[str, Tensor]:
+    """The tensors of a header (name, dtype, shape, offsets), read-only. Raises `ValueError` for others than uint8."""
+    tensors = {}
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         if entry["dtype"] != "U8":
@@ -168,7 +193,7 @@ def _map(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a warning that the array is read-only; nothing writes to it
             tensors[name] = torch.from_numpy(array)
-    return tensors, metadata
+    return tensors
 
 
 def _remove_abandoned(file: Path) -> None:
@@ -177,6 +202,20 @@ def _remove_abandoned(file: Path) -> None:
         with suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _ABANDONED:
                 leftover.unlink()
+
+
+def _rows_of(checks: PartChecksums) -> Iterator[np.ndarray]:
+    """The checksums of a tensor, once all of its pieces have been written; nothing for a tensor without pieces."""
+    rows = checks.as_rows()
+    if len(rows):
+        yield rows
+
+
+def _seal(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """A hash of everything in a cache file but the values of its tensors."""
+    shapes = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in sorted(tensors.items())}
+    told = [metadata["fingerprint"], metadata["checksum"], metadata["facts"], shapes]
+    return hashlib.blake2b(json.dumps(told).encode(), digest_size=10).hexdigest()
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

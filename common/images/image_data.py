@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from common.images.pixels import Resize
+from common.images.mapped import PartCheck
+from common.images.pixels import Resize, fingerprint
 from common.system.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ class ImageData:
 
     Whitened images are float32, and their `mean` is 0 and their `std` 1, so they are not normalised again.
     """
+    raw_fingerprint: str | None = None
+    """The `fingerprint` if it is known already: from a cache, or computed before the images were whitened."""
+    check: PartCheck | None = None
+    """Checks `images` when they are first used, if they are mapped from a file; None if they were checked when read."""
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.images.shape[:1]:
@@ -99,6 +105,18 @@ class ImageData:
         return list(torch.argsort(self.labels, stable=True).split(counts.tolist()))
 
     @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the raw images, which depends on their pixels alone and not on their files.
+
+        Raises ValueError for whitened images whose `raw_fingerprint` is not known.
+        """
+        if self.raw_fingerprint is not None:
+            return self.raw_fingerprint
+        if self.whitening is not None:
+            raise ValueError("The raw images have been whitened: their fingerprint has to be taken before.")
+        return fingerprint(self.images)
+
+    @cached_property
     def _mean_std(self) -> tuple[Tensor, Tensor]:
         # Kept on the device, so that a batch does not wait for two copies from the host.
         shape = (self.channels, *[1] * len(self.im_size))
@@ -113,6 +131,8 @@ class ImageData:
         Indices may have any shape (`[C, n]` gives `[C, n, ch, H, W]`) and be on any device. A slice selects images
         without copying them first; for whitened images, the result is a view.
         """
+        if self.check is not None:
+            self.check.check(indices)
         if isinstance(indices, Tensor):
             indices = indices.to(self.device, non_blocking=True)
         images = self.images[indices]
@@ -146,7 +166,48 @@ class ImageData:
     def to(self, device: torch.device | str) -> ImageData:
         """The same data on `device`; returns this object if the images are already on it."""
         images = self.images.to(device)
-        return self if images is self.images else replace(self, images=images, labels=self.labels.to(device))
+        if images is self.images:
+            return self
+        self.check_all()
+        # The fingerprint, if it has been computed, is not computed again from the copy.
+        known = self.__dict__.get("fingerprint", self.raw_fingerprint)
+        return replace(self, images=images, labels=self.labels.to(device), raw_fingerprint=known, check=None)
+
+    def check_all(self) -> None:
+        """Check all images that have not been checked yet; raises InputError for those that are damaged."""
+        if self.check is not None:
+            self.check.check(slice(None))
+
+
+def content_of(train: ImageData, test: ImageData) -> dict[str, Any]:
+    """Identify what a dataset contains, as JSON values, whatever its name and wherever its files are.
+
+    "fingerprint" is a hash of the raw images and the labels of both splits. "class_names" and the numbers of images,
+    "train" and "test", are there so that `different_content` can say what differs.
+    """
+    digest = hashlib.blake2b(digest_size=20)
+    for data in (train, test):
+        digest.update(data.fingerprint.encode())
+        digest.update(data.labels.cpu().contiguous().numpy().data)
+    return {
+        "fingerprint": digest.hexdigest(),
+        "class_names": list(train.class_names),
+        "train": len(train),
+        "test": len(test),
+    }
+
+
+def different_content(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Describe in words how the content of a dataset `there` differs from that `here`; "" if it does not differ."""
+    told = []
+    if there["class_names"] != here["class_names"]:
+        told.append(f"the classes were {', '.join(there['class_names'])} and are {', '.join(here['class_names'])}")
+    for split, name in (("train", "training"), ("test", "test")):
+        if there[split] != here[split]:
+            told.append(f"there were {there[split]} {name} images and are {here[split]}")
+    if not told and there["fingerprint"] != here["fingerprint"]:
+        told.append("as many images, but with other pixels or labels")
+    return ", ".join(told)
 
 
 @dataclass(frozen=True)

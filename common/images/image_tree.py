@@ -89,8 +89,18 @@ def load_tree(
     said = part or folder.name
     decoded = decode_once(files, (labels[0], labels[1]), tree.class_names, cache, key, request, said, colour)
     train, test = (
-        ImageData(images, left, *(statistics or decoded.statistics), tree.class_names, name)
-        for images, left in (decoded.train, decoded.test)
+        ImageData(
+            images,
+            left,
+            *(statistics or decoded.statistics),
+            tree.class_names,
+            name,
+            raw_fingerprint=known,
+            check=check,
+        )
+        for (images, left), known, check in zip(
+            (decoded.train, decoded.test), decoded.fingerprints, decoded.checks, strict=True
+        )
     )
     return train, test
 

@@ -55,6 +55,7 @@ def whitening_of(train: ImageData, eps: float = EPS, progress: bool = True) -> W
     if len(train.im_size) != 2:
         sides = " x ".join(map(str, train.im_size))
         raise InputError(f"ZCA whitening is for 2-D images, and those of {train.name} are {sides}: leave out --zca")
+    train.check_all()
     key = whitening_fingerprint(train.images, eps)
     # The name does not depend on the images' values, so that after a change the old cache file is replaced.
     file = disk_cache.named_file("zca", [train.name, *train.im_size, eps])
@@ -73,6 +74,7 @@ def whitening_of(train: ImageData, eps: float = EPS, progress: bool = True) -> W
 
 def whiten(data: ImageData, whitening: Whitening, progress: bool = True) -> ImageData:
     """A copy of `data` with whitened float32 images, mean 0 and std 1; `data` itself is unchanged."""
+    data.check_all()
     images = torch.empty_like(data.images, dtype=torch.float32, memory_format=torch.contiguous_format)
     bar = tqdm(total=len(data), desc="ZCA whitening", unit="img", disable=not progress, delay=2, leave=False)
     with bar:
@@ -80,10 +82,11 @@ def whiten(data: ImageData, whitening: Whitening, progress: bool = True) -> Imag
             out.copy_(whitening.apply(raw))
             bar.update(len(out))
     channels = data.channels
-    return replace(data, images=images, mean=(0.0,) * channels, std=(1.0,) * channels, whitening=whitening)
+    return replace(data, images=images, mean=(0.0,) * channels, std=(1.0,) * channels, whitening=whitening, check=None)
 
 
 def whitened(train: ImageData, test: ImageData, eps: float = EPS, progress: bool = True) -> tuple[ImageData, ImageData]:
     """Whiten both splits with the whitening of the training images. Raises `InputError` for 3-D images."""
     whitening = whitening_of(train, eps, progress)
+    train, test = (replace(data, raw_fingerprint=data.fingerprint) for data in (train, test))
     return whiten(train, whitening, progress), whiten(test, whitening, progress)

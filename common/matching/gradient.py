@@ -194,7 +194,7 @@ class _Passes:
         self.parameters = {name: p.detach() for name, p in network.named_parameters()}
 
     def gradients(self, images: Tensor, label: Tensor) -> Gradients:
-        """Return the gradient g of one class, with a tensor per network parameter; of k classes, tensors [k, *shape]."""
+        """Return the gradient g of one class, a tensor per parameter; of k classes, tensors of shape [k, *shape]."""
         if self.compile is None and label.ndim == 0:
             return _tape_gradients(self.network, self.parameters, images, label)
         pass_ = _gradients if label.ndim == 0 else _gradients_of_classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,19 +17,21 @@ from tqdm import tqdm
 from common.config.command_line import options_with_sources
 from common.config.options import DistillOptions, Sources
 from common.config.places import dataset_folder, run_folder
+from common.images.image_data import different_content
+from common.runs.finished import CHECKSUMS, METRICS, SUMMARY, read_finished, write_finished
 from common.runs.identity import automatic_name, differences, identity
 from common.runs.track import TRACKER_FOLDERS
 from common.system import parallel
 from common.system.devices import describe_hardware
 from common.system.errors import InputError
-from common.system.files import UNREADABLE, take_lock, torch_bytes, write_atomically, write_json
+from common.system.files import UNREADABLE, read_json, take_lock, torch_bytes, write_atomically, write_json
 from common.system.signals import Stoppable
 from common.system.version import code_version
 
 _CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
 _ZIP_FOLDER = 0x10  # attribute of a folder; torch.load would silently leave the entry's memory uninitialised
 # In the order of removal: checkpoints go first, and config.json, which says whose folder it is, goes last.
-_OWN_FILES = (*_CHECKPOINTS, "summary.json", "report.html", "metrics.jsonl", "log.txt", "config.json")
+_OWN_FILES = (*_CHECKPOINTS, CHECKSUMS, SUMMARY, "report.html", METRICS, "log.txt", "config.json")
 
 
 # The messages when a run is stopped; see `Stoppable`.
@@ -44,22 +47,48 @@ class Run(Stoppable):
 
     `config` holds the objective, every resolved option with its source, the identity, version and hardware. `folder` is
     <save_path>/<objective>/<dataset>/ipc<ipc>/<name>. The constructor raises InputError if the folder cannot be
-    written, is in use, or belongs to a run with another configuration.
+    written, is in use, or belongs to a run with another configuration or of other images, or if a finished run has lost
+    files that no checkpoint can make again. content: `content_of` the data.
     """
 
-    def __init__(self, options: DistillOptions, sources: Sources, objective: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        options: DistillOptions,
+        sources: Sources,
+        objective: str,
+        device: torch.device,
+        content: dict[str, Any],
+    ) -> None:
         super().__init__(*_WORDS)
         name = options.name or automatic_name(options, objective)
         self.folder = run_folder(options.save_path, objective, options.dataset, options.ipc, name)
         self.dataset = dataset_folder(options.dataset)
         self._entries: list[dict[str, Any]] = []
+        self._metrics = hashlib.blake2b(digest_size=20)  # of metrics.jsonl as it has been written so far
         self._lock = self._take_folder()
         for leftover in self.folder.glob(".*.tmp"):  # from a process that was killed while writing
             leftover.unlink()
         try:
             if options.resume == "never":
                 self._clear()
-            self._check_identity(options)
+            stored = self._check_identity(options)
+            self.check_content(content, stored or {})
+            if stored is not None and "content" not in stored:
+                self.log(
+                    f"{self.folder} does not say which images it was made from: it is taken to be of the "
+                    f"{content['train']} + {content['test']} images that are there now, and records their fingerprint"
+                )
+            self._summary, self.broken = read_finished(self.folder, self.log)
+            if METRICS in self.broken:
+                raise InputError(
+                    f"{self.folder / METRICS} is missing, or not what the run wrote, and cannot be made again: "
+                    "restore the file, give another --name, or --resume never to start over"
+                )
+            if self.broken:
+                names = " and ".join(self.broken)
+                self.log(
+                    f"{names} in {self.folder}: missing, damaged or of another run; made again from the checkpoint"
+                )
         except BaseException:
             self.close()
             raise
@@ -69,9 +98,12 @@ class Run(Stoppable):
             "identity": identity(options),
             "version": code_version(),
             "hardware": describe_hardware(device),
+            "content": content,
         }
-        if self.summary is None:  # the folder of a finished run is not changed
+        if self.summary is None:
             write_json(self.folder / "config.json", self.config)
+        elif stored is not None and "content" not in stored:  # nothing else of a finished run is changed
+            write_json(self.folder / "config.json", {**stored, "content": content})
 
     # -- writing during the run --------------------------------------------------------------------------------
 
@@ -92,10 +124,11 @@ class Run(Stoppable):
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Write the recorded metrics, then a checkpoint with `state`. The checkpoint before this one is kept too."""
-        metrics = self.folder / "metrics.jsonl"
+        metrics = self.folder / METRICS
+        lines = "".join(json.dumps(entry) + "\n" for entry in self._entries).encode()
         try:
-            with metrics.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(entry) + "\n" for entry in self._entries)
+            with metrics.open("ab") as file:
+                file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -103,8 +136,13 @@ class Run(Stoppable):
                 f"cannot write {metrics}: {error.strerror}; free space and run again to continue"
             ) from error
         self._entries.clear()
+        self._metrics.update(lines)
         newest, previous = (self.folder / name for name in _CHECKPOINTS)
-        serialised = torch_bytes({"metrics_bytes": metrics.stat().st_size, "state": state})
+        serialised = torch_bytes({
+            "metrics_bytes": metrics.stat().st_size,
+            "metrics_checksum": self._metrics.hexdigest(),
+            "state": state,
+        })  # fmt: skip
 
         def write(temporary: Path) -> None:
             temporary.write_bytes(serialised)
@@ -122,12 +160,13 @@ class Run(Stoppable):
         found = [self.folder / name for name in _CHECKPOINTS if (self.folder / name).exists()]
         for path in found:
             try:
-                content = _read_checkpoint(path, self.folder / "metrics.jsonl")
+                content = _read_checkpoint(path, self.folder / METRICS)
             except UNREADABLE as error:
                 self.log(f"{path} is damaged ({error}): trying the one before it")
                 continue
-            with (self.folder / "metrics.jsonl").open("a") as file:
+            with (self.folder / METRICS).open("r+b") as file:
                 file.truncate(content["metrics_bytes"])
+                self._metrics.update(file.read())
             for damaged in found[: found.index(path)]:  # otherwise the next save would replace the good one by it
                 damaged.unlink()
             return content["state"]
@@ -135,19 +174,24 @@ class Run(Stoppable):
             raise InputError(
                 f"no readable checkpoint in {self.folder}: give --resume never to start over, or another --name"
             )
+        if self.broken:
+            raise InputError(
+                f"{' and '.join(self.broken)} in {self.folder} cannot be made again, for there is no checkpoint: "
+                "give --resume never to start over, or another --name"
+            )
         # A run that was killed before its first checkpoint may have left metrics, which will be written again.
-        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+        (self.folder / METRICS).unlink(missing_ok=True)
         return None
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """The content of summary.json; None while the run is not finished."""
-        path = self.folder / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        """The content of summary.json; None while the run is not finished, or while its files have to be made again."""
+        return self._summary
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write summary.json, which marks the run as finished."""
-        write_json(self.folder / "summary.json", summary)
+        """Write summary.json and the checksums of the run's files, which marks the run as finished."""
+        write_finished(self.folder, summary)
+        self._summary, self.broken = summary, []
 
     def close(self) -> None:
         """Release the lock on the folder, so that other processes can open it."""
@@ -169,7 +213,22 @@ class Run(Stoppable):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
 
-    def _check_identity(self, options: DistillOptions) -> None:
+    def check_content(self, content: dict[str, Any], stored: dict[str, Any]) -> None:
+        """Raises InputError where the images differ from those of a configuration, checkpoint or summary of this run.
+
+        content: `content_of` the data. stored: without "content" if an older version wrote it; then nothing is checked.
+        """
+        if "content" not in stored:
+            return
+        told = different_content(stored["content"], content)
+        if told:
+            raise InputError(
+                f"the images of {self.dataset} are not those that {self.folder} was begun with ({told}): "
+                f"restore them, give another --name, or --resume never to replace the run"
+            )
+
+    def _check_identity(self, options: DistillOptions) -> dict[str, Any] | None:
+        """The stored configuration, None for a new run. Raises InputError where it is that of another run."""
         path = self.folder / "config.json"
         if not path.exists():
             if any((self.folder / name).exists() for name in _CHECKPOINTS):
@@ -177,9 +236,10 @@ class Run(Stoppable):
                     f"{self.folder} has checkpoints but no config.json that says whose: "
                     f"give another --name, or --resume never to replace them"
                 )
-            return
+            return None
         try:
-            stored = dict(json.loads(path.read_text(encoding="utf-8"))["identity"])
+            config = dict(read_json(path))
+            stored = dict(config["identity"])
         except (ValueError, LookupError, TypeError) as error:
             raise InputError(f"{path} is not the configuration of a run: give another --name") from error
         told = differences(stored, options)
@@ -188,6 +248,7 @@ class Run(Stoppable):
                 f"{self.folder} belongs to a run with another configuration ({told}): "
                 f"give another --name, or --resume never to replace it"
             )
+        return config
 
 
 class Follower(Run):
@@ -196,10 +257,13 @@ class Follower(Run):
     def __init__(self, folder: Path, dataset: str, config: dict[str, Any], summary: dict[str, Any] | None) -> None:
         Stoppable.__init__(self, *_WORDS)
         self.folder, self.dataset, self.config = folder, dataset, config
-        self._summary = summary
+        self._summary, self.broken = summary, []
 
     def log(self, text: str) -> None:
         """Do nothing: rank 0 prints and writes the line."""
+
+    def check_content(self, content: dict[str, Any], stored: dict[str, Any]) -> None:
+        """Do nothing: rank 0 compares the images."""
 
     def add_to_config(self, entries: dict[str, Any]) -> None:
         """Do nothing: rank 0 writes the entries."""
@@ -214,11 +278,6 @@ class Follower(Run):
         """Return None: rank 0 reads the checkpoint and sends it to the others."""
         return None
 
-    @property
-    def summary(self) -> dict[str, Any] | None:
-        """The content of summary.json when the run was opened; None if the run was not finished then."""
-        return self._summary
-
     def finish(self, summary: dict[str, Any]) -> None:
         """Do nothing: rank 0 writes summary.json."""
 
@@ -226,9 +285,11 @@ class Follower(Run):
         """Do nothing: rank 0 holds the lock."""
 
 
-def open_run(options: DistillOptions, sources: Sources, objective: str, device: torch.device) -> Run:
+def open_run(
+    options: DistillOptions, sources: Sources, objective: str, device: torch.device, content: dict[str, Any]
+) -> Run:
     """Open the run of these options: `Run` on rank 0, `Follower` elsewhere. Raises the same errors as `Run`."""
-    run = Run(options, sources, objective, device) if parallel.is_main() else None
+    run = Run(options, sources, objective, device, content) if parallel.is_main() else None
     told = parallel.broadcast(None if run is None else (run.folder, run.dataset, run.config, run.summary))
     return Follower(*told) if run is None else run
 
@@ -245,4 +306,9 @@ def _read_checkpoint(path: Path, metrics: Path) -> dict[str, Any]:
     content = torch.load(path, map_location="cpu", weights_only=True)
     if metrics.stat().st_size < content["metrics_bytes"]:
         raise ValueError(f"{metrics.name} is shorter than it was")
+    if "metrics_checksum" in content:
+        with metrics.open("rb") as file:
+            written = hashlib.blake2b(file.read(content["metrics_bytes"]), digest_size=20).hexdigest()
+        if written != content["metrics_checksum"]:
+            raise ValueError(f"{metrics.name} is not what the run wrote")
     return {key: content[key] for key in ("metrics_bytes", "state")}

@@ -27,7 +27,7 @@ from common.networks import Network
 from common.runs.evaluation import Evaluations
 from common.runs.folder import open_run
 from common.runs.losses import Losses
-from common.runs.output import Output, export, say
+from common.runs.output import Output, export, say, write_report
 from common.runs.setup import set_up
 from common.runs.sharding import ClassShare, share_statistics
 from common.system import parallel
@@ -209,7 +209,7 @@ class Distillation:
     # -- the loop ----------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[int]:
-        self._run = run = open_run(self.options, self._setup.sources, self.objective, self.device)
+        self._run = run = open_run(self.options, self._setup.sources, self.objective, self.device, self._setup.content)
         self._open.callback(run.close)
         if run.summary is None:
             self._restore()
@@ -231,7 +231,10 @@ class Distillation:
             self.summary = run.summary
             if self._source is not None:
                 self._source.check(run.summary)
+            run.check_content(self._setup.content, run.summary)
             run.log(f"{run.folder} is finished; --resume never would start it over")
+            if not (run.folder / "report.html").exists():  # it was killed before, or the page was removed
+                write_report(run)
         if self.options.export and parallel.is_main():
             export(run)
         say(self.summary, run)
@@ -285,19 +288,24 @@ class Distillation:
             return protocol
         return dataclasses.replace(protocol, lr=self._step_size.value.item())
 
+    @property
+    def _learned(self) -> Tensor | None:
+        """The learned step size [], if the objective has one."""
+        return None if self._step_size is None else self._step_size.value
+
     def _evaluate(self) -> None:
         """Evaluate the current synthetic set, and save the set, its accuracies and a picture."""
         self._save()
         begun, protocol = time.monotonic(), self._protocol
         point = self._evaluations.make(self._iteration, protocol, self._run.raise_if_stopped, self._save)
-        learned = None if self._step_size is None else self._step_size.value
-        if learned is not None:
-            point["step_size"] = learned.item()
-        self._output.evaluated(point, point is best_of(self._evaluations.points), protocol, learned)
+        if self._learned is not None:
+            point["step_size"] = self._learned.item()
+        self._output.evaluated(point, point is best_of(self._evaluations.points), protocol, self._learned)
         self._run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
         self._save()
+        self._output.keep_best()
         if self._iteration < self.options.Iteration:  # after the last iteration `finish` writes the report
-            self._output.write_report()
+            write_report(self._run)
 
     def _finish(self) -> dict[str, Any]:
         seconds = self._seconds + time.monotonic() - self._started
@@ -318,6 +326,7 @@ class Distillation:
             self._run.log(f"run folder {self._run.folder}")
             self._output = Output(self._setup, self._run, None)
             return
+        self._run.check_content(self._setup.content, state)
         self.synset.load_state_dict(state["synset"])
         if self._step_size is not None:
             self._step_size.load_state_dict(state["step_size"])
@@ -332,6 +341,8 @@ class Distillation:
         self._iteration, self._seconds = state["iteration"], state["seconds"]
         self._run.log(f"resumed from iteration {self._iteration} ({self._run.folder})")
         self._output = Output(self._setup, self._run, self._iteration)
+        points = self._evaluations.points
+        self._output.restore(state.get("files", {}), points, self._iteration, self._protocol, self._learned)
 
     def _save(self) -> None:
         self._losses.look(self._iteration)
@@ -347,6 +358,8 @@ class Distillation:
             "step_size": None if self._step_size is None else self._step_size.state_dict(),
             "source": None if self._source is None else self._source.state_dict(),
             "others": {name: each.state_dict() for name, each in self._others.items()},
+            "files": self._output.files,
+            "content": self._setup.content,
             "iteration": self._iteration,
             "seconds": self._seconds + begun - self._started,
             **self._evaluations.state_dict(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from common.report import pictures
 from common.report.description import clipped
 from common.report.record import read_metrics
 from common.report.run_page import write_run_report
+from common.runs.finished import SETS, is_whole
 from common.runs.folder import Run
 from common.runs.setup import Setup
 from common.runs.track import Tracker, open_tracker
@@ -18,6 +20,7 @@ from common.synset.file import export_pair, load_synset, save_synset
 from common.system import parallel
 from common.system.devices import peak_memory
 from common.system.errors import InputError
+from common.system.files import checksum, write_atomically
 from common.system.text import best_by_network, best_of, in_percent
 from common.training.train import EvaluationProtocol
 
@@ -31,6 +34,8 @@ class Output:
     def __init__(self, setup: Setup, run: Run, resumed_from: int | None) -> None:
         self._setup, self._run = setup, run
         self._objective = str(run.config["objective"])
+        self.files: dict[str, str] = {}
+        """Checksums of the synthetic sets by file name, for the checkpoint."""
         self.tracker = self._open_tracker(resumed_from)
         if resumed_from is None:
             self._draw_masks()
@@ -55,7 +60,7 @@ class Output:
     def evaluated(
         self, point: dict[str, Any], best: bool, protocol: EvaluationProtocol, learned: Tensor | None
     ) -> None:
-        """Log an evaluation, and save and draw the synthetic set that was evaluated.
+        """Log an evaluation, and save and draw the synthetic set that was evaluated. Call `keep_best` afterwards.
 
         point: the evaluation. best: whether it is the best of the run so far. protocol: how the networks were trained.
         learned: the learned step size [], if the objective has one.
@@ -68,10 +73,9 @@ class Output:
         run.log(f"iteration {iteration}: {text}{before}")
         for name, figures in point.get("networks", {}).items():
             run.log(f"{name:>20}: {in_percent(figures)}")
-        metadata = self._metadata(point, protocol)
-        save_synset(setup.synset, run.folder / "synset.safetensors", metadata, learned)
+        self._save_set(SETS[0], point, protocol, learned)
         if best:
-            save_synset(setup.synset, run.folder / "synset_best.safetensors", metadata, learned)
+            self.files[SETS[1]] = self.files[SETS[0]]
         data, images = setup.train, setup.synset.get(need_copy=True)[0]
         title = f"{run.dataset}, ipc {setup.options.ipc}, {self._objective}, {iteration} updates: {text}"
         path = run.folder / f"images_{iteration:06d}.png"
@@ -82,6 +86,54 @@ class Output:
         draw(path, pixels.clamp(0, 1), data.class_names, title)
         self.tracker.picture("images", path, iteration)
         self.tracker.evaluation(point)
+
+    def keep_best(self) -> None:
+        """Copy the last set to the best one if it is the best so far.
+
+        Call it once the checkpoint has the evaluation: until then the file of the best evaluation before has to stay.
+        """
+        last, best = (self._run.folder / name for name in SETS)
+        if (
+            parallel.is_main()
+            and self.files[SETS[1]] == self.files[SETS[0]]
+            and not is_whole(best, self.files[SETS[1]])
+        ):
+            write_atomically(best, lambda temporary: shutil.copyfile(last, temporary))
+
+    def _save_set(self, name: str, point: dict[str, Any], protocol: EvaluationProtocol, learned: Tensor | None) -> None:
+        path = self._run.folder / name
+        save_synset(self._setup.synset, path, self._metadata(point, protocol), learned)
+        self.files[name] = checksum(path)
+
+    def restore(
+        self,
+        files: dict[str, str],
+        points: list[dict[str, Any]],
+        iteration: int,
+        protocol: EvaluationProtocol,
+        learned: Tensor | None,
+    ) -> None:
+        """Check the synthetic sets of a run that goes on, and write those again that are damaged or of another run.
+
+        files: their checksums by name, as the checkpoint has them. A set can be written again if it is that of the
+        checkpoint, `iteration`; the last one will be replaced by the next evaluation anyway. Raises InputError for a
+        best set that is lost.
+        """
+        self.files = dict(files)
+        if not (parallel.is_main() and points):
+            return
+        for name, point in zip(SETS, (points[-1], best_of(points)), strict=True):
+            path = self._run.folder / name
+            if is_whole(path, files.get(name)) if files else path.exists():
+                continue
+            if point["iteration"] == iteration:
+                self._save_set(name, point, protocol, learned)
+                self._run.log(f"{path} has been written again, from the checkpoint")
+            elif name == SETS[1]:
+                raise InputError(
+                    f"{path} is missing, damaged or of another run, and the checkpoint has a later set: "
+                    "restore the file, or give --resume never to start over"
+                )
 
     def _metadata(self, point: dict[str, Any], protocol: EvaluationProtocol) -> dict[str, Any]:
         data, options = self._setup.train, self._setup.options
@@ -99,18 +151,10 @@ class Output:
             "network": self._setup.principal,
             "evaluation": protocol.as_metadata(),
             "accuracy": point,
+            "content": self._setup.content,
             "seed": options.seed,
             "version": self._run.config["version"],
         }
-
-    def write_report(self) -> None:
-        """Write report.html about the run so far."""
-        if not parallel.is_main():
-            return
-        try:
-            write_run_report(self._run.folder)
-        except InputError as error:  # everything else is saved, so the report can be written later
-            self._run.log(f"no report.html ({error})")
 
     def _draw_masks(self) -> None:
         if not parallel.is_main():
@@ -148,12 +192,23 @@ class Output:
             "seconds": round(seconds, 1),
             "peak_memory_bytes": peak_memory(setup.device),  # of this process only, if the run was resumed
             "version": run.config["version"],
+            "content": setup.content,
             **more,
         }
         run.finish(summary)
-        self.write_report()
+        write_report(run)
         self.tracker.summary(summary)
         return summary
+
+
+def write_report(run: Run) -> None:
+    """Write report.html about the run so far, on rank 0."""
+    if not parallel.is_main():
+        return
+    try:
+        write_run_report(run.folder)
+    except InputError as error:  # everything else is saved, so the report can be written later
+        run.log(f"no report.html ({error})")
 
 
 def export(run: Run) -> None:

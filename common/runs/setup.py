@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from common import frequency
 from common.config.options import DistillOptions, Sources
-from common.images.image_data import ImageData
+from common.images.image_data import ImageData, content_of
 from common.networks import Network, build_network, has_batchnorm, has_dropout
 from common.networks.pools import build_pool, principal
 from common.synset.synset import SynSet, SynSetArgs
@@ -39,6 +40,8 @@ class Setup:
     """The name of the evaluation network whose accuracy counts as the accuracy of the run."""
     protocol: EvaluationProtocol
     compile: bool
+    content: dict[str, Any]
+    """What the dataset holds, as `content_of` tells it."""
 
 
 def set_up(options: DistillOptions, sources: Sources) -> Setup:
@@ -47,6 +50,7 @@ def set_up(options: DistillOptions, sources: Sources) -> Setup:
     check_precision(options.precision, device)
     train, test = options.load()
     options, sources = _fitted(options, sources, train.im_size)
+    content = content_of(train, test)
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
     pool = build_pool(
         options.eval_mode, options.model, train.channels, train.num_classes, train.im_size, options.eval_protocol
@@ -83,6 +87,7 @@ def set_up(options: DistillOptions, sources: Sources) -> Setup:
         principal=principal(pool, options.model),
         protocol=EvaluationProtocol.of(options),
         compile=options.compile and can_compile(),
+        content=content,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import pickle
@@ -49,6 +50,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with suppress(OSError):  # either the file is gone, or the folder is unusable, which the error above reports
             temporary.unlink()
+
+
+def checksum(path: Path) -> str:
+    """BLAKE2b of a file's bytes, as 40 hexadecimal digits. Raises OSError where the file cannot be read."""
+    digest = hashlib.blake2b(digest_size=20)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from common import recipes
 from common.config.checks import check_least
 from common.config.command_line import find_recipe, with_recipe
 from common.config.options import DataOptions, DistillOptions, EvaluateOptions
 from common.datasets import ImageData, check_dataset, is_resizable, load_dataset
+from common.images.image_data import content_of, different_content
 from common.images.pixel_values import as_normalised
 from common.images.pixels import Resize, ResizeMode
 from common.images.zca import whiten, whitening_fingerprint, whitening_of
@@ -99,12 +101,13 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
     names = metadata.get("class_names")
     if test.num_classes != synset.num_classes or names not in (None, list(test.class_names)):
         raise InputError(f"{file} was made for other classes than those of {test.name}: give its own --dataset")
+    if zca is not None and zca["fingerprint"] not in (None, whitening_fingerprint(train.images, zca["eps"])):
+        raise InputError(
+            f"{file} was whitened by other training images than those of {train.name}: "
+            "give the --dataset it was made from"
+        )
+    _check_content(options, file, metadata, train, test)
     if zca is not None:
-        if zca["fingerprint"] not in (None, whitening_fingerprint(train.images, zca["eps"])):
-            raise InputError(
-                f"{file} was whitened by other training images than those of {train.name}: "
-                "give the --dataset it was made from"
-            )
         with parallel.main_first():
             whitening = whitening_of(train, zca["eps"], parallel.is_main())
         test = whiten(test, whitening, parallel.is_main())
@@ -123,6 +126,27 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
         resized,
         metadata.get("accuracy"),
     )
+
+
+def _check_content(
+    options: EvaluateOptions, file: str, metadata: dict[str, Any], train: ImageData, test: ImageData
+) -> None:
+    """Raises InputError where a dataset no longer holds the images that the set was made from.
+
+    With a flag that chooses other images, one line says so instead. Files of older versions do not say what it held.
+    """
+    there = metadata.get("content")
+    if there is None:
+        return
+    told = different_content(there, content_of(train, test))
+    chosen = (options.dataset, options.image_size, options.resize, options.antialias)
+    if told and any(value is not None for value in chosen):
+        tqdm.write(f"{file} was made from other images than these ({told})")
+    elif told:
+        raise InputError(
+            f"{file} was made from other images than those that {test.name} holds now ({told}): restore them, "
+            f"or give --dataset {test.name} to test on these"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

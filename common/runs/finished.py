@@ -1,0 +1,69 @@
+"""Whether the folder of a finished run still holds what the run wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.synset.file import load_synset
+from common.system.errors import InputError
+from common.system.files import UNREADABLE, checksum, read_json, write_json
+
+SETS = ("synset.safetensors", "synset_best.safetensors")
+"""The synthetic set of the last and of the best evaluation."""
+SUMMARY, METRICS, CHECKSUMS = "summary.json", "metrics.jsonl", "checksums.json"
+_ENTRIES = {"start", "last", "best_on_test", "file"}  # without which a summary is none
+
+
+def write_finished(folder: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json, then the checksums of what a run leaves: from now on the run is finished."""
+    write_json(folder / SUMMARY, summary)
+    write_json(folder / CHECKSUMS, {name: checksum(folder / name) for name in (*SETS, METRICS, SUMMARY)})
+
+
+def read_finished(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Any] | None, list[str]]:
+    """Read the summary of a finished run, and check the files beside it.
+
+    Returns (summary, []) where all are whole, (None, names of the files that are not) where some are damaged, missing
+    or of another run, and (None, []) where the run has not finished. Runs of versions that kept no checksums are
+    believed if their sets can be read; `say` gets one line about that.
+    """
+    if not (folder / SUMMARY).exists():
+        return None, []
+    try:
+        summary = read_json(folder / SUMMARY)
+        checksums = read_json(folder / CHECKSUMS) if (folder / CHECKSUMS).exists() else None
+        older = "content" not in summary
+        if not summary.keys() >= _ENTRIES:
+            raise ValueError("entries are missing")
+        if checksums is not None and not isinstance(checksums, dict):
+            raise TypeError("the checksums are no table")
+    except (*UNREADABLE, RecursionError):
+        return None, [SUMMARY]
+    if checksums is None and not older:  # it was killed between the two files
+        return None, []
+    if checksums is None:
+        broken = [name for name in SETS if not _is_set(folder / name)]
+        if not broken:
+            say(f"{folder} was finished by a version that kept no checksums: its files are believed")
+    else:
+        broken = [name for name in (*SETS, METRICS, SUMMARY) if not is_whole(folder / name, checksums.get(name))]
+    return (None if broken else summary), broken
+
+
+def is_whole(path: Path, expected: str | None) -> bool:
+    """Whether a file is there and has the expected checksum."""
+    try:
+        return checksum(path) == expected
+    except OSError:
+        return False
+
+
+def _is_set(path: Path) -> bool:
+    """Whether a file is a whole synthetic set."""
+    try:
+        load_synset(path)
+    except InputError:
+        return False
+    return True
