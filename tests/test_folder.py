@@ -13,7 +13,7 @@ import torchvision
 from PIL import Image
 
 from common.datasets import ImageData, load_dataset
-from common.images import decode, decoded, disk_cache, image_tree
+from common.images import decode, decoded, disk_cache, encoded, image_tree
 from common.images.pixels import Resize
 from common.system.errors import InputError
 from tests.image_sets import forbid_decoding
@@ -78,16 +78,20 @@ def test_resizing_is_torchvisions(size: tuple[int, int], side: int) -> None:
     as_float = functional.pil_to_tensor(image).float()
     for mode, to in (("crop", side), ("squash", (side, side))):
         expected = functional.center_crop(functional.resize(image, to), [side])
-        result = decode.resized(image, Resize(side, mode))
+        result = encoded.resized(image, Resize(side, mode))
         assert np.array_equal(result, functional.pil_to_tensor(expected).numpy())
         # Of tensors, as the authors' code resizes: theirs are floating point, ours are rounded.
         expected = functional.center_crop(functional.resize(as_float, to, antialias=False), [side])
-        result = torch.from_numpy(decode.resized(image, Resize(side, mode, antialias=False)))
+        result = torch.from_numpy(encoded.resized(image, Resize(side, mode, antialias=False)))
         assert (result - expected).abs().max() <= 0.5 + 1e-3
 
 
-def test_extensions_are_torchvisions() -> None:
-    assert torchvision.datasets.folder.IMG_EXTENSIONS == image_tree.EXTENSIONS
+def test_extensions_are_torchvisions_and_more_that_pillow_reads() -> None:
+    theirs = torchvision.datasets.folder.IMG_EXTENSIONS
+    assert image_tree.EXTENSIONS[: len(theirs)] == theirs
+    more = image_tree.EXTENSIONS[len(theirs) :]
+    assert set(more) - {".avif"} <= set(Image.registered_extensions())  # AVIF came with Pillow 11.3
+    assert {".gif", ".jfif", ".avif"} <= set(more)
 
 
 def test_image_size_and_mixed_sizes(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from common.config.options import DataOptions
 from common.config.places import run_folder
 from common.datasets import ImageData, check_dataset, hub, load_dataset
-from common.images import decode
+from common.images import decode, encoded
 from common.images.pixels import Resize
 from common.system.errors import InputError
 from tests.image_sets import forbid_decoding
@@ -128,7 +128,7 @@ def test_image_size_and_mixed_sizes(tmp_path: Path) -> None:
     assert (train.images.shape, test.images.shape) == ((7, 3, 3, 3), (5, 3, 3, 3))
     for mode in ("crop", "squash"):
         train, _ = load_hub(root, image_size=3, resize=mode)
-        expected = decode.resized(Image.fromarray(pixels_of("train")[2]), Resize(3, mode))
+        expected = encoded.resized(Image.fromarray(pixels_of("train")[2]), Resize(3, mode))
         assert np.array_equal(train.images[2].numpy(), expected)
 
 

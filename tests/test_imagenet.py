@@ -132,8 +132,8 @@ def test_all_images_become_rgb(tmp_path: Path, mode: str) -> None:
     for label, wnid in enumerate(WOOF):
         for i in range(TRAIN if mode == "L" else 1):
             save_jpeg(root / "train" / wnid / f"{wnid}_{i}.JPEG", label, i, mode=mode)
-    for file in (root / "val").rglob("*.JPEG"):
-        save_jpeg(file, 3, 0, mode=mode)
+    for number, file in enumerate((root / "val").rglob("*.JPEG")):
+        save_jpeg(file, 3, number, mode=mode)
     train, test = load(root)
     assert train.channels == test.channels == 3
     wnid = next(iter(WOOF))

@@ -19,7 +19,7 @@ from common.datasets.imagenet_classes import canonical, resolve
 from common.frequency import TransformName
 from common.images.image_data import Statistics
 from common.images.pixel_values import PixelValues
-from common.images.pixels import ResizeMode
+from common.images.pixels import Decoding, ResizeMode
 from common.matching.augment import STRATEGIES
 from common.networks.pools import EvalMode, EvalProtocol
 from common.synset.selection import SelectionRule
@@ -90,6 +90,9 @@ class DataOptions:
     squash: scale both sides to image_size"""
     antialias: bool = True
     """antialias when downscaling; False behaves like torchvision 0.12, which the authors used"""
+    decoding: Decoding | None = None
+    """shown: read image files as viewers show them, turned by their EXIF orientation, transparent ones on white;
+    stored: ignore orientation and transparency (default: shown; for imagenet-SUBSET and Tiny stored, as published)"""
     skip_corrupt: SkipCorrupt = False
     recipe: str | None = None
     """name of a dataset whose recipe (default hyper-parameters) replaces that of --dataset;
@@ -122,6 +125,7 @@ class DataOptions:
                 image_size=self.image_size,
                 resize=self.resize,
                 antialias=self.antialias,
+                decoding=self.decoding,
                 skip_corrupt=self.skip_corrupt,
                 mean=mean,
                 std=std,
@@ -342,6 +346,8 @@ class EvaluateOptions:
     """crop or squash, see distill.py --help (default: from the file; baselines: the recipe's)"""
     antialias: bool | None = None
     """antialias when downscaling (default: from the file; baselines: the recipe's)"""
+    decoding: Decoding | None = None
+    """shown or stored, see distill.py --help (default: from the file, else as distill.py)"""
     skip_corrupt: SkipCorrupt = False
     recipe: str | None = None
     """baselines: train as the recipe of this dataset says; for folder: and hf: also use its mean and std"""

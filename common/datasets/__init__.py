@@ -11,8 +11,8 @@ from pathlib import Path
 
 from common.datasets import digits, folder, hub, imagenet, tiny, vision, voxels
 from common.datasets.imagenet_classes import WHOLE, canonical
-from common.images.image_data import ImageData, Loader, Request, Statistics, with_statistics
-from common.images.pixels import Resize, ResizeMode
+from common.images.image_data import ImageData, Loader, Request, Statistics, refuse_alike, with_statistics
+from common.images.pixels import Decoding, Resize, ResizeMode
 from common.images.sampling import ClassSampler, Gathered, draw_per_class
 from common.images.zca import whitened
 from common.system.errors import InputError, close_names
@@ -60,6 +60,7 @@ def load_dataset(
     image_size: int | None = None,
     resize: ResizeMode = "crop",
     antialias: bool = True,
+    decoding: Decoding | None = None,
     skip_corrupt: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -81,6 +82,9 @@ def load_dataset(
             squares of this side.
         resize: "crop" scales the shorter side to image_size and takes the centre square, "squash" scales both sides.
         antialias: without it, images are resized as the authors' version of torchvision resized them.
+        decoding: "shown" turns image files as their EXIF orientation says, and lays transparent ones over white;
+            "stored" reads their colours alone. None: shown, but stored for imagenet-KEY and Tiny, whose published
+            figures, and the corrupted images of ImageNet-C, are of images without orientation and transparency.
         skip_corrupt: leave image files that cannot be read out and say how many they are, instead of raising.
         mean, std: of each channel, in units of 0..1, instead of the dataset's own.
         zca: whiten the images (2-D only), as fitted to the training images, instead of normalising by mean and std.
@@ -90,17 +94,19 @@ def load_dataset(
             third of this machine's memory.
 
     Raises:
-        InputError: the name is unknown, data is missing or damaged or cannot be downloaded, or an option does not fit.
+        InputError: the name is unknown, data is missing or damaged or cannot be downloaded, an option does not fit, or
+            all images of a split are alike.
     """
     name = canonical(name)
     check_dataset(name)
-    _check_decoding(name, image_size, resize, antialias, skip_corrupt)
+    _check_decoding(name, image_size, resize, antialias, decoding, skip_corrupt)
     if zca and not (mean is None and std is None):
         raise InputError("ZCA whitening takes the place of mean and std: give either zca, or mean and std")
     request = Request(
         data_path=Path(data_path or default_data_path(name)).expanduser(),
         download=download,
         resize=Resize(image_size, resize, antialias) if image_size is not None else None,
+        decoding=decoding,
         skip_corrupt=skip_corrupt,
         workers=workers,
         progress=progress,
@@ -111,6 +117,8 @@ def load_dataset(
     if image_size is not None and any(side != image_size for side in splits[0].im_size):
         sides = " x ".join(map(str, splits[0].im_size))
         raise InputError(f"images of {name} are {sides} pixels, not {image_size}: leave out --image_size")
+    for data, split in zip(splits, ("training", "test"), strict=True):
+        refuse_alike(data, f"{split} images", _remedy(name, decoding))
     train, test = (with_statistics(data, mean, std) for data in splits)
     if zca:
         train, test = whitened(train, test, progress=progress)
@@ -137,19 +145,42 @@ def is_resizable(name: str) -> bool:
     return is_imagenet(name) or name.startswith(tuple(PREFIXES))
 
 
+def has_image_files(name: str) -> bool:
+    """Whether a dataset's images are files of an image format, or such files in tables, which have to be decoded."""
+    return is_resizable(name) or name == "Tiny"
+
+
 def is_imagenet(name: str) -> bool:
     """Whether a name is that of a subset of ImageNet."""
     return canonical(name) in imagenet.LOADERS
 
 
-def _check_decoding(name: str, image_size: int | None, resize: ResizeMode, antialias: bool, skip_corrupt: bool) -> None:
+def _remedy(name: str, decoding: Decoding | None) -> str:
+    """What else may help where all images are alike."""
+    if decoding == "stored":
+        return ", or, if they show something in transparency alone, give --decoding shown"
+    if name.startswith(tuple(PREFIXES)):
+        return "; what is transparent has been laid over white, on which white is not seen"
+    return ""
+
+
+def _check_decoding(
+    name: str,
+    image_size: int | None,
+    resize: ResizeMode,
+    antialias: bool,
+    decoding: Decoding | None,
+    skip_corrupt: bool,
+) -> None:
     """Raises InputError for an option of decoding that would be of no effect."""
     given = ["--resize squash"] * (resize == "squash") + ["--no_antialias"] * (not antialias)
     if given and not is_resizable(name):
         raise InputError(f"{given[0]} says how images are resized, and those of {name} are not: leave it out")
     if given and image_size is None:
         raise InputError(f"{given[0]} says how images are resized: give --image_size too, or leave it out")
-    if skip_corrupt and not (is_resizable(name) or name == "Tiny"):
+    if decoding is not None and not has_image_files(name):
+        raise InputError(f"--decoding says how image files are read, and {name} has none: leave it out")
+    if skip_corrupt and not has_image_files(name):
         raise InputError(f"--skip_corrupt leaves out single image files, and {name} has none: leave it out")
 
 

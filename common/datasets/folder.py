@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.images.image_data import ImageData, Request
-from common.images.image_tree import EXTENSIONS, ImageFile, Tree, class_folders, image_files, load_tree
+from common.images.image_tree import EXTENSIONS, ImageFile, LeftOut, Tree, class_folders, image_files, load_tree
 from common.system.errors import InputError
 
 PREFIX = "folder:"
@@ -32,9 +32,16 @@ def read_tree(folder: Path) -> Tree:
     test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
     if test is None:
         raise InputError(f"{folder} has neither test/ nor val/: put the test images into test/CLASS/")
-    names, test_names = class_folders(train), class_folders(test)
+    left_out = LeftOut()
+    names = class_folders(train, left_out)
     if len(names) < 2:
-        raise InputError(f"{train} has {len(names)} class folder(s), at least 2 are needed: one folder for each class")
+        others = f" (it also has {left_out})" if left_out.counts else ""
+        raise InputError(
+            f"{train} has {len(names)} class folder(s), at least 2 are needed: one folder for each class{others}"
+        )
+    test_names = class_folders(test, left_out)
+    if test.name == TEST_FOLDERS[0] and (folder / TEST_FOLDERS[1]).is_dir():
+        left_out.add("second test split", f"{TEST_FOLDERS[1]}/")
     if names != test_names:
         only = [
             f"{', '.join(sorted(set(a) - set(b)))} only in {where}"
@@ -42,16 +49,19 @@ def read_tree(folder: Path) -> Tree:
             if set(a) - set(b)
         ]
         raise InputError(f"the class folders differ, {' and '.join(only)}: both must have the same")
-    return Tree(tuple(names), _files(train, names), _files(test, names))
+    return Tree(tuple(names), _files(train, names, left_out), _files(test, names, left_out), left_out)
 
 
-def _files(split: Path, names: list[str]) -> list[ImageFile]:
+def _files(split: Path, names: list[str], left_out: LeftOut) -> list[ImageFile]:
     files = []
     for label, name in enumerate(names):
-        found = image_files(split / name, label)
+        found = image_files(split / name, label, left_out)
         if not found:
+            other = LeftOut()
+            image_files(split / name, label, other)
+            has = f" but {other}" if other.counts else ""
             raise InputError(
-                f"{split / name} has no images ({' '.join(EXTENSIONS)}): add some, or remove the class everywhere"
+                f"{split / name} has no images ({' '.join(EXTENSIONS)}){has}: add some, or remove the class everywhere"
             )
         files += found
     return files

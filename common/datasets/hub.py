@@ -20,10 +20,10 @@ import torch
 
 from common.datasets.stored_names import check_stored_names
 from common.images import disk_cache
-from common.images.decode import Encoded, Source
 from common.images.decoded import check_request, decode_once
+from common.images.encoded import FORMAT, Encoded, Source
 from common.images.image_data import ImageData, Request
-from common.images.pixels import Resize, resize_key
+from common.images.pixels import Decoding, Resize, resize_key
 from common.system.errors import InputError
 
 PREFIX = "hf:"
@@ -32,7 +32,6 @@ TEST_SPLITS = ("test", "validation", "valid", "val")  # the first that exists
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")  # where no column has the type ClassLabel
 OLDEST = 4  # version of `datasets`, the first that cannot run a dataset's own code
 INSTALL = "pip install 'datasets>=4.0' (part of the extra hub)"
-FORMAT = 1  # of the decoded images: raise it when the same dataset gives other pixels
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,11 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
         files = {split: files[split] for split in chosen if split in files}
         check_stored_names(datasets, files, label, str(name))
     sources = _Images(datasets, name, image, chosen)
-    cache = disk_cache.named_file("hub", [str(name), *resize_key(request.resize)])
-    key = _fingerprint(chosen, image, request.resize)
-    decoded = decode_once(sources, labels, class_names, cache, key, request, Path(name.path).name)
+    decoding = request.decoding or "shown"
+    unusual = [decoding] if decoding != "shown" else []
+    cache = disk_cache.named_file("hub", [str(name), *resize_key(request.resize), *unusual])
+    key = _fingerprint(chosen, image, request.resize, decoding)
+    decoded = decode_once(sources, labels, class_names, cache, key, request, decoding, Path(name.path).name)
     train, test = (
         ImageData(images, left, *decoded.statistics, class_names, str(name), raw_fingerprint=known, check=check)
         for (images, left), known, check in zip(
@@ -282,9 +283,9 @@ class _Images(Sequence[Source]):
         return image["path"] if image["bytes"] is None else Encoded(image["bytes"], where)
 
 
-def _fingerprint(splits: dict[str, Any], column: str, resize: Resize | None) -> str:
-    """A hash that changes with the files behind the two splits, the image column and the resizing."""
-    how = "\0".join(map(str, resize_key(resize)))
+def _fingerprint(splits: dict[str, Any], column: str, resize: Resize | None, decoding: Decoding) -> str:
+    """A hash that changes with the files behind the two splits, the image column, the resizing and the decoding."""
+    how = "\0".join(map(str, [*resize_key(resize), decoding]))
     digest = hashlib.blake2b(f"{FORMAT}\0{column}\0{how}".encode(), digest_size=20)
     for split, table in splits.items():
         digest.update(f"\0\0{split}\0{len(table)}".encode())

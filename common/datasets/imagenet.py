@@ -15,7 +15,7 @@ from pathlib import Path
 from common.datasets.imagenet_classes import PREFIX, SUBSETS
 from common.datasets.imagenet_devkit import DEVKIT, Unusable, validation_wnids
 from common.images.image_data import ImageData, Loader, Request, Statistics
-from common.images.image_tree import ImageFile, Tree, image_file, image_files, load_tree
+from common.images.image_tree import ImageFile, LeftOut, Tree, image_file, image_files, load_tree
 from common.images.pixels import Resize
 from common.system.errors import InputError
 
@@ -44,7 +44,7 @@ def load(key: str, request: Request) -> tuple[ImageData, ImageData]:
             f"and val/WNID/*.JPEG or val/ILSVRC2012_val_*.JPEG beside {DEVKIT} or {DEVKIT}.tar.gz"
         ) from None
     request = request if request.resize else replace(request, resize=Resize(SIDE))
-    return load_tree(tree, folder, request, name, STATISTICS, part=name, colour=True)
+    return load_tree(tree, folder, request, name, STATISTICS, part=name, colour=True, usual="stored")
 
 
 LOADERS: dict[str, Loader] = {f"{PREFIX}{key}": partial(load, key) for key in SUBSETS}
@@ -57,20 +57,23 @@ def read_tree(folder: Path, classes: dict[str, str]) -> Tree:
     for split in ("train", "val"):
         if not (folder / split).is_dir():
             raise Unusable(f"it has no folder {split}/")
-    train = _class_folders(folder, "train", classes)
+    left_out = LeftOut()
+    train = _class_folders(folder, "train", classes, left_out)
     val = folder / "val"
     flat = not any((val / wnid).is_dir() for wnid in classes)
-    test = _flat_files(folder, classes) if flat else _class_folders(folder, "val", classes)
-    return Tree(tuple(classes.values()), train, test)
+    test = _flat_files(folder, classes) if flat else _class_folders(folder, "val", classes, left_out)
+    return Tree(tuple(classes.values()), train, test, left_out)
 
 
-def _class_folders(folder: Path, split: str, classes: dict[str, str]) -> list[ImageFile]:
+def _class_folders(folder: Path, split: str, classes: dict[str, str], left_out: LeftOut) -> list[ImageFile]:
     files = []
     for label, (wnid, name) in enumerate(classes.items()):
         in_class = folder / split / wnid
         if not in_class.is_dir():
-            raise Unusable(f"{split}/ lacks the class folder {wnid} ({name})")
-        found = image_files(in_class, label)
+            packed = f"{wnid}.tar"  # ILSVRC's archive holds one archive per class
+            remedy = f", but has {packed}: unpack it there" if in_class.with_name(packed).is_file() else ""
+            raise Unusable(f"{split}/ lacks the class folder {wnid} ({name}){remedy}")
+        found = image_files(in_class, label, left_out)
         if not found:
             raise Unusable(f"{split}/{wnid} ({name}) has no images")
         files += found

@@ -8,10 +8,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from common.images.download import damaged, downloading, missing
 from common.images.image_data import ImageData, Request, Statistics
-from common.images.image_tree import ImageFile, Tree, class_folders, image_files, load_tree
+from common.images.image_tree import ImageFile, LeftOut, Tree, class_folders, image_files, load_tree
 from common.images.pixels import Resize
+from common.system.download import damaged, downloading, missing
 from common.system.errors import InputError
 
 STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's, as the published recipes use them
@@ -32,7 +32,7 @@ def load(request: Request) -> tuple[ImageData, ImageData]:
         _unpack(folder, request.download)
     tree = read_tree(folder)
     # To its own size: nothing changes, but an image of another size among them fits too.
-    train, test = load_tree(tree, folder, replace(request, resize=Resize(SIDE)), "Tiny", STATISTICS)
+    train, test = load_tree(tree, folder, replace(request, resize=Resize(SIDE)), "Tiny", STATISTICS, usual="stored")
     return train, test
 
 
@@ -56,7 +56,8 @@ def read_tree(folder: Path) -> Tree:
     for split in ("train", "val"):
         if not (folder / split).is_dir():
             raise _faulty(folder, f"it has no folder {split}/")
-    wnids = class_folders(folder / "train")
+    left_out = LeftOut()
+    wnids = class_folders(folder / "train", left_out)
     listed = folder / "wnids.txt"
     if listed.is_file():
         expected = sorted(_lines(listed))
@@ -65,18 +66,19 @@ def read_tree(folder: Path) -> Tree:
             raise _faulty(folder, f"train/ {lacks} the class folder {wrong[0]}")
     if len(wnids) < 2:
         raise _faulty(folder, f"train/ has {len(wnids)} class folder(s)")
-    train = _files_of_classes(folder, "train", wnids)
+    train = _files_of_classes(folder, "train", wnids, left_out)
     # Many a script moves the images out of val/images into class folders, and leaves the rest as it was.
-    unsorted = image_files(folder / "val" / "images", -1) if (folder / "val" / "images").is_dir() else []
-    test = _annotated_files(folder, unsorted, wnids) if unsorted else _files_of_classes(folder, "val", wnids)
-    return Tree(_class_names(folder / "words.txt", wnids), train, test)
+    images = folder / "val" / "images"
+    unsorted = image_files(images, -1, left_out) if images.is_dir() else []
+    test = _annotated_files(folder, unsorted, wnids) if unsorted else _files_of_classes(folder, "val", wnids, left_out)
+    return Tree(_class_names(folder / "words.txt", wnids), train, test, left_out)
 
 
-def _files_of_classes(folder: Path, split: str, wnids: list[str]) -> list[ImageFile]:
+def _files_of_classes(folder: Path, split: str, wnids: list[str], left_out: LeftOut) -> list[ImageFile]:
     files = []
     for label, wnid in enumerate(wnids):
         in_class = folder / split / wnid
-        found = image_files(in_class, label) if in_class.is_dir() else []
+        found = image_files(in_class, label, left_out, expected=("_boxes.txt",)) if in_class.is_dir() else []
         if not found:
             raise _faulty(folder, f"{split}/{wnid} has no images")
         files += found

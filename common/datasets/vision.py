@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from common.datasets.matlab import read_variables
-from common.images.download import damaged, downloading, missing
 from common.images.image_data import ImageData, Loader, Request, Statistics
+from common.system.download import damaged, downloading, missing
 
 # The values that the published recipes normalise with; their learning rates depend on them.
 STATISTICS: dict[str, Statistics] = {

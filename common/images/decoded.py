@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.images import disk_cache
-from common.images.decode import First, Source, Unreadable, decode, name_of, read_first, read_image
+from common.images.decode import First, decode, read_first
 from common.images.disk_cache import Stored
+from common.images.encoded import Source, Unreadable, describe_remarks, name_of, read_image
 from common.images.image_data import Request, Statistics
 from common.images.mapped import PartCheck
-from common.images.pixels import fingerprint
+from common.images.pixels import Decoding, fingerprint
 from common.system.errors import InputError
 
 MAPPED_SHARE = 1 / 3  # of this machine's memory; decoded images that take more are mapped from their cache file
@@ -51,6 +54,7 @@ def decode_once(
     cache: Path,
     key: str,
     request: Request,
+    decoding: Decoding,
     name: str,
     colour: bool = False,
 ) -> Decoded:
@@ -70,14 +74,16 @@ def decode_once(
     map_above = _memory() * MAPPED_SHARE if request.map_above is None else request.map_above
     stored = disk_cache.read(cache, key, int(map_above))
     if stored is None:
-        first = read_first(sources, request.resize, request.skip_corrupt)
-        reading = _Reading(sources, len(labels[0]), request, first, 3 if colour else first.shape[0], name)
+        first = read_first(sources, request.resize, decoding, request.skip_corrupt)
+        start = partial(_Reading, sources, len(labels[0]), request, decoding, first, name)
         try:
-            stored = reading.keep(cache, key, int(map_above))
+            stored = start(3 if colour else first.shape[0]).keep(cache, key, int(map_above))
         except _Colour:  # the grayscale images before it have to be decoded again, with three channels
-            stored = _Reading(sources, len(labels[0]), request, first, 3, name).keep(cache, key, int(map_above))
+            stored = start(3).keep(cache, key, int(map_above))
     images_of, metadata = stored
-    left = _left(sources, images_of.get("unreadable"), request, name)
+    left = _left(sources, images_of.get("unreadable"), request, decoding, name)
+    if remarks := describe_remarks(metadata["remarks"], len(sources), name, decoding):
+        logging.getLogger(__name__).warning("%s", remarks)
     splits = []
     for split, given, kept in zip(("train", "test"), labels, left.split([len(part) for part in labels]), strict=True):
         if emptied := sorted(set(given.tolist()) - set(given[kept].tolist())):
@@ -94,7 +100,9 @@ def decode_once(
     return Decoded(splits[0], splits[1], (mean, std), (known["train"], known["test"]), (checks[0], checks[1]))
 
 
-def _left(sources: Sequence[Source], unreadable: Tensor | None, request: Request, name: str) -> Tensor:
+def _left(
+    sources: Sequence[Source], unreadable: Tensor | None, request: Request, decoding: Decoding, name: str
+) -> Tensor:
     """A mask of the sources that could be read, bool `[N]`.
 
     If some could not be read, warns how many they are; or, without `request.skip_corrupt`, raises an `InputError` for
@@ -104,7 +112,7 @@ def _left(sources: Sequence[Source], unreadable: Tensor | None, request: Request
         return torch.ones(len(sources), dtype=torch.bool)
     first = sources[int(unreadable.argmax())]
     if not request.skip_corrupt:
-        read_image(first, request.resize)
+        read_image(first, request.resize, decoding)
         raise InputError(f"{name_of(first)} could not be read before: change its time (touch) to try it again")
     logging.getLogger(__name__).warning(
         "%d of the %d images of %s cannot be read and are left out, the first is %s",
@@ -121,12 +129,21 @@ class _Reading:
     """One pass that decodes all sources, counts their pixel values and notes which sources are unreadable."""
 
     def __init__(
-        self, sources: Sequence[Source], train: int, request: Request, first: First, channels: int, name: str
+        self,
+        sources: Sequence[Source],
+        train: int,
+        request: Request,
+        decoding: Decoding,
+        first: First,
+        name: str,
+        channels: int,
     ) -> None:
-        self.sources, self.request, self.first, self.channels, self.name = sources, request, first, channels, name
+        self.sources, self.request, self.decoding, self.first = sources, request, decoding, first
+        self.name, self.channels = name, channels
         self.rows = {"test": range(train, len(sources)), "train": range(train)}
         self.counts = torch.zeros(channels, 256, dtype=torch.int64)
         self.unreadable: list[int] = []
+        self.remarks: Counter[str] = Counter()
 
     def keep(self, cache: Path, key: str, map_above: int) -> Stored:
         """Decode all images and write them to the cache file; more than `map_above` bytes are mapped from that file."""
@@ -167,9 +184,12 @@ class _Reading:
 
     def _images(self, split: str, bar: tqdm) -> Iterator[np.ndarray]:
         rows, request, kept = self.rows[split], self.request, 0
-        for chunk in decode(self.sources, rows, request.resize, self.first, request.workers, request.skip_corrupt):
+        for chunk in decode(
+            self.sources, rows, request.resize, self.decoding, self.first, request.workers, request.skip_corrupt
+        ):
             bar.update(len(chunk.rows))
             self.unreadable += chunk.unreadable
+            self.remarks += chunk.remarks
             images = chunk.images
             if not len(images):
                 continue
@@ -197,6 +217,7 @@ class _Reading:
     def _details(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         return {
             "statistics": _statistics(self.counts),
+            "remarks": dict(self.remarks),
             "fingerprints": {split: fingerprint(tensors[split]) for split in self.rows},
         }
 

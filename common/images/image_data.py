@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common.images.mapped import PartCheck
-from common.images.pixels import Resize, fingerprint
+from common.images.pixels import Decoding, Resize, fingerprint
 from common.system.errors import InputError
 
 if TYPE_CHECKING:
@@ -218,11 +218,28 @@ class Request:
     download: bool
     resize: Resize | None
     """How images become squares; None keeps the stored size, unless the loader has a default size."""
+    decoding: Decoding | None
+    """How image files become pixels; None leaves the choice to the loader."""
     skip_corrupt: bool
     workers: int | None
     progress: bool
     map_above: int | None
     """Decoded images that take more bytes are mapped from a file. None: a third of this machine's memory."""
+
+
+def refuse_alike(data: ImageData, what: str, remedy: str = "") -> None:
+    """Raise `InputError` if all of `data` are one and the same image: nothing tells its classes apart.
+
+    what: what the images are called ("training images"). remedy: what else may help.
+    """
+    first = data.images[0]
+    if len(data) == 1 or not all(torch.equal(image, first) for image in data.images[1:]):  # stops where one differs
+        return
+    constant = bool((first == first.flatten()[0]).all())
+    raise InputError(
+        f"all {len(data)} {what} of {data.name} are alike{' and of one colour' * constant}, so nothing tells their "
+        f"classes apart: replace them{remedy}"
+    )
 
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]

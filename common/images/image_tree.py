@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +14,21 @@ import torch
 
 from common.images.decoded import check_request, decode_once
 from common.images.disk_cache import named_file
+from common.images.encoded import FORMAT
 from common.images.image_data import ImageData, Request, Statistics
-from common.images.pixels import Resize, resize_key
+from common.images.pixels import Decoding, Resize, resize_key
 
-FORMAT = 1  # the version of the decoded images: increase it when the same files decode to other pixels
-# The same as torchvision's IMG_EXTENSIONS. Importing torchvision would take most of the time of a start from the cache.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# First torchvision's IMG_EXTENSIONS, then others of formats that Pillow reads and people keep images in. Importing
+# torchvision would take most of the time of a start from the cache.
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp",
+    ".jfif", ".jpe", ".gif", ".avif", ".pbm", ".pnm",
+)  # fmt: skip
+# Folders that systems hide, or fill with thumbnails and deleted files, without a dot before the name.
+_SYSTEM_FOLDERS = frozenset({
+    "@eaDir", "@tmp", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot", "__MACOSX", "$RECYCLE.BIN",
+    "System Volume Information", "lost+found",
+})  # fmt: skip
 
 
 class ImageFile(NamedTuple):
@@ -29,23 +40,67 @@ class ImageFile(NamedTuple):
     mtime_ns: int
 
 
+class LeftOut:
+    """Counts the entries of folders that are not read as images, by kind, and keeps one name of each kind."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._names: dict[str, str] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        """Count one entry of a kind."""
+        self.counts[kind] += 1
+        self._names[kind] = min(name, self._names.get(kind, name))  # whatever the order in which the disk lists them
+
+    def __str__(self) -> str:
+        """The kinds, the most frequent first: "12 .heic (a.heic, ...), 1 hidden (.DS_Store)"; "" if there are none."""
+        return ", ".join(
+            f"{count} {kind} ({self._names[kind]}{', ...' if count > 1 else ''})"
+            for kind, count in sorted(self.counts.items(), key=lambda each: (-each[1], each[0]))
+        )
+
+    def report(self, name: str) -> None:
+        """Log one line about what is left out of the images called `name`, if anything is."""
+        if total := self.counts.total():
+            entries, are = ("1 entry", "is") if total == 1 else (f"{total:,} entries", "are")
+            logging.getLogger(__name__).warning("%s of %s %s not read as images: %s", entries, name, are, self)
+
+
 class Tree(NamedTuple):
     """The class names, in the order of the labels, and the files of both splits, in the order of the images."""
 
     class_names: tuple[str, ...]
     train: list[ImageFile]
     test: list[ImageFile]
+    left_out: LeftOut
 
 
-def class_folders(split: Path) -> list[str]:
-    """The names of the folders in `split` without the hidden ones, in the order of torchvision's ImageFolder."""
+def class_folders(split: Path, left_out: LeftOut) -> list[str]:
+    """The names of the folders in `split` without the hidden ones, in the order of torchvision's ImageFolder.
+
+    Everything else in `split` is counted in `left_out`.
+    """
+    names = []
     with os.scandir(split) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        for entry in entries:
+            if _is_hidden(entry.name):
+                left_out.add("hidden", entry.name)
+            elif entry.is_dir():
+                names.append(entry.name)
+            elif _is_image(entry.name):
+                left_out.add("outside the class folders", entry.name)
+            else:
+                left_out.add(_kind(entry), entry.name)
+    return sorted(names)
 
 
-def image_files(folder: Path, label: int) -> list[ImageFile]:
-    """The image files in `folder` and its subfolders, sorted by path, all with the same label."""
-    return sorted(_walk(str(folder), label))
+def image_files(folder: Path, label: int, left_out: LeftOut, expected: tuple[str, ...] = ()) -> list[ImageFile]:
+    """The image files in `folder` and its subfolders, sorted by path, all with the same label.
+
+    Hidden files and folders are never read. They and all that is not an image file are counted in `left_out`, except
+    files whose names end in one of `expected`, which belong to the dataset.
+    """
+    return sorted(_walk(str(folder), label, left_out, expected))
 
 
 def image_file(path: str, label: int) -> ImageFile:
@@ -54,14 +109,49 @@ def image_file(path: str, label: int) -> ImageFile:
     return ImageFile(path, label, status.st_size, status.st_mtime_ns)
 
 
-def _walk(folder: str, label: int) -> Iterator[ImageFile]:
+def _walk(folder: str, label: int, left_out: LeftOut, expected: tuple[str, ...]) -> Iterator[ImageFile]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
-                yield from _walk(entry.path, label)
-            elif entry.name.lower().endswith(EXTENSIONS):
-                status = entry.stat()
+            if _is_hidden(entry.name):
+                left_out.add("hidden", entry.name)
+            elif entry.is_dir():
+                if entry.is_symlink() and _is_around(entry.path, folder):  # it would be read until the path is too long
+                    left_out.add("linked to an enclosing folder", entry.name)
+                else:
+                    yield from _walk(entry.path, label, left_out, expected)
+            elif _is_image(entry.name) and (entry.is_file() or _is_dangling(entry)):
+                # Of a link that leads nowhere the link itself: the image is missing, which decoding it will say.
+                status = entry.stat(follow_symlinks=entry.is_file())
                 yield ImageFile(entry.path, label, status.st_size, status.st_mtime_ns)
+            elif not entry.name.endswith(expected):
+                left_out.add(_kind(entry), entry.name)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+def _is_dangling(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not entry.is_file() and not entry.is_dir()
+
+
+def _is_around(link: str, folder: str) -> bool:
+    """Whether a link leads to `folder` or to a folder that contains it."""
+    target, inside = os.path.realpath(link), os.path.realpath(folder)
+    return os.path.commonpath([target, inside]) == target
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """What to call an entry that is neither hidden, nor a folder, nor an image file."""
+    if _is_dangling(entry):
+        return "linked to nothing"
+    if not entry.is_file():
+        return "neither file nor folder"
+    return os.path.splitext(entry.name)[1].lower() or "without an extension"  # noqa: PTH122 (Path takes ten times as long)
 
 
 def load_tree(
@@ -72,6 +162,7 @@ def load_tree(
     statistics: Statistics | None = None,
     part: str | None = None,
     colour: bool = False,
+    usual: Decoding = "shown",
 ) -> tuple[ImageData, ImageData]:
     """Load the images of a tree as uint8 `[N, ch, H, W]`; they are decoded once, then kept in the user's cache folder.
 
@@ -79,15 +170,19 @@ def load_tree(
     statistics: mean and std to normalise with; None computes them from the training images.
     part: if the tree is only a part of `folder`, the name of that part, which then has its own cache file.
     colour: whether ch is always 3. Otherwise, ch is 1 if all files are grayscale and 3 if any is not.
+    usual: how files are decoded unless the request says so.
+    Logs one line about the entries that are left out, and one about the images that are not shown as they are stored.
     Raises `InputError` if a file is damaged, or differs in size from the others.
     """
     check_request(request)
     files = [file.path for file in tree.train + tree.test]
     labels = tuple(torch.tensor([file.label for file in files_of]) for files_of in (tree.train, tree.test))
-    cache = cache_file(folder, request.resize, *([part] if part else []))
-    key = tree_fingerprint(folder, request.resize, tree)
+    decoding = request.decoding or usual
+    cache = cache_file(folder, request.resize, *([part] if part else []), *([decoding] if decoding != usual else []))
+    key = tree_fingerprint(folder, request.resize, decoding, tree)
     said = part or folder.name
-    decoded = decode_once(files, (labels[0], labels[1]), tree.class_names, cache, key, request, said, colour)
+    tree.left_out.report(said)
+    decoded = decode_once(files, (labels[0], labels[1]), tree.class_names, cache, key, request, decoding, said, colour)
     train, test = (
         ImageData(
             images,
@@ -105,9 +200,9 @@ def load_tree(
     return train, test
 
 
-def tree_fingerprint(folder: Path, resize: Resize | None, tree: Tree) -> str:
-    """A hash that changes with the folder, the resizing, and the name, size or time of change of any file."""
-    how = "\0".join(map(str, resize_key(resize)))
+def tree_fingerprint(folder: Path, resize: Resize | None, decoding: Decoding, tree: Tree) -> str:
+    """A hash that changes with the folder, resizing and decoding, and the name, size or time of change of any file."""
+    how = "\0".join(map(str, [*resize_key(resize), decoding]))
     digest = hashlib.blake2b(f"{FORMAT}\0{folder}\0{how}".encode(), digest_size=20)
     start = len(str(folder))
     for file in tree.train + tree.test:

@@ -22,6 +22,13 @@ def fingerprint(images: Tensor, *how: object) -> str:
     return digest.hexdigest()
 
 
+Decoding = Literal["shown", "stored"]
+"""How an image file becomes pixels.
+
+"shown": as viewers show the file, turned as its EXIF orientation says and, where it is transparent, laid over white.
+"stored": the colours as they are stored, whatever orientation and transparency say.
+"""
+
 ResizeMode = Literal["crop", "squash"]
 
 

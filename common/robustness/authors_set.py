@@ -58,6 +58,7 @@ def authors_set(options: RobustnessOptions, folder: Path, device: torch.device) 
         image_size=options.image_size or (found.im_size[0] if imagenet else None),
         resize=mode,
         antialias=antialias,
+        decoding=options.decoding,
         skip_corrupt=options.skip_corrupt,
         workers=options.workers,
     )

@@ -162,6 +162,7 @@ def _target(options: RobustnessOptions, setup: EvaluationSetup, levels: Sequence
         list(dict.fromkeys(kinds)),
         levels,
         resize=setup.resize,
+        decoding=options.decoding or "stored",
         skip_corrupt=options.skip_corrupt,
         workers=options.workers,
     )

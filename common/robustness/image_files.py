@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from common.datasets.imagenet_classes import PREFIX, SUBSETS
 from common.images import decode
+from common.images.encoded import describe_remarks
 from common.images.image_data import ImageData
-from common.images.image_tree import image_files
-from common.images.pixels import Resize
+from common.images.image_tree import LeftOut, image_files
+from common.images.pixels import Decoding, Resize
 from common.robustness.conditions import Condition, Part, Unusable, like_clean
 from common.system.errors import InputError
 
@@ -30,16 +32,17 @@ def image_trees(
     kinds: Sequence[str],
     levels: Sequence[int],
     resize: Resize | None,
+    decoding: Decoding,
     skip_corrupt: bool,
     workers: int | None,
 ) -> dict[Condition, Part]:
     """Find the images of each corruption (`kinds`) and level of ImageNet-C, only of the classes of the clean images.
 
-    clean: the uncorrupted test images. resize, skip_corrupt, workers: as for `open_target`.
+    clean: the uncorrupted test images. resize, decoding, skip_corrupt, workers: as for `open_target`.
     Raises `Unusable` for folders that are missing or empty, and InputError if the classes of the clean images are not
     ImageNet's.
     """
-    wnids = _wnids(clean)
+    wnids, left_out = _wnids(clean), LeftOut()
     parts: dict[Condition, Part] = {}
     for kind in kinds:
         place = next((folder / group / kind for group in _GROUPS if (folder / group / kind).is_dir()), None)
@@ -50,16 +53,17 @@ def image_trees(
             labels: list[int] = []
             for label, wnid in enumerate(wnids):
                 in_class = place / str(level) / wnid
-                found = image_files(in_class, label) if in_class.is_dir() else []
+                found = image_files(in_class, label, left_out) if in_class.is_dir() else []
                 if not found:
                     raise Unusable(f"{in_class.relative_to(folder)} ({clean.class_names[label]}) has no images")
                 files += [file.path for file in found]
                 labels += [label] * len(found)
             condition = Condition(kind, level)
             read = partial(
-                _read_files, files, torch.tensor(labels), clean, str(condition), resize, skip_corrupt, workers
+                _read_files, files, torch.tensor(labels), clean, str(condition), resize, decoding, skip_corrupt, workers
             )
             parts[condition] = Part(len(files), read)
+    left_out.report("ImageNet-C")
     return parts
 
 
@@ -82,6 +86,7 @@ def _read_files(
     clean: ImageData,
     name: str,
     resize: Resize | None,
+    decoding: Decoding,
     skip: bool,
     workers: int | None,
 ) -> ImageData:
@@ -89,17 +94,21 @@ def _read_files(
 
     A test reads each condition only once, and a cache of all conditions would fill a disk.
     """
-    first = decode.read_first(files, resize, skip)
+    first = decode.read_first(files, resize, decoding, skip)
     if first.shape[1:] != clean.im_size:
         sides = " x ".join(map(str, clean.im_size))
         raise InputError(f"{first.name} is not {sides} pixels like the images of {clean.name}: give --image_size")
     pieces: list[np.ndarray] = []
     kept = torch.ones(len(files), dtype=torch.bool)
-    for chunk in decode.decode(files, range(len(files)), resize, first, workers, skip):
+    remarks: Counter[str] = Counter()
+    for chunk in decode.decode(files, range(len(files)), resize, decoding, first, workers, skip):
         kept[chunk.unreadable] = False
+        remarks += chunk.remarks
         shape = (len(chunk.images), clean.channels, *clean.im_size)
         pieces.append(np.broadcast_to(chunk.images, shape))  # a chunk of gray images gets three equal channels
+    told = logging.getLogger(__name__)
+    if line := describe_remarks(remarks, len(files), name, decoding):
+        told.warning("%s", line)
     if not kept.all():
-        told = logging.getLogger(__name__)
         told.warning("%d of the %d images of %s cannot be read and are left out", int((~kept).sum()), len(files), name)
     return like_clean(clean, torch.from_numpy(np.concatenate(pieces)), labels[kept], name)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.images.image_data import ImageData
-from common.images.pixels import Resize
+from common.images.pixels import Decoding, Resize
 from common.robustness.arrays import corrupted_arrays, new_test_images
 from common.robustness.conditions import (
     CIFAR10_CLASSES,
@@ -48,6 +48,7 @@ def open_target(
     levels: Sequence[int] = LEVELS,
     *,
     resize: Resize | None = None,
+    decoding: Decoding = "stored",
     skip_corrupt: bool = False,
     workers: int | None = None,
 ) -> Target:
@@ -58,6 +59,7 @@ def open_target(
         kinds: corruptions, or versions of CIFAR-10.1.
         levels: levels of each corruption. CIFAR-10.1 has no levels.
         resize: ImageNet-C only: how the clean images were resized. None keeps the size of the files.
+        decoding: ImageNet-C only: how image files become pixels, as for `load_dataset`.
         skip_corrupt: ImageNet-C only: leave out image files that cannot be read, and report how many.
         workers: ImageNet-C only: number of decoding threads; None chooses it.
 
@@ -69,7 +71,7 @@ def open_target(
     folder = target_folder(name, root)
     try:
         if name == "ImageNet-C":
-            return Target(name, image_trees(folder, clean, kinds, levels, resize, skip_corrupt, workers))
+            return Target(name, image_trees(folder, clean, kinds, levels, resize, decoding, skip_corrupt, workers))
         if tuple(clean.class_names) != CIFAR10_CLASSES:
             raise InputError(
                 f"{name} shows {', '.join(CIFAR10_CLASSES)}, labelled in this order, but the classes of {clean.name} "

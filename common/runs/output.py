@@ -146,6 +146,7 @@ class Output:
             "image_size": options.image_size,
             "resize": options.resize,
             "antialias": options.antialias,
+            **({} if options.decoding is None else {"decoding": options.decoding}),
             "objective": self._objective,
             "model": options.model,
             "network": self._setup.principal,

@@ -13,10 +13,10 @@ from common import recipes
 from common.config.checks import check_least
 from common.config.command_line import find_recipe, with_recipe
 from common.config.options import DataOptions, DistillOptions, EvaluateOptions
-from common.datasets import ImageData, check_dataset, is_resizable, load_dataset
+from common.datasets import ImageData, check_dataset, has_image_files, is_resizable, load_dataset
 from common.images.image_data import content_of, different_content
 from common.images.pixel_values import as_normalised
-from common.images.pixels import Resize, ResizeMode
+from common.images.pixels import Decoding, Resize, ResizeMode
 from common.images.zca import whiten, whitening_fingerprint, whitening_of
 from common.matching.augment import parse_strategy
 from common.networks import build_network
@@ -87,6 +87,7 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
             image_size=settings.image_size,
             resize=settings.resize,
             antialias=settings.antialias,
+            decoding=settings.decoding,
             skip_corrupt=options.skip_corrupt,
             mean=metadata.get("mean") if zca is None else None,
             std=metadata.get("std") if zca is None else None,
@@ -159,6 +160,7 @@ class _Settings:
     image_size: int | None
     resize: ResizeMode
     antialias: bool
+    decoding: Decoding | None
 
 
 def _settings(options: EvaluateOptions, file: str, synset: SynSet, metadata: dict[str, Any]) -> _Settings:
@@ -212,6 +214,7 @@ def _settings(options: EvaluateOptions, file: str, synset: SynSet, metadata: dic
         image_size,
         resize or DataOptions.resize,
         DataOptions.antialias if antialias is None else antialias,
+        options.decoding or (metadata.get("decoding") if has_image_files(dataset) else None),
     )
 
 
@@ -233,6 +236,7 @@ def _of_baseline(
         data_path=options.data_path,
         no_download=options.no_download,
         **{key: value for key, value in resizing.items() if value is not None},
+        decoding=options.decoding,
         skip_corrupt=options.skip_corrupt,
         recipe=options.recipe,
         zca=bool(options.zca),
