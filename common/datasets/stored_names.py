@@ -1,4 +1,4 @@
-"""The class names that each file of a Hugging Face dataset stores, of which the library keeps those of one file."""
+"""Compares the class names that the files of a Hugging Face dataset store; the library keeps those of one file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from common.system.errors import InputError
 
 
 def check_stored_names(datasets: Any, files: dict[str, list[str]], column: str, name: str) -> None:
-    """Raise `InputError` where two files store other class names with the same numbers.
+    """Raise `InputError` if two files store different class names for the same labels.
 
-    The library gives the labels of all files the class names of the first file that it meets, or those of the dataset's
-    card, whatever names a file stores. Where those of a split stand in another order, its labels would silently mean
-    other classes.
+    The library ignores the class names in a file and uses those of the first file, or those in the dataset's card, for
+    all files. If a file stores its names in another order, its labels would silently stand for other classes.
 
-    files: by split, paths on this machine. column: the labels. name: the dataset's, for the sentence.
+    files: paths on this machine, by split. column: the column of the labels. name: the dataset's name, for the message.
     """
     found = [
         (split, path, names) for split in files for path in files[split] if (names := _names(datasets, path, column))
@@ -38,7 +37,7 @@ def check_stored_names(datasets: Any, files: dict[str, list[str]], column: str, 
 
 
 def _names(datasets: Any, path: str, column: str) -> list[str] | None:
-    """The names that a file stores with a column of labels; None where it stores none."""
+    """Return the class names that a file stores for a column; None if it stores none."""
     for schema in _schemas(path):
         kind = datasets.Features.from_arrow_schema(schema).get(column)
         return list(kind.names) if isinstance(kind, datasets.ClassLabel) else None
@@ -46,14 +45,14 @@ def _names(datasets: Any, path: str, column: str) -> list[str] | None:
 
 
 def _schemas(path: str) -> Iterator[Any]:
-    """The schema of a file of columns, without its rows; nothing for other kinds of file, which store no names."""
+    """Yield the schema of a parquet or Arrow file, without reading its rows; nothing for other kinds of file."""
     import pyarrow as pa
     import pyarrow.parquet
 
     with Path(path).open("rb") as file:
         start = file.read(6)
         file.seek(0)
-        # By content, as what was downloaded has a hash for a name.
+        # The kind is told by content, because a downloaded file has a hash for a name.
         if start[:4] == b"PAR1":
             yield pyarrow.parquet.read_schema(file)
         elif start == b"ARROW1":

@@ -1,4 +1,4 @@
-"""What the values of images that others made stand for: normalised ones, 0..1 or 0..255. Files do not say."""
+"""Tells normalised images, pixels in 0..1 and pixels in 0..255 apart, for files that do not record which they hold."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _BYTES = 30.0
 
 
 def as_normalised(images: Tensor, values: PixelValues | None, like: ImageData, file: object) -> Tensor:
-    """Images float32 [N, ch, *im_size] of a file, normalised as the real images `like` are.
+    """Return the images float32 [N, ch, *im_size] of a file, normalised in the same way as the real images `like`.
 
-    values: what the file holds; None takes them as normalised, and warns where they look like something else. Raises
-    InputError where their range contradicts `values`, and for whitened images, which are neither in 0..1 nor in 0..255.
+    values: what the file holds. None means normalised, with a warning if the images look like something else.
+    Raises InputError if the range of the images contradicts `values`, and if `values` is "unit" or "bytes" for a
+    whitened dataset.
     """
     if like.whitening is None:
         return normalised_by(images, values, (like.mean, like.std), file)
@@ -39,7 +40,7 @@ def as_normalised(images: Tensor, values: PixelValues | None, like: ImageData, f
 
 
 def normalised_by(images: Tensor, values: PixelValues | None, statistics: Statistics, file: object) -> Tensor:
-    """As `as_normalised`, by the dataset's mean and std."""
+    """Do the same as `as_normalised`, given the dataset's mean and std."""
     bounds = _normalised_range(statistics)
     if values is None:
         _warn(images, likely_values(images, bounds, statistics), bounds, file, _FLAGS)
@@ -54,9 +55,9 @@ def normalised_by(images: Tensor, values: PixelValues | None, statistics: Statis
 
 
 def warn_unless_like(images: Tensor, like: ImageData, what: object, remedy: str) -> None:
-    """Warn where images [N, ch, *im_size] look like pixels that were not normalised as those of `like`.
+    """Warn if images [N, ch, *im_size] look like pixels that were not normalised like those of `like`.
 
-    remedy: what to do, for the end of the sentence, where {top} is 1 or 255 and {values} one of `PixelValues`.
+    remedy: the end of the warning, which says what to do; {top} stands for 1 or 255, {values} for "unit" or "bytes".
     """
     if like.whitening is None:
         statistics: Statistics | None = (like.mean, like.std)
@@ -67,11 +68,11 @@ def warn_unless_like(images: Tensor, like: ImageData, what: object, remedy: str)
 
 
 def likely_values(images: Tensor, bounds: tuple[float, float], statistics: Statistics | None) -> PixelValues:
-    """What the values of images [N, ch, *im_size] stand for.
+    """Return what the values of images [N, ch, *im_size] most likely are.
 
-    bounds: the lowest and the highest value of the dataset's normalised images. statistics: what normalises them; None
-    for whitened ones. Pixels in 0..1 that an optimisation has driven beyond the range of normalised images cannot be
-    told from those.
+    bounds: the lowest and the highest value of the dataset's normalised images. statistics: the mean and std that
+    normalise them; None for a whitened dataset. Pixels in 0..1 that an optimisation has driven beyond the range of
+    normalised images are taken for normalised ones.
     """
     if not images.numel():
         return "normalised"
@@ -91,7 +92,7 @@ def likely_values(images: Tensor, bounds: tuple[float, float], statistics: Stati
 
 
 def _normalised_range(statistics: Statistics) -> tuple[float, float]:
-    """The lowest and the highest value that pixels in 0..1 have after normalisation."""
+    """Return the lowest and the highest value that pixels in 0..1 have after normalisation."""
     pairs = list(zip(*statistics, strict=True))
     return min(-mean / std for mean, std in pairs), max((1 - mean) / std for mean, std in pairs)
 
@@ -107,9 +108,9 @@ def _warn(images: Tensor, likely: PixelValues, bounds: tuple[float, float], what
 
 
 def _check(images: Tensor, values: PixelValues, bounds: tuple[float, float], file: object) -> None:
-    """Raises InputError where `values`, unit or bytes, is contradicted by the order of magnitude.
+    """Raise InputError if the order of magnitude of the images contradicts `values` ("unit" or "bytes").
 
-    More would be too much: distilled images go far beyond the range of real ones.
+    A closer check is not possible, because distilled images go far beyond the range of real ones.
     """
     lowest, highest = map(float, images.aminmax())
     least, most = bounds

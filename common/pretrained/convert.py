@@ -83,7 +83,7 @@ def from_authors(
     provenance = provenance or Provenance()
     ipc = provenance.ipc or authors.num_per_class
     if provenance.pixels in ("unit", "bytes") and provenance.ipc is None and not as_pixels:
-        # Which mean and std the recipe says may depend on the budget, and what was kept is seen in normalised images.
+        # The recipe's mean and std may depend on the budget, which can only be recovered from normalised images.
         ipc = recover(_normalised(authors, provenance, ipc)).ipc
     authors = _normalised(authors, provenance, ipc)
     if as_pixels:
@@ -107,7 +107,7 @@ def from_authors(
 
 
 def _normalised(authors: AuthorsSet, provenance: Provenance, ipc: int) -> AuthorsSet:
-    """The set with normalised values. Raises InputError where that takes a mean and a std that are not known."""
+    """Return the set with normalised values. Raises InputError if the mean and std that this needs are unknown."""
     mean, std = _statistics(authors, provenance, _recipe(provenance, ipc))
     if mean is None or std is None:
         if provenance.pixels in ("unit", "bytes"):

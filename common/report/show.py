@@ -66,7 +66,7 @@ def visible(images: Tensor, metadata: dict[str, Any]) -> Tensor:
 
 
 def shown(images: Tensor, metadata: dict[str, Any]) -> tuple[Tensor, str]:
-    """Return normalised images [B, ch, ...] as pixels in 0..1, and a remark on how far they are not as they look.
+    """Return normalised images [B, ch, ...] as pixels in 0..1, and a remark on values that were changed for that.
 
     Without mean and std in the metadata, and for whitened images, the values are stretched from the lowest to the
     highest one. Otherwise mean and std give pixels, which are clipped to 0..1. The remark is "" if none are.

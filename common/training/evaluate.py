@@ -114,7 +114,7 @@ def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: Imag
 
 
 def _normalisation(data: ImageData) -> str:
-    """What was done to the values of images, in words."""
+    """Say how the values of images were normalised, e.g. "mean [0.5] and std [0.25]"."""
     if data.whitening is not None:
         return f"the whitening {data.whitening.fingerprint}"
     return f"mean {list(data.mean)} and std {list(data.std)}"
