@@ -132,7 +132,7 @@ def claimed(
         yield held and not _is_there(folder, number, shape)
 
 
-def save_expert(folder: Path, number: int, trajectory: Tensor, accuracies: dict[int, float]) -> Path:
+def save_expert(folder: Path, number: int, trajectory: Tensor, accuracies: dict[int, float | None]) -> Path:
     """Write an expert's file and return its path. accuracies: of the network on the test images, by epochs trained.
 
     Raises InputError where it cannot be written.

@@ -67,7 +67,8 @@ def show(options: RobustnessOptions, folder: Path) -> None:
 def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
     """Train and test: {"clean", "conditions", "mean", "relative_drop", "mce", ...}, accuracies as fractions.
 
-    Raises InputError for what cannot work, as far as it can be known before the training.
+    Raises InputError for what cannot work, as far as it can be known before the training, and where all networks
+    diverge.
     """
     levels = _levels(options.level)
     device = resolve_device(options.device)
@@ -98,7 +99,7 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
         on_accuracy=lambda *_: trained.append({key: value.clone() for key, value in network.state_dict().items()}),
     )[setup.network]
 
-    accuracies: dict[Condition, list[float]] = {}
+    accuracies: dict[Condition, list[float | None]] = {}
     with (
         tqdm(target.parts.items(), desc=target.name, unit="test", dynamic_ncols=True) as conditions,
         precision(options.precision, device),

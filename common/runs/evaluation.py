@@ -15,14 +15,14 @@ class Evaluations:
     """The evaluations made so far, and the one under way; both are part of a checkpoint.
 
     `points` holds {"iteration", "network", "mean", "std", "n", "accuracies"} of each and, with a pool, "networks".
-    Accuracies are fractions.
+    Accuracies are fractions. A network that diverged has None, and "diverged" counts those where there are any.
     """
 
     def __init__(self, setup: Setup) -> None:
         self.points: list[dict[str, Any]] = []
         self._setup = setup
         self._networks = {name: EvaluationNetwork(network, setup.compile) for name, network in setup.pool.items()}
-        self._unfinished: dict[str, list[float]] = {}  # accuracies of the evaluation under way, by network
+        self._unfinished: dict[str, list[float | None]] = {}  # accuracies of the evaluation under way, by network
 
     def are_due(self, iteration: int) -> bool:
         """Whether the set is to be evaluated after so many updates, and has not been yet."""
@@ -37,15 +37,17 @@ class Evaluations:
         protocol: EvaluationProtocol,
         check_stop: Callable[[], None],
         after_each: Callable[[], None],
+        lower: str,
     ) -> dict[str, Any]:
         """Train and test `num_eval` networks of each kind; returns the new point, the last of `points`.
 
         Networks that are finished are not trained again after a stop. check_stop may raise between steps; after_each is
-        called when a network is finished.
+        called when a network is finished. Raises InputError, which advises to do what `lower` says, where all of the
+        networks diverged.
         """
         options, batches = self._setup.options, Batches(*self._setup.synset.get(need_copy=True))
 
-        def keep(name: str, accuracy: float) -> None:
+        def keep(name: str, accuracy: float | None) -> None:
             self._unfinished.setdefault(name, []).append(accuracy)
             after_each()
 
@@ -63,6 +65,7 @@ class Evaluations:
             finished=self._unfinished,
             check_stop=check_stop,
             on_accuracy=keep,
+            lower=lower,
             title="  evaluation",
             leave=False,
         )

@@ -134,7 +134,7 @@ class Output:
             "dataset": setup.options.dataset,
             "start": points[0],
             "last": points[-1],
-            "best_on_test": best_of(points),
+            "best_on_test": best_of(points),  # None where a network diverged in every evaluation
             **({} if len(setup.pool) == 1 else {"best_on_test_by_network": best_by_network(points)}),
             "evaluation": protocol.as_metadata(),
             "budget": setup.synset.budget(),
@@ -153,8 +153,14 @@ class Output:
 
 
 def export(run: Run) -> None:
-    """Write the best set as images_best.pt and labels_best.pt, the authors' format."""
-    best, _ = load_synset(run.folder / "synset_best.safetensors")
+    """Write the best set as images_best.pt and labels_best.pt, the authors' format.
+
+    Raises InputError where no set is the best, because in each evaluation a network diverged.
+    """
+    file = run.folder / "synset_best.safetensors"
+    if not file.exists():
+        raise InputError(f"{run.folder} has no best set to --export: in every evaluation a network diverged")
+    best, _ = load_synset(file)
     run.log(f"{'exported':>20}: {', '.join(map(str, export_pair(best, run.folder)))}")
 
 
@@ -162,10 +168,13 @@ def say(summary: dict[str, Any], run: Run) -> None:
     """The closing lines."""
     for label, key in {"before optimisation": "start", "last": "last", "best on test": "best_on_test"}.items():
         point = summary[key]
+        if point is None:
+            run.log(f"{label:>20}: none, for in every evaluation a network diverged")
+            continue
         run.log(f"{label:>20}: {in_percent(point)} ({point['n']} x {point['network']}, {point['iteration']} updates)")
-    for name, figures in summary.get("best_on_test_by_network", {}).items():
-        last = summary["last"]["networks"][name]
-        run.log(
-            f"{name:>20}: last {in_percent(last)}, best on test {in_percent(figures)} ({figures['iteration']} updates)"
-        )
+    best = summary.get("best_on_test_by_network", {})
+    last = summary["last"].get("networks", {})
+    for name in dict.fromkeys([*best, *last]):
+        told = f"{in_percent(best[name])} ({best[name]['iteration']} updates)" if name in best else "none"
+        run.log(f"{name:>20}: last {in_percent(last[name])}, best on test {told}")
     run.log(f"{'synthetic set':>20}: {summary['file']} ({summary['file_bytes']:,} bytes)")

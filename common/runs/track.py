@@ -21,6 +21,7 @@ from typing import Any, Literal
 from common.config.options import TrackerName
 from common.system.errors import InputError
 from common.system.files import write_atomically
+from common.system.text import diverged_in
 
 # What trackers leave in a run folder; removed with the run.
 TRACKER_FOLDERS = ("tensorboard", "wandb")
@@ -248,9 +249,16 @@ def _one_line(error: Exception) -> str:
 
 
 def _accuracies(point: Mapping[str, Any]) -> dict[str, float]:
-    """What is drawn of an evaluation, as fractions: mean and std, and the mean of each network of a pool."""
-    networks = {f"accuracy/{name}": entry["mean"] for name, entry in point.get("networks", {}).items()}
-    return {_ACCURACY: point["mean"], "accuracy/std": point["std"], **networks}
+    """What is drawn of an evaluation, as fractions: mean and std, and the mean of each network of a pool.
+
+    Where networks diverged it is also how many, and what has no accuracy is left out.
+    """
+    pool = point.get("networks", {})
+    values = {_ACCURACY: point["mean"], "accuracy/std": point["std"]}
+    values |= {f"accuracy/{name}": entry["mean"] for name, entry in pool.items()}
+    drawn = {key: value for key, value in values.items() if value is not None}
+    counts = {"diverged": diverged_in(point)} | {f"diverged/{name}": diverged_in(entry) for name, entry in pool.items()}
+    return drawn | {key: count for key, count in counts.items() if count}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

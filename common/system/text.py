@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,17 +40,41 @@ def _two_digits(value: float) -> str:
     return f"{value:.1f}" if round(value, 1) < 10 else f"{value:.0f}"
 
 
-def mean_and_std(accuracies: Sequence[float]) -> dict[str, Any]:
-    """{"mean", "std", "n"}: fractions; the population standard deviation over networks, as the authors report it."""
-    return {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)), "n": len(accuracies)}
+def mean_and_std(accuracies: Sequence[float | None]) -> dict[str, Any]:
+    """{"mean", "std", "n"}: fractions; the population standard deviation over networks, as the authors report it.
+
+    None stands for a network that diverged, which has no accuracy. The figures are of the other networks, and where
+    there are none, mean and std are None. "diverged" counts the networks that diverged; without any, it is left out.
+    """
+    finite = [each for each in accuracies if each is not None]
+    diverged = len(accuracies) - len(finite)
+    return {
+        "mean": float(np.mean(finite)) if finite else None,
+        "std": float(np.std(finite)) if finite else None,
+        "n": len(finite),
+        **({"diverged": diverged} if diverged else {}),
+    }
 
 
-def point_of(accuracies: dict[str, list[float]], principal: str) -> dict[str, Any]:
+def diverged_in(figures: Mapping[str, Any]) -> int:
+    """How many networks diverged, of `mean_and_std`. Figures that were stored before this was counted say 0."""
+    return int(figures.get("diverged", 0))
+
+
+def with_diverged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a table, a network each, with a column "diverged", 1 or 0, if the accuracy of any of them is None."""
+    if all(row["accuracy"] is not None for row in rows):
+        return rows
+    return [row | {"diverged": int(row["accuracy"] is None)} for row in rows]
+
+
+def point_of(accuracies: Mapping[str, Sequence[float | None]], principal: str) -> dict[str, Any]:
     """One evaluation, of one network or a pool: `mean_and_std` and all accuracies of the principal network.
 
-    accuracies: fractions by network name. Of a pool, "networks" holds the same for each of them.
+    accuracies: fractions by network name, None for a network that diverged. Of a pool, "networks" holds the same for
+    each of them.
     """
-    figures = {name: {**mean_and_std(each), "accuracies": each} for name, each in accuracies.items()}
+    figures = {name: {**mean_and_std(each), "accuracies": list(each)} for name, each in accuracies.items()}
     pool = {"networks": figures} if len(figures) > 1 else {}
     return {"network": principal, **figures[principal], **pool}
 
@@ -59,35 +84,48 @@ def networks_of(point: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return point.get("networks", {point.get("network", ""): point})
 
 
-def best_of(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The evaluation with the highest mean, the first of equals. Raises ValueError where there is none."""
-    return max(evaluations, key=lambda point: point["mean"])
+def best_of(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The evaluation with the highest mean, the first of equals; None where no evaluation can be the best.
+
+    A mean that leaves out a network that diverged is of fewer networks than the others, and is never the best.
+    """
+    comparable = [point for point in evaluations if not diverged_in(point)]
+    return max(comparable, key=lambda point: point["mean"], default=None)
 
 
 def best_by_network(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of each network the figures with its highest mean, the first of equals, and the iteration that they are of."""
+    """Of each network the figures with its highest mean, the first of equals, and the iteration that they are of.
+
+    Figures from which a network that diverged is left out do not count; a network with no other figures is missing.
+    """
     best: dict[str, dict[str, Any]] = {}
     for point in evaluations:
         for name, figures in networks_of(point).items():
-            if name not in best or figures["mean"] > best[name]["mean"]:
+            if not diverged_in(figures) and (name not in best or figures["mean"] > best[name]["mean"]):
                 best[name] = {key: figures[key] for key in ("mean", "std", "n", "accuracies")}
                 best[name]["iteration"] = point["iteration"]
     return best
 
 
-def percent(fraction: float) -> str:
-    """A fraction in %, without the sign: "44.65"."""
-    return f"{100 * fraction:.2f}"
+def percent(fraction: float | None) -> str:
+    """A fraction in %, without the sign: "44.65"; "-" for None or NaN, where there is no figure."""
+    return "-" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
 def percent_with_std(figures: Mapping[str, Any]) -> str:
-    """`mean_and_std` in %, without the sign, as tables have it: "44.65 ± 0.47"."""
-    return f"{percent(figures['mean'])} ± {percent(figures['std'])}"
+    """`mean_and_std` in %, without the sign, as tables have it: "44.65 ± 0.47", or "44.65 ± 0.47, 1 diverged"."""
+    text = "-" if figures["mean"] is None else f"{percent(figures['mean'])} ± {percent(figures['std'])}"
+    return text + _diverged(figures)
 
 
 def in_percent(figures: Mapping[str, Any]) -> str:
-    """`mean_and_std` as a terminal can show it: "44.65 +- 0.47 %"."""
-    return f"{percent(figures['mean'])} +- {percent(figures['std'])} %"
+    """`mean_and_std` as a terminal can show it: "44.65 +- 0.47 %", or "44.65 +- 0.47 %, 1 diverged"."""
+    text = "-" if figures["mean"] is None else f"{percent(figures['mean'])} +- {percent(figures['std'])} %"
+    return text + _diverged(figures)
+
+
+def _diverged(figures: Mapping[str, Any]) -> str:
+    return f", {count} diverged" if (count := diverged_in(figures)) else ""
 
 
 def published_with_std(published: Mapping[str, Any], sign: str = "±") -> str:

@@ -19,7 +19,15 @@ from common.datasets import ImageData, draw_per_class
 from common.networks import Network, reinitialise
 from common.system.errors import InputError
 from common.system.seeds import derive, generator, seeded
-from common.training.train import MOMENTUM, TEST_BATCH, WEIGHT_DECAY, Batches, EvaluationProtocol, train_epoch
+from common.training.train import (
+    MOMENTUM,
+    TEST_BATCH,
+    WEIGHT_DECAY,
+    Batches,
+    EvaluationProtocol,
+    all_finite,
+    train_epoch,
+)
 
 Rule = Callable[[Tensor, Sequence[Tensor], int], Tensor]
 
@@ -74,6 +82,7 @@ def trained_features(
     """Features [N, F] of all training images, from a network trained on them for `epochs`; a function of the seed.
 
     Step size, batches and augmentation are the protocol's. `network` is on the data's device, and ends trained.
+    Raises InputError where it diverges, for the rules would choose by distances that are NaN.
     """
     reinitialise(network, derive(seed, "coreset network"))
     lr = EvaluationOptions.lr_net if protocol.lr is None else protocol.lr
@@ -85,7 +94,10 @@ def trained_features(
     network.eval()
     with torch.no_grad():
         every = torch.arange(len(train), device=train.device).split(TEST_BATCH)
-        return torch.cat([network.embed(train.batch(indices)).float() for indices in every])
+        features = torch.cat([network.embed(train.batch(indices)).float() for indices in every])
+    if not all_finite([*network.parameters(), *network.buffers(), features], train.device):
+        raise InputError(f"the network whose features choose the images diverged: lower --lr_net ({lr:g})")
+    return features
 
 
 def _by_class(features: Tensor, class_indices: Sequence[Tensor], ipc: int) -> tuple[Tensor, Tensor, Tensor]:

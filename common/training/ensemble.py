@@ -53,9 +53,10 @@ class Ensemble:
         draws: Sequence[torch.Generator],
         check_stop: Callable[[], None] = lambda: None,
         on_epoch: Callable[[], object] = lambda: None,
-    ) -> list[float]:
+    ) -> list[float | None]:
         """Top-1 accuracies of n networks, with the initial weights of the n seeds, each trained on a set of its own.
 
+        A network that diverged has None, as from `train.accuracy`; no number of one network enters those of another.
         training_sets: one per network, all of the same length. draws: a CPU generator per network. check_stop may raise
         between steps; on_epoch is called n times per epoch, once for each network. The device is waited for once, at
         the end. Raises ValueError for training sets of different lengths.
@@ -63,12 +64,22 @@ class Ensemble:
         weights, buffers = initial(self._network, seeds)
         train(self._training, weights, buffers, training_sets, protocol, draws, check_stop, on_epoch)
         correct = torch.zeros(len(seeds), dtype=torch.long, device=test_data.labels.device)
+        finite = torch.ones(len(seeds), dtype=torch.bool, device=test_data.labels.device)
+        for tensor in (*weights.values(), *buffers.values()):
+            finite &= _finite_rows(tensor)
         with torch.no_grad():
             for indices in torch.arange(len(test_data), device=test_data.labels.device).split(TEST_BATCH):
                 images = test_data.batch(indices)
                 logits = self._testing(weights, buffers, images.expand(len(seeds), *images.shape))  # [n, B, C]
                 correct += (logits.argmax(dim=2) == test_data.labels[indices]).sum(dim=1)
-        return (correct.double() / len(test_data)).tolist()
+                finite &= _finite_rows(logits)
+        accuracies, sound = torch.stack([correct.double() / len(test_data), finite.double()]).tolist()
+        return [each if fine else None for each, fine in zip(accuracies, sound, strict=True)]
+
+
+def _finite_rows(tensor: Tensor) -> Tensor:
+    """Whether each of the n parts of a tensor [n, ...] is finite throughout: bool [n]."""
+    return tensor.detach().isfinite().reshape(len(tensor), -1).all(dim=1)
 
 
 def initial(network: nn.Module, seeds: Sequence[int]) -> tuple[State, State]:

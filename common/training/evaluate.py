@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.config.checks import in_float32
 from common.config.options import DSA_STRATEGY
 from common.datasets import ImageData
 from common.matching.augment import parse_strategy
@@ -49,16 +50,20 @@ def evaluate(
 
     Returns:
         {"network": model, "mean", "std", "n": networks, "accuracies": of each network}, fractions of the test images;
-        the standard deviation is that of the population, as the authors report it.
+        the standard deviation is that of the population, as the authors report it. A network that diverged, whose
+        weights or outputs are not finite, has None; the figures are of the other n, and "diverged" counts it.
 
     Raises:
-        InputError: for a value that cannot work, an unknown model or augmentation, and a set that does not fit `test`.
+        InputError: for a value that cannot work, an unknown model or augmentation, a set that does not fit `test`, and
+            where all networks diverge.
     """
     for name, value, least in (("networks", networks, 1), ("epochs", epochs, 0), ("batch", batch, 1)):
         if value < least:
             raise InputError(f"{name} is {value}: give at least {least}")
     if not lr > 0:
         raise InputError(f"lr is {lr}: give a positive step size")
+    if not in_float32(lr):
+        raise InputError(f"lr is {lr}: give one that is finite in float32")
     parse_strategy(dsa_strategy)
     with torch.random.fork_rng(devices=[]):  # the weights of a new layer are drawn from the global state
         network = build_network(model, test.channels, test.num_classes, test.im_size).to(test.device)
@@ -72,6 +77,7 @@ def evaluate(
         seed,
         dataset=test.name,
         progress=progress,
+        lower=f"lower lr, --lr_net of the commands ({lr:g})",
     )
     return point_of(accuracies, model)
 

@@ -17,7 +17,7 @@ from common.system.command import run_command
 from common.system.devices import can_compile, describe_hardware, resolve_device
 from common.system.errors import InputError
 from common.system.files import write_csv, write_json
-from common.system.text import in_percent, networks_of, point_of
+from common.system.text import in_percent, networks_of, point_of, with_diverged
 from common.system.version import code_version
 from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
 from common.training.pool import EvaluationNetwork, evaluate_pool, networks_at_once
@@ -48,21 +48,31 @@ def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> 
 
 
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for every network of an evaluation: its name, number and seed, accuracy in %, seconds of training."""
-    return [
-        {"network": name, "number": number, "seed": result["options"]["seed"], "accuracy": 100 * each, "seconds": took}
+    """A row for every network of an evaluation: its name, number and seed, accuracy in %, seconds of training.
+
+    Where networks diverged, which have no accuracy, rows also say 1 for those and 0 for the others.
+    """
+    table = [
+        {
+            "network": name,
+            "number": number,
+            "seed": result["options"]["seed"],
+            "accuracy": None if each is None else 100 * each,
+            "seconds": took,
+        }
         for name, figures in networks_of(result).items()
         for number, (each, took) in enumerate(zip(figures["accuracies"], result["seconds"][name], strict=True))
     ]
+    return with_diverged(table)
 
 
 def evaluate_file(
     options: EvaluateOptions, objective: str, defaults: dict[str, Any], stored: StoredSet | None = None
 ) -> dict[str, Any]:
-    """{"network", "mean", "std", "n", "accuracies", "networks" (of a pool), "stored", ...}.
+    """{"network", "mean", "std", "n", "accuracies", "diverged" (if any), "networks" (of a pool), "stored", ...}.
 
     stored: the set that options.synset names, where it has been read already.
-    Raises InputError for what cannot work.
+    Raises InputError for what cannot work, and where all networks diverge.
     """
     device = resolve_device(options.device)
     setup = prepare_evaluation(options, objective, defaults, device, stored)

@@ -17,6 +17,7 @@ from common.networks import has_dropout, reinitialise
 from common.system import parallel
 from common.system.devices import Precision
 from common.system.devices import precision as computing_in
+from common.system.errors import InputError
 from common.system.seeds import derive, generator, seeded
 from common.training.ensemble import Ensemble
 from common.training.train import EvaluationProtocol, TrainingSet, accuracy, train
@@ -48,14 +49,18 @@ def evaluate_pool(
     point: int = 0,
     together: int = 0,
     precision: Precision = "fp32",
-    finished: Mapping[str, Sequence[float]] | None = None,
+    finished: Mapping[str, Sequence[float | None]] | None = None,
     check_stop: Callable[[], None] = lambda: None,
-    on_accuracy: Callable[[str, float], object] = lambda name, accuracy: None,
+    on_accuracy: Callable[[str, float | None], object] = lambda name, accuracy: None,
+    lower: str | None = None,
     title: str = "",
     leave: bool = True,
     progress: bool = True,
-) -> dict[str, list[float]]:
+) -> dict[str, list[float | None]]:
     """Top-1 accuracies (fractions) by network name: `num_eval` networks of each kind are trained and tested.
+
+    A network that diverged, whose weights or outputs are not finite, has None. Raises InputError where all of all kinds
+    have: a figure of no network says nothing. lower: what that sentence advises, if not to lower --lr_net.
 
     training_sets: network number -> what it is trained on, on the device of test_data. protocol: `for_network` fills it
     in for each network on `dataset`. seed, point, check_stop: as for `train_and_test`. together: how many networks of a
@@ -100,7 +105,21 @@ def evaluate_pool(
             ):
                 accuracies[name].append(each)
                 on_accuracy(name, each)
+    _check_some_converged(accuracies, protocols, lower)
     return accuracies
+
+
+def _check_some_converged(
+    accuracies: Mapping[str, Sequence[float | None]], protocols: Mapping[str, EvaluationProtocol], lower: str | None
+) -> None:
+    every = [each for of_kind in accuracies.values() for each in of_kind]
+    if any(each is not None for each in every):
+        return
+    if lower is None:
+        rates = ", ".join(dict.fromkeys(f"{protocol.lr:g}" for protocol in protocols.values()))
+        lower = f"lower --lr_net ({rates})"
+    which = "the network" if len(every) == 1 else f"all {len(every)} networks"
+    raise InputError(f"{which} diverged, with weights or outputs that are not finite: {lower}")
 
 
 def train_and_test(
@@ -114,8 +133,10 @@ def train_and_test(
     together: int = 1,
     check_stop: Callable[[], None] = lambda: None,
     on_epoch: Callable[[], object] = lambda: None,
-) -> Iterator[float]:
+) -> Iterator[float | None]:
     """Top-1 accuracies (fractions) of fresh networks, one for each of `numbers`, as each is finished.
+
+    None stands for a network that diverged.
 
     training_sets: network number -> what it is trained on. point: tells evaluations of one run apart (its iteration).
     Network `number` depends on (seed, point, number) alone, so an evaluation may stop and go on, in any order.
@@ -124,7 +145,7 @@ def train_and_test(
     Several processes share the networks: all of them have to ask, and all are given all accuracies.
     """
 
-    def trained(some: Sequence[int]) -> Iterator[float]:
+    def trained(some: Sequence[int]) -> Iterator[float | None]:
         if not some:
             return
         if together > 1 and not has_dropout(network.network):
