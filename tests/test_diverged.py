@@ -232,10 +232,10 @@ def test_a_file_whose_numbers_are_not_finite_is_refused(tmp_path):
     synset = synthetic()
     metadata = {"class_names": ["a", "b"]}
     file = save_synset(synset, tmp_path / "set.safetensors", metadata, torch.tensor(torch.inf))
-    with pytest.raises(InputError, match="step_size that is not finite"):
+    with pytest.raises(InputError, match="step_size that are not finite"):
         load_synset(file)
     synset.coefficients.data.view(-1)[0] = torch.nan
-    with pytest.raises(InputError, match=r"coefficients that is not finite .*: the run that made it diverged"):
+    with pytest.raises(InputError, match=r"coefficients that are not finite .*: its run diverged"):
         load_synset(save_synset(synset, file, metadata))
 
 

@@ -62,8 +62,8 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
 def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredSet:
     """The synthetic set and its metadata; `metadata["step_size"]` is the learned step size where there is one.
 
-    Raises InputError for a file that is missing, truncated, of another kind, or of a newer version, and for numbers that
-    are not finite.
+    Raises InputError for a file that is missing, truncated, of another kind, or of a newer version, and for one whose
+    numbers are not finite.
     """
     path = Path(path)
     metadata, tensors = _read(path)
@@ -75,9 +75,9 @@ def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredS
         synset.load_state_dict({key: tensors[key].to(device) for key in ("coefficients", "positions")})
     except KeyError as error:
         raise InputError(f"{path} lacks {error}: it is damaged or was not written by this project") from error
-    for key in ("coefficients", "step_size"):
-        if key in tensors and not tensors[key].isfinite().all():
-            raise InputError(f"{path} has a number among its {key} that is not finite (NaN or infinity): the run that made it diverged")
+    for key in tensors.keys() & {"coefficients", "step_size"}:
+        if not tensors[key].isfinite().all():
+            raise InputError(f"{path} holds {key} that are not finite (NaN or infinity): its run diverged")
     if "step_size" in tensors:
         metadata["step_size"] = tensors["step_size"].item()
     return synset, metadata

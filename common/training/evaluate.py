@@ -97,7 +97,7 @@ def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: Imag
                 f"the images to train on are {images.dtype}: normalise them to float32, as those of `test`"
             )
         if not images.isfinite().all():
-            raise InputError("the images to train on are not finite (NaN or infinity): nothing can be learned from them")
+            raise InputError("the images to train on are not finite: they hold NaN or infinity")
         data = Batches(images.detach().to(test.device), labels.to(test.device))
     if shape != (test.channels, *test.im_size):
         raise InputError(f"the images to train on are {shape}, those of {test.name} {(test.channels, *test.im_size)}")
