@@ -29,7 +29,7 @@ from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import read_json, write_csv
 from common.system.scripts import run_script
-from common.system.text import in_percent, percent
+from common.system.text import diverged_in, in_percent, percent
 
 
 @dataclass
@@ -83,7 +83,7 @@ def main() -> None:
     # By all that the run folders tell apart, so that no table overwrites another's.
     output = Path(options.output)
     name = f"{options.objective}_{dataset_folder(options.dataset)}_ipc{options.ipc}"
-    write_csv(output / f"{name}.csv", rows)
+    write_csv(output / f"{name}.csv", without_empty_counts(rows))
     show(options, rows)
     print(f"\ntable    {output / f'{name}.csv'}")
     if draw(output / f"{name}_masks.png", options, rows, folders):
@@ -157,16 +157,28 @@ def measure(variant: Variant, options: Options, passed_on: list[str]) -> tuple[d
         "batch_real": used.get("batch_real", "-"),
         "networks": summary["last"]["n"],
         "epochs": used["epoch_eval_train"],
-        "start_mean": round(summary["start"]["mean"], 4),
-        "start_std": round(summary["start"]["std"], 4),
-        "mean": round(summary["last"]["mean"], 4),
-        "std": round(summary["last"]["std"], 4),
+        "start_mean": _rounded(summary["start"]["mean"]),
+        "start_std": _rounded(summary["start"]["std"]),
+        "mean": _rounded(summary["last"]["mean"]),
+        "std": _rounded(summary["last"]["std"]),
+        "start_diverged": diverged_in(summary["start"]),
+        "diverged": diverged_in(summary["last"]),
         "seconds": summary["seconds"],
         "version": summary["version"],
         "hardware": ", ".join(f"{key} {value}" for key, value in config["hardware"].items()),
         "command": command,
     }
     return row, folder
+
+
+def _rounded(fraction: float | None) -> float | None:
+    return None if fraction is None else round(fraction, 4)
+
+
+def without_empty_counts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without the columns that count diverged networks, if there are none in the whole table."""
+    empty = {key for key in ("start_diverged", "diverged") if not any(row[key] for row in rows)}
+    return [{key: value for key, value in row.items() if key not in empty} for row in rows]
 
 
 def show(options: Options, rows: list[dict[str, Any]]) -> None:
@@ -184,7 +196,8 @@ def show(options: Options, rows: list[dict[str, Any]]) -> None:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    return f"{in_percent(row).removesuffix(' %')} ({percent(row['start_mean'])})"
+    before = percent(row["start_mean"]) + (f", {count} diverged" if (count := row["start_diverged"]) else "")
+    return f"{in_percent(row).replace(' %', '')} ({before})"
 
 
 def draw(path: Path, options: Options, rows: list[dict[str, Any]], folders: list[Path]) -> bool:

@@ -51,7 +51,8 @@ def main() -> None:
     print(f"\n{'test accuracy, %':<40} mean    std  networks")
     for label, key in rows.items():
         row = table[key]
-        print(f"{label:<40}{100 * row['mean']:5.1f}  {100 * row['std']:5.1f}  {row['n']:8d}")
+        diverged = f"  {row['diverged']} diverged" if "diverged" in row else ""
+        print(f"{label:<40}{100 * row['mean']:5.1f}  {100 * row['std']:5.1f}  {row['n']:8d}{diverged}")
     print(f"\npicture        {fred['picture']}")
     print(f"synthetic set  {fred['file']} ({fred['file_bytes']:,} bytes)")
     print(f"table          {FOLDER / 'summary.json'}  ({time.monotonic() - started:.0f} s)")
@@ -76,7 +77,7 @@ def baseline(kind: str, *flags: object) -> dict[str, Any]:
 
 
 def figures(point: dict[str, Any]) -> dict[str, Any]:
-    return {key: point[key] for key in ("mean", "std", "n")}
+    return {key: point[key] for key in ("mean", "std", "n", "diverged") if key in point}
 
 
 if __name__ == "__main__":

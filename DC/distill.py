@@ -138,6 +138,7 @@ def train_between(
             for _ in range(epochs):
                 train_epoch(network, batches, optimizer, options.batch_train, options.strategy, draws)
     parallel.copy_from_main_([*network.parameters(), *network.buffers()])
+    run.check_network(network)
 
 
 def check_method(options: Options, sources: Sources) -> None:

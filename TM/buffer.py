@@ -27,6 +27,7 @@ from common.system import parallel
 from common.system.command import run_command
 from common.system.devices import can_compile, check_precision, precision, resolve_device
 from common.system.signals import Stoppable
+from common.system.text import percent
 from common.training.train import accuracy
 
 
@@ -73,20 +74,26 @@ def train_experts(options: BufferOptions) -> None:
                         if free:
                             bar.set_description(f"expert {number}")
                             training = expert_epochs(network, train, protocol, number, forward, work.raise_if_stopped)
-                            trajectory, accuracies = torch.empty(shape, dtype=torch.float32), dict[int, float]()
+                            trajectory = torch.empty(shape, dtype=torch.float32)
+                            accuracies = dict[int, float | None]()
                             for epoch, weights in training:  # weights [P] after 0, 1, ... epochs
                                 trajectory[epoch] = weights
                                 bar.update(min(epoch, 1))
                                 if epoch in tested:
                                     accuracies[epoch] = accuracy(network, test, forward)
                             save_expert(folder, number, trajectory, accuracies)
-                            told = ", ".join(f"{100 * each:.2f} % after {e} epochs" for e, each in accuracies.items())
+                            told = ", ".join(f"{_told(each)} after {e} epochs" for e, each in accuracies.items())
                             tqdm.write(f"expert {number}: {told}")
                     if not free and options.wait and not patiently:
                         left.append(number)
                     elif not free:
                         tqdm.write(f"expert {number}: left to another process")
                         bar.update(epochs)
+
+
+def _told(accuracy: float | None) -> str:
+    # Weights are finite here, but outputs may overflow.
+    return "no finite outputs" if accuracy is None else f"{percent(accuracy)} %"
 
 
 def main(kind: type[BufferOptions] = BufferOptions, objective: str = "TM") -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.config.checks import check_float32, check_least, check_positive
+from common.config.checks import check_least, check_positive
 from common.config.command_line import parse
 from common.config.options import DistillOptions, Sources
 from common.experts.buffer import ExpertOrder
@@ -168,7 +168,6 @@ def check_trajectory(options: Options, sources: Sources) -> None:
         )
     for key in ("lr_teacher", "lr_lr"):
         check_positive(options, key)
-        check_float32(options, key)
 
 
 def main(kind: type[Options] = Options, objective: str = "TM") -> None:

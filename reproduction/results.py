@@ -12,6 +12,7 @@ from common.config.options import BufferOptions
 from common.report.record import RunRecord, read_run
 from common.robustness.authors_set import AUTHORS_PROTOCOL
 from common.system.files import read_json
+from common.system.text import diverged_in
 from common.system.version import code_version
 from reproduction.cells import folder_of, source_folder
 from reproduction.jobs import State, read_record
@@ -26,6 +27,7 @@ UNKNOWN = "unknown"
 class Row:
     """The results of a cell at a scale. Accuracies are in % of the test images; None means unknown.
 
+    diverged: the number of networks that mean, std and n leave out, because they diverged.
     difference: our accuracy minus the published one, only at scale full and on the dataset's own images. reduced: what
     was less than, or different from, the recipe.
     """
@@ -37,6 +39,7 @@ class Row:
     mean: float | None
     std: float | None
     n: int | None
+    diverged: int
     last_mean: float | None
     last_std: float | None
     published: float | None
@@ -55,8 +58,9 @@ class Row:
 
     @property
     def ours(self) -> str:
-        """Our mean and standard deviation as text; "" if there is no result."""
-        return _with_std(self.mean, self.std)
+        """Our mean and standard deviation, and how many networks diverged, as text; "" if there is no result."""
+        told = [_with_std(self.mean, self.std), f"{self.diverged} diverged" if self.diverged else ""]
+        return ", ".join(filter(None, told))
 
     @property
     def published_text(self) -> str:
@@ -110,6 +114,7 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
         mean=mean,
         std=figures.get("std"),
         n=figures.get("n"),
+        diverged=figures.get("diverged", 0),
         last_mean=figures.get("last_mean"),
         last_std=figures.get("last_std"),
         published=accuracy,
@@ -136,9 +141,12 @@ def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
     summary = run.summary
     assert summary is not None  # summary.json exists
     chosen, last = summary[TABLES[cell.table].figure], summary["last"]
+    notes = ["no best on test: a network diverged in every evaluation"] if chosen is None else []
+    if chosen is not last and (count := diverged_in(last)):
+        notes.append(f"after the last update {count} of {count + last['n']} networks diverged")
     return {
-        **_percent(chosen),
-        "n": chosen["n"],
+        **({} if chosen is None else _percent(chosen) | {"n": chosen["n"], "diverged": diverged_in(chosen)}),
+        "note": "; ".join(notes),
         **{f"last_{key}": value for key, value in _percent(last).items()},
         "seconds": summary["seconds"],
         "peak_memory_bytes": _peak(summary.get("peak_memory_bytes", {})),
@@ -154,12 +162,16 @@ def _of_drifted(cell: Cell, plan: Plan, folder: Path) -> dict[str, Any]:
         return {}
     results = read_json(file)
     clean, epochs = _percent(results["clean"]), results["evaluation"]["epochs"]
-    notes = [f"on clean images {_with_std(clean['mean'], clean['std'])}"]
+    on_clean = _with_std(clean["mean"], clean["std"])
+    if count := diverged_in(results["clean"]):
+        on_clean += f", {count} diverged"
+    notes = [f"on clean images {on_clean}"]
     if synset.exists() and synset.stat().st_mtime > file.stat().st_mtime:
         notes.append("of a synthetic set that has been made anew since: run it with --resume never")
     return {
         **_percent(results["mean"]),
-        "n": results["n"],
+        "n": results["mean"]["n"],
+        "diverged": diverged_in(results["mean"]),
         "reduced": f"{epochs:,} of {full:,} epochs" if epochs < (full := AUTHORS_PROTOCOL.epochs or 0) else "",
         "note": "; ".join(notes),
         "hardware": _hardware(results["hardware"]),
@@ -167,8 +179,8 @@ def _of_drifted(cell: Cell, plan: Plan, folder: Path) -> dict[str, Any]:
     }
 
 
-def _percent(figures: dict[str, Any]) -> dict[str, float]:
-    return {"mean": round(100 * figures["mean"], 2), "std": round(100 * figures["std"], 2)}
+def _percent(figures: dict[str, Any]) -> dict[str, float | None]:
+    return {key: None if figures[key] is None else round(100 * figures[key], 2) for key in ("mean", "std")}
 
 
 def _peak(memory: dict[str, int | None]) -> int | None:

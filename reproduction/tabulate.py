@@ -84,8 +84,11 @@ def _memory(count: int | None) -> str:
 
 
 def as_csv_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows for `write_csv`. Unknown values are empty."""
-    return [{key: "" if value is None else value for key, value in asdict(row).items()} for row in rows]
+    """The rows for `write_csv`. Unknown values are empty. There is a column `diverged` if any network diverged."""
+    hidden = set() if any(row.diverged for row in rows) else {"diverged"}
+    return [
+        {key: "" if value is None else value for key, value in asdict(row).items() if key not in hidden} for row in rows
+    ]
 
 
 def as_page_rows(rows: Sequence[Row], page: Path) -> list[dict[str, Any]]:

@@ -15,6 +15,15 @@ from tests.conftest import ROOT
 TINY = ["--dataset", "digits", "--model", "ConvNetD1W32", "--batch_real", "16", "--device", "cpu"]
 SHORT = [*TINY, "--Iteration", "2", "--eval_it", "0", "--num_eval", "1", "--epoch_eval_train", "0", "--name", "run"]
 
+# All commands that print help.
+COMMANDS = [
+    "DM/distill.py", "DC/distill.py", "TM/distill.py", "TM/buffer.py", "3D-MNIST/distill.py",
+    "ImageNet-abcde/distill.py --objective DM", "ImageNet-abcde/distill.py --objective DC",
+    "ImageNet-abcde/distill.py --objective TM", "ImageNet-abcde/buffer.py", "DM/evaluate.py", "DC/evaluate.py",
+    "TM/evaluate.py", "3D-MNIST/evaluate.py", "ImageNet-abcde/evaluate.py", "corruption-exp/evaluate.py", "ablate.py",
+    "reproduce.py", "-m common.report", "-m common.pretrained",
+]  # fmt: skip
+
 
 def call(script, *words):
     """Run a script in this process as `python script words` would: its exit code and what it printed."""
@@ -48,3 +57,18 @@ def assert_refused(result, *parts):
     assert len(sentences) == 1, result.err
     for part in parts:
         assert part in sentences[0]
+
+
+def shown(command):
+    """What a command shows when it is asked for help, run in this process."""
+    words = command.split()
+    if words[0] == "-m":
+        words[:2] = [f"{words[1].replace('.', '/')}/__main__.py"]
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setenv("COLUMNS", "300")  # so that a flag and its other names share a line
+        patch.setattr(sys, "argv", [*words, "--help"])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    assert not end.value.code, f"{command} --help ended with {end.value.code}"
+    return out.getvalue()

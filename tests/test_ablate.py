@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+import ablate
 from common import frequency
 from common.synset.file import load_synset
 from tests.command_line import assert_refused, call
@@ -93,3 +94,12 @@ def test_a_failing_run_ends_the_table(tmp_path, monkeypatch):
     monkeypatch.setattr("common.system.scripts.subprocess.run", run_here)
     result = call("ablate.py", "--output", tmp_path, *QUICK, "--model", "ConvNte")
     assert_refused(result, "DM/distill.py ended with exit code 2")
+
+
+def test_networks_that_diverged_have_columns_of_their_own():
+    well = {"mean": 0.5, "std": 0.25, "start_mean": 0.125, "start_diverged": 0, "diverged": 0}
+    ill = {"mean": None, "std": None, "start_mean": 0.125, "start_diverged": 1, "diverged": 2}
+    assert ablate.without_empty_counts([well]) == [{"mean": 0.5, "std": 0.25, "start_mean": 0.125}]
+    assert ablate.without_empty_counts([well, ill]) == [well, ill]
+    assert ablate._cell(well) == "50.00 +- 25.00 (12.50)"
+    assert ablate._cell(ill) == "-, 2 diverged (12.50, 1 diverged)"

@@ -3,16 +3,12 @@
 tests/public_names.txt lists them. After adding one: `python -m tests.test_public` writes the list anew.
 """
 
-import contextlib
 import importlib
 import inspect
-import io
 import pkgutil
 import re
-import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,18 +18,11 @@ import common.matching
 import common.synset
 from common import recipes
 from common.system.devices import peak_memory
+from tests.command_line import COMMANDS, shown
+from tests.conftest import ROOT
 from tests.imports import imported
 
-ROOT = Path(__file__).parent.parent
 LIST = ROOT / "tests" / "public_names.txt"
-
-COMMANDS = [
-    "DM/distill.py", "DC/distill.py", "TM/distill.py", "TM/buffer.py", "3D-MNIST/distill.py",
-    "ImageNet-abcde/distill.py --objective DM", "ImageNet-abcde/distill.py --objective DC",
-    "ImageNet-abcde/distill.py --objective TM", "ImageNet-abcde/buffer.py", "DM/evaluate.py", "DC/evaluate.py",
-    "TM/evaluate.py", "3D-MNIST/evaluate.py", "ImageNet-abcde/evaluate.py", "corruption-exp/evaluate.py", "ablate.py",
-    "reproduce.py", "-m common.report", "-m common.pretrained",
-]  # fmt: skip
 
 
 # -- the list ------------------------------------------------------------------------------------------------------
@@ -49,21 +38,6 @@ def names():
             if own and not name.startswith("_"):
                 found.append(f"{module.__name__}.{name}")
     return sorted(found)
-
-
-def shown(command):
-    """What a command shows when it is asked for help, run in this process."""
-    words = command.split()
-    if words[0] == "-m":
-        words[:2] = [f"{words[1].replace('.', '/')}/__main__.py"]
-    out = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        patch.setenv("COLUMNS", "300")  # so that a flag and its other names share a line
-        patch.setattr(sys, "argv", [*words, "--help"])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(ROOT / words[0]), run_name="__main__")
-    assert not end.value.code, f"{command} --help ended with {end.value.code}"
-    return out.getvalue()
 
 
 def flags(command):

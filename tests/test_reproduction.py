@@ -340,6 +340,31 @@ def test_results_of_another_version_are_kept_and_labelled(here, tmp_path):
     assert "another" not in results.row_of(SMALL, plan, "0.0.1-of-old").remarks
 
 
+def test_networks_that_diverged_stand_beside_the_figures(here, tmp_path, monkeypatch):
+    plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
+    CellJob(SMALL, plan)()
+    file = folder_of(SMALL, plan) / "summary.json"
+    whole = results.row_of(SMALL, plan)
+    assert "diverged" not in tabulate.as_csv_rows([whole])[0]
+    summary = read_json(file)
+    figures = {"mean": 0.5, "std": 0.25, "n": 2, "diverged": 1}
+    last = summary["last"] | figures
+    write_json(file, summary | {"last": last, "best_on_test": last})
+    row = results.row_of(SMALL, plan)
+    assert (row.ours, row.n, row.diverged) == ("50.00 ± 25.00, 1 diverged", 2, 1)
+    assert "1 diverged" in tabulate.as_markdown([row])
+    assert tabulate.as_page_rows([row], tmp_path / "page.html")[0]["ours"] == row.ours
+    assert [each["diverged"] for each in tabulate.as_csv_rows([row, whole])] == [1, 0]
+
+    monkeypatch.setitem(TABLES, SMALL.table, replace(TABLES[SMALL.table], figure="best_on_test"))
+    write_json(file, summary | {"last": last, "best_on_test": None})
+    row = results.row_of(SMALL, plan)
+    assert (row.state, row.ours, row.mean, row.n, row.difference) == ("finished", "", None, None, None)
+    assert "no best on test: a network diverged in every evaluation" in row.remarks
+    assert "after the last update 1 of 3 networks diverged" in row.remarks
+    assert tabulate.as_csv_rows([row])[0]["mean"] == ""
+
+
 def test_cells_that_test_one_set_on_drifted_images_share_it(here, tmp_path):
     """It is made once, kept when one of them is run anew, and told of when it is newer than what was found with it."""
     plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")

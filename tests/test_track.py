@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from common.matching import distribution
-from common.runs.track import open_tracker
+from common.runs.track import _accuracies, open_tracker
 from common.system.errors import InputError
+from common.system.text import point_of
 from tests.command_line import TINY, call, run_folder
 from tests.conftest import ROOT
 from tests.left_out import leave_out_pictures
@@ -33,6 +34,11 @@ def coloured(tmp_path):
     for name, colour in COLOURS.items():
         Image.new("RGB", (5, 3), colour).save(tmp_path / f"{name}.png")
     return {name: tmp_path / f"{name}.png" for name in COLOURS}
+
+
+def test_an_accuracy_that_does_not_exist_is_no_point_of_a_curve():
+    point = {"iteration": 1, **point_of({"A": [None, None], "B": [0.25, None]}, "A")}
+    assert _accuracies(point) == {"accuracy/B": 0.25, "diverged": 2, "diverged/A": 2, "diverged/B": 1}
 
 
 # -- none --------------------------------------------------------------------------------------------------------

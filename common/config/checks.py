@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import torch
 
 from common import recipes
@@ -27,8 +30,7 @@ def check(options: DistillOptions, objective: str) -> None:
         "seed",
     ):
         check_least(options, key, 0)
-    for key in ("lr_freq", "mom_freq", "lr_net"):
-        check_float32(options, key)
+    check_floats(options)
     if options.name is not None and (options.name in ("", ".", "..") or "/" in options.name):
         raise InputError(f"--name '{options.name}' is not the name of a folder: --save_path says where it lies")
     all_pixels = options.transform == "identity" and options.msz_per_channel == 0
@@ -64,7 +66,18 @@ def refuse_step_size(options: EvaluationOptions, sources: Sources) -> None:
         raise InputError("--lr_net has no use with --eval_protocol glad, which has step sizes of its own: leave it out")
 
 
-def check_float32(options: object, key: str) -> None:
-    """Raise InputError if the option's value is not a finite float32."""
-    if not abs(getattr(options, key)) <= torch.finfo(torch.float32).max:
-        raise InputError(f"--{key} {getattr(options, key)} is not a finite float32: give another")
+def check_floats(options: Any) -> None:
+    """Raises InputError for the first option of a dataclass that is NaN, infinite, or too large for float32.
+
+    Every command line is checked so: networks and images are float32, and no option means anything beyond it.
+    """
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        for each in value if isinstance(value, (tuple, list)) else [value]:
+            if isinstance(each, float) and not in_float32(each):
+                raise InputError(f"--{field.name} {each} is not finite in float32: give another")
+
+
+def in_float32(value: float) -> bool:
+    """Whether float32 has a finite number for a value."""
+    return abs(value) <= torch.finfo(torch.float32).max

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, get_type_hints
 import tyro
 
 from common import recipes
-from common.config.checks import check, check_positive
+from common.config.checks import check, check_floats, check_positive
 from common.config.options import _ALIASES, BufferOptions, DataOptions, DistillOptions, Sources
 from common.datasets import is_resizable
 from common.datasets.imagenet_classes import canonical, resolve
@@ -65,7 +65,7 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
     cell = _cell(argv, kind)
     recipe = cell.recipe_of(objective, cell.ipc)
-    options = tyro.cli(kind, args=argv, default=with_recipe(kind, recipe, cell.dataset), **_STYLE)
+    options = _read(kind, argv, default=with_recipe(kind, recipe, cell.dataset))
     words = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
     flags = {_ALIASES.get(word, word) for word in words}
     sources = {
@@ -103,7 +103,7 @@ def parse_buffer(kind: type[Buffers], objective: str, argv: Sequence[str] | None
     argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
     cell = _cell(argv, kind)
     recipe = cell.recipe_of(objective, recipes.EVERY_IPC)
-    return tyro.cli(kind, args=argv, default=with_recipe(kind, recipe, cell.dataset), **_STYLE)
+    return _read(kind, argv, default=with_recipe(kind, recipe, cell.dataset))
 
 
 def _cell(argv: Sequence[str], kind: type[DataOptions]) -> _RecipeKey:
@@ -129,7 +129,7 @@ def _read_some(argv: Sequence[str], default: Plain) -> Plain:
 
 def parse_plain(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
     """Return the options of a command that uses no recipe."""
-    return tyro.cli(kind, args=_spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv)), **_STYLE)
+    return _read(kind, _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv)))
 
 
 def parse_command(kinds: dict[str, type], program: str, argv: Sequence[str] | None = None) -> Any:
@@ -139,14 +139,20 @@ def parse_command(kinds: dict[str, type], program: str, argv: Sequence[str] | No
     if kind is not None:
         words = [words[0], *_spell_out_booleans(kind, words[1:])]
     named: Any = tuple(Annotated[each, tyro.conf.subcommand(name, prefix_name=False)] for name, each in kinds.items())
-    return tyro.cli(Union[named], prog=program, args=words, **_STYLE)  # noqa: UP007 (made from a tuple)
+    return _read(Union[named], words, prog=program)  # noqa: UP007 (made from a tuple)
 
 
 def parse_some(kind: type[Plain], argv: Sequence[str] | None = None) -> tuple[Plain, list[str]]:
     """Return the options of a command that uses no recipe, and the words that it does not know, to be passed on."""
     words = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
-    options, rest = tyro.cli(kind, args=words, return_unknown_args=True, **_STYLE)
-    return options, rest
+    return _read(kind, words, return_unknown_args=True)
+
+
+def _read(kind: Any, words: list[str], **more: Any) -> Any:
+    """What tyro reads for every command. Raises InputError for a number that is not finite, whichever option has it."""
+    read = tyro.cli(kind, args=words, **more, **_STYLE)
+    check_floats(read[0] if more.get("return_unknown_args") else read)
+    return read
 
 
 def find_recipe(

@@ -146,7 +146,7 @@ def claimed(
         yield held and not _is_there(folder, number, shape)
 
 
-def save_expert(folder: Path, number: int, trajectory: Tensor, accuracies: dict[int, float]) -> Path:
+def save_expert(folder: Path, number: int, trajectory: Tensor, accuracies: dict[int, float | None]) -> Path:
     """Write an expert's file and return the path of the file.
 
     accuracies: the test accuracies of the expert, by the number of epochs trained.

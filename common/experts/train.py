@@ -5,14 +5,13 @@ Weights are one vector [P]: all P parameters of the network, in the order of net
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from common.config.checks import check_least, check_positive
+from common.config.checks import check_floats, check_least, check_positive
 from common.config.options import BufferOptions
 from common.matching.augment import parse_strategy
 from common.matching.trajectory import flatten
@@ -67,9 +66,7 @@ class ExpertProtocol:
                 f"--keep_epochs {self.keep_epochs} is more than the --train_epochs {self.train_epochs} "
                 "that there are: lower it, or leave it out to keep them all"
             )
-        for key in ("lr_teacher", "mom", "l2"):
-            if not math.isfinite(getattr(self, key)):
-                raise InputError(f"--{key} {getattr(self, key)} is not finite: give another")
+        check_floats(self)
         check_positive(self, "lr_teacher")
         parse_strategy(self.dsa_strategy)
 

@@ -209,8 +209,9 @@ def check(options: Check, file: str) -> dict[str, Any]:
     if published is None:
         line += "; nothing is published for this cell"
     else:
-        difference = 100 * result["mean"] - published["accuracy"]
-        line += f", published {published_with_std(published, '+-')} %, difference {difference:+.2f} points"
+        line += f", published {published_with_std(published, '+-')} %"
+        if result["mean"] is not None:  # of a pool, others than the principal network may be all that did not diverge
+            line += f", difference {100 * result['mean'] - published['accuracy']:+.2f} points"
     print(line + "".join(f"\n  {note}" for note in notes), flush=True)
     return {**result, "file": file, "objective": objective, "ipc": ipc, "published": published, "notes": notes}
 

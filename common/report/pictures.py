@@ -147,8 +147,8 @@ def _plot_accuracies(axis: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
         ]
         axis.errorbar(
             [iteration for iteration, _ in tested],
-            [100 * figures["mean"] for _, figures in tested],
-            yerr=[100 * figures["std"] for _, figures in tested],
+            _in_percent([figures["mean"] for _, figures in tested]),
+            yerr=_in_percent([figures["std"] for _, figures in tested]),
             marker="o",
             capsize=3,
             label=_plain(name),
@@ -156,6 +156,11 @@ def _plot_accuracies(axis: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
     if len(names) > 1:
         axis.legend(fontsize=8)
     _label_updates(axis, "test accuracy, %")
+
+
+def _in_percent(fractions: Sequence[float | None]) -> np.ndarray:
+    """Fractions in %, NaN for None, where nothing is drawn: all networks of that evaluation diverged."""
+    return 100 * np.array(fractions, dtype=float)
 
 
 def _label_updates(axis: Axes, what: str) -> None:
@@ -182,14 +187,16 @@ def draw_energy(path: Path, frequencies: Tensor, energy: Tensor, class_names: Se
 
 
 def draw_accuracies(path: Path, percent: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> None:
-    """Draw a table of accuracies in %, [rows, columns], coloured from the worst to the best."""
+    """Draw a table of accuracies in %, [rows, columns], coloured from worst to best; NaN where there is none."""
     figure = _figure(0.75 * len(columns) + 2.8, 0.3 * len(rows) + 1.1)
     axis = figure.subplots()
     drawn = axis.imshow(percent, cmap="viridis", aspect="auto")
-    middle = (percent.min() + percent.max()) / 2
+    known = percent[~np.isnan(percent)]
+    least, most = (known.min(), known.max()) if known.size else (0.0, 0.0)
     for (row, column), value in np.ndenumerate(percent):
-        dark = value < middle or percent.min() == percent.max()
-        axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
+        text = "-" if np.isnan(value) else f"{value:.1f}"
+        dark = value < (least + most) / 2 or (least == most and value == value)
+        axis.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
     axis.set_xticks(range(len(columns)), [_plain(each) for each in columns], fontsize=8)
     axis.set_yticks(range(len(rows)), [_plain(each) for each in rows], fontsize=8)
     axis.tick_params(length=0)

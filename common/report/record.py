@@ -62,10 +62,14 @@ class RunRecord:
 
     @property
     def points(self) -> dict[str, dict[str, Any]]:
-        """The first, last and best evaluation so far, as {"start", "last", "best"}; empty before the first one."""
+        """The first, last and best evaluation so far, as {"start", "last", "best"}; empty before the first one.
+
+        There is no "best" while a network diverged in every evaluation.
+        """
         if not self.evaluations:
             return {}
-        return {"start": self.evaluations[0], "last": self.evaluations[-1], "best": best_of(self.evaluations)}
+        best = best_of(self.evaluations)
+        return {"start": self.evaluations[0], "last": self.evaluations[-1]} | ({} if best is None else {"best": best})
 
     @property
     def published(self) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from common.system.text import (
     counted,
     describe_bytes,
     describe_seconds,
+    diverged_in,
     networks_of,
     percent,
     percent_with_std,
@@ -76,6 +77,7 @@ def _percent(figures: Mapping[str, Any]) -> dict[str, Any]:
         "mean": percent(figures["mean"]),
         "std": percent(figures["std"]),
         "n": figures["n"],
+        "diverged": diverged_in(figures),
         "network": figures.get("network"),
         "iteration": figures.get("iteration"),
     }
@@ -92,7 +94,9 @@ def _comparison(run: RunRecord) -> list[dict[str, str]]:
                 "what": what,
                 "ours": percent_with_std(ours),
                 "published": theirs,
-                "difference": "" if published is None else f"{100 * ours['mean'] - published['accuracy']:+.2f}",
+                "difference": ""
+                if published is None or ours["mean"] is None
+                else f"{100 * ours['mean'] - published['accuracy']:+.2f}",
             })  # fmt: skip
     return rows
 
@@ -103,7 +107,12 @@ def _pool(run: RunRecord) -> list[dict[str, Any]]:
     last = {name: figures for point in run.evaluations for name, figures in networks_of(point).items()}
     best = best_by_network(run.evaluations)
     return [
-        {"name": name, "last": percent_with_std(last[name]), "best": percent_with_std(best[name])} for name in names
+        {
+            "name": name,
+            "last": percent_with_std(last[name]),
+            "best": percent_with_std(best[name]) if name in best else "-",
+        }
+        for name in names
     ]
 
 

@@ -73,7 +73,8 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
 
     Returns {"clean", "conditions", "mean", "relative_drop", "mce" (with --relative_to), ...}, see `summarise`.
     Accuracies are fractions.
-    Raises InputError for options and files that cannot work; most are checked before the training.
+    Raises InputError for options and files that cannot work, most of them before the training, and if all networks
+    diverge.
     """
     levels = _levels(options.level)
     device = resolve_device(options.device)
@@ -104,7 +105,7 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
         on_accuracy=lambda *_: trained.append({key: value.clone() for key, value in network.state_dict().items()}),
     )[setup.network]
 
-    accuracies: dict[Condition, list[float]] = {}
+    accuracies: dict[Condition, list[float | None]] = {}
     with (
         tqdm(target.parts.items(), desc=target.name, unit="test", dynamic_ncols=True) as conditions,
         precision(options.precision, device),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +16,39 @@ from common.system.text import mean_and_std
 
 
 def summarise(
-    clean: Sequence[float],
-    accuracies: Mapping[Condition, Sequence[float]],
+    clean: Sequence[float | None],
+    accuracies: Mapping[Condition, Sequence[float | None]],
     baseline: Mapping[Condition, float] | None = None,
 ) -> dict[str, Any]:
     """Summarise the accuracies (fractions) of several networks on clean images and under each condition.
 
+    An accuracy is None if the network diverged: its weights, or its outputs on those images, are not finite. No figure
+    that needs this accuracy counts the network; "diverged" beside the figure is the number of such networks.
     "mean" summarises, as the authors do, the plain mean over all conditions of each network. "relative_drop" is the
     share of the clean accuracy that is lost (None if the clean accuracy is 0). "mce" is there only if `baseline`, the
     errors of a baseline under each condition, is given; see `mean_corruption_error`.
     """
-    by_network = np.array(list(accuracies.values())).mean(axis=0).tolist()  # from [conditions, networks]
-    average = float(np.mean(clean))
+    by_network = _without_nan(_array(accuracies.values()).mean(axis=0))  # from [conditions, networks]
+    both = [each for each in zip(clean, by_network, strict=True) if None not in each]
+    average = float(np.mean([each for each, _ in both])) if both else 0.0
     figures: dict[str, Any] = {
-        "n": len(clean),
+        "n": sum(each is not None for each in clean),
         "clean": _figures(clean),
         "conditions": [{"kind": kind, "level": level, **_figures(each)} for (kind, level), each in accuracies.items()],
         "mean": _figures(by_network),
-        "relative_drop": 1 - float(np.mean(by_network)) / average if average else None,
+        "relative_drop": 1 - float(np.mean([each for _, each in both])) / average if average else None,
     }
     if baseline is not None:
-        errors = {condition: [1 - each for each in of_networks] for condition, of_networks in accuracies.items()}
+        errors = {
+            condition: [None if each is None else 1 - each for each in of_networks]
+            for condition, of_networks in accuracies.items()
+        }
         figures["mce"] = mean_corruption_error(errors, baseline)
     return figures
 
 
 def mean_corruption_error(
-    errors: Mapping[Condition, Sequence[float]], baseline: Mapping[Condition, float]
+    errors: Mapping[Condition, Sequence[float | None]], baseline: Mapping[Condition, float]
 ) -> dict[str, Any]:
     """Compute the mean corruption error (mCE) of networks relative to a baseline; 1 means as many errors.
 
@@ -50,8 +57,8 @@ def mean_corruption_error(
     2019, section 3.2, where the baseline is AlexNet). E is the top-1 error. The sums run over the levels that were
     tested; in the paper these are all five.
 
-    errors: the error of each network under each condition, as fractions. baseline: the mean error of the baseline's
-    networks under each condition.
+    errors: the error of each network under each condition, as fractions, None if the network diverged. baseline: the
+    mean error of the baseline's networks under each condition.
     Returns {"mean", "std", "n", "networks" (the mCE of each), "by_kind" (the mean CE_c of each corruption)}.
     Raises InputError if the baseline makes no error under a corruption.
     """
@@ -61,16 +68,26 @@ def mean_corruption_error(
         against = sum(baseline[condition] for condition in levels)
         if not against > 0:
             raise InputError(f"the baseline makes no error under {kind}: an error relative to it is not defined")
-        ratios[kind] = np.sum([errors[condition] for condition in levels], axis=0) / against
-    by_network = np.mean(list(ratios.values()), axis=0).tolist()
+        ratios[kind] = _array(errors[condition] for condition in levels).sum(axis=0) / against
+    by_network = _without_nan(np.mean(list(ratios.values()), axis=0))
     return {
         **mean_and_std(by_network),
         "networks": by_network,
-        "by_kind": {kind: float(each.mean()) for kind, each in ratios.items()},
+        "by_kind": {kind: mean_and_std(_without_nan(each))["mean"] for kind, each in ratios.items()},
     }
 
 
-def _figures(accuracies: Sequence[float]) -> dict[str, Any]:
+def _array(rows: Iterable[Sequence[float | None]]) -> np.ndarray:
+    """Rows of figures as an array, with NaN for None: sums and means of it are NaN where a figure is missing."""
+    return np.array(list(rows), dtype=float)
+
+
+def _without_nan(figures: np.ndarray) -> list[float | None]:
+    """Figures as JSON has them, with None for NaN."""
+    return [None if math.isnan(each) else each for each in figures.tolist()]
+
+
+def _figures(accuracies: Sequence[float | None]) -> dict[str, Any]:
     return {**mean_and_std(accuracies), "accuracies": list(accuracies)}
 
 
@@ -85,7 +102,8 @@ def baseline_errors(file: Path, target: Target, target_stats: str) -> dict[Condi
         stored = read_json(file)
         name, stats = stored["target"], stored["target_stats"]
         sizes = dict(stored["images"])
-        errors = {Condition(each["kind"], each["level"]): 1 - float(each["mean"]) for each in stored["conditions"]}
+        means = {Condition(each["kind"], each["level"]): each["mean"] for each in stored["conditions"]}
+        errors = {condition: 1 - float(mean) for condition, mean in means.items() if mean is not None}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"{file} is not readable as results of this script ({error}): give the results.json that --output wrote"
@@ -95,6 +113,8 @@ def baseline_errors(file: Path, target: Target, target_stats: str) -> dict[Condi
             f"{file} is of {name} with --target_stats {stats}, this is {target.name} with {target_stats}: "
             "test both on the same images with the same --target_stats"
         )
+    if diverged := [condition for condition in target.parts if condition in means and means[condition] is None]:
+        raise InputError(f"{file} has no error under {diverged[0]}, where all of its networks diverged: give another")
     if lacking := [condition for condition in target.parts if condition not in errors]:
         raise InputError(f"{file} lacks {lacking[0]}: test the baseline on the same corruptions and levels")
     for condition, part in target.parts.items():

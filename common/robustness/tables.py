@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from common.system.text import in_percent, percent
+from common.system.text import in_percent, percent, with_diverged
 
 
 def as_table(result: dict[str, Any]) -> tuple[np.ndarray, list[str], list[str]]:
-    """Mean accuracies as fractions [corruptions, levels], the names of the rows and the titles of the columns."""
+    """Mean accuracies as fractions [corruptions, levels], the names of the rows and the titles of the columns.
+
+    An accuracy is NaN if all networks diverged.
+    """
     found = {(each["kind"], each["level"]): each["mean"] for each in result["conditions"]}
     kinds = list(dict.fromkeys(kind for kind, _ in found))
     levels = list(dict.fromkeys(level for _, level in found))
-    table = np.array([[found[kind, level] for level in levels] for kind in kinds])
+    table = np.array([[found[kind, level] for level in levels] for kind in kinds], dtype=float)
     return table, kinds, ["accuracy" if level is None else f"level {level}" for level in levels]
 
 
@@ -29,7 +32,10 @@ def as_text(result: dict[str, Any]) -> str:
         columns, figures = [*columns, "mean"], np.column_stack([figures, figures.mean(axis=1)])
     if "mce" in result:
         errors = result["mce"]["by_kind"] | {"mean": result["mce"]["mean"]}
-        columns, figures = [*columns, "CE"], np.column_stack([figures, [errors[name] for name in names]])
+        columns, figures = (
+            [*columns, "CE"],
+            np.column_stack([figures, np.array([errors[name] for name in names], dtype=float)]),
+        )
     width = max(map(len, names))
     lines = [" " * width + "".join(f"{column:>10}" for column in columns)]
     lines += [
@@ -50,10 +56,21 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def as_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per network and condition, with accuracies as fractions; the rows for clean images come first."""
+    """One row per network and condition, with accuracies as fractions; the rows for clean images come first.
+
+    If any network diverged, every row has a column "diverged", 1 or 0.
+    """
     tests = [{"kind": "clean", "level": None, **result["clean"]}, *result["conditions"]]
-    return [
-        {"kind": test["kind"], "level": test["level"], "network": result["network"], "number": number, "accuracy": each}
-        for test in tests
-        for number, each in enumerate(test["accuracies"])
-    ]
+    return with_diverged(
+        [
+            {
+                "kind": test["kind"],
+                "level": test["level"],
+                "network": result["network"],
+                "number": number,
+                "accuracy": each,
+            }
+            for test in tests
+            for number, each in enumerate(test["accuracies"])
+        ]
+    )

@@ -15,14 +15,15 @@ class Evaluations:
     """The finished evaluations and the one in progress. Both are saved in checkpoints.
 
     `points` holds one dictionary per finished evaluation: {"iteration", "network", "mean", "std", "n", "accuracies"}
-    and, with a pool of several networks, "networks". Accuracies are fractions.
+    and, with a pool of several networks, "networks". Accuracies are fractions. A network that diverged has None, and
+    "diverged" counts such networks, if there are any.
     """
 
     def __init__(self, setup: Setup) -> None:
         self.points: list[dict[str, Any]] = []
         self._setup = setup
         self._networks = {name: EvaluationNetwork(network, setup.compile) for name, network in setup.pool.items()}
-        self._unfinished: dict[str, list[float]] = {}  # accuracies of the evaluation in progress, by network
+        self._unfinished: dict[str, list[float | None]] = {}  # accuracies of the evaluation in progress, by network
 
     def are_due(self, iteration: int) -> bool:
         """Whether the set has to be evaluated after this many iterations and has not been yet."""
@@ -37,15 +38,17 @@ class Evaluations:
         protocol: EvaluationProtocol,
         check_stop: Callable[[], None],
         after_each: Callable[[], None],
+        lower: str,
     ) -> dict[str, Any]:
         """Train and test `num_eval` networks per architecture. Returns the new point and appends it to `points`.
 
         After a stop, finished networks are not trained again. check_stop: called between training steps; it may raise.
-        after_each: called whenever a network is finished.
+        after_each: called whenever a network is finished. lower: what to advise if all networks diverge, which raises
+        InputError.
         """
         options, batches = self._setup.options, Batches(*self._setup.synset.get(need_copy=True))
 
-        def keep(name: str, accuracy: float) -> None:
+        def keep(name: str, accuracy: float | None) -> None:
             self._unfinished.setdefault(name, []).append(accuracy)
             after_each()
 
@@ -63,6 +66,7 @@ class Evaluations:
             finished=self._unfinished,
             check_stop=check_stop,
             on_accuracy=keep,
+            lower=lower,
             title="  evaluation",
             leave=False,
         )

@@ -19,7 +19,7 @@ _ENTRIES = {"start", "last", "best_on_test", "file"}  # without which a summary 
 def write_finished(folder: Path, summary: dict[str, Any]) -> None:
     """Write summary.json, then the checksums of what a run leaves: from now on the run is finished."""
     write_json(folder / SUMMARY, summary)
-    write_json(folder / CHECKSUMS, {name: checksum(folder / name) for name in (*SETS, METRICS, SUMMARY)})
+    write_json(folder / CHECKSUMS, {name: checksum(folder / name) for name in (*_sets_of(summary), METRICS, SUMMARY)})
 
 
 def read_finished(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Any] | None, list[str]]:
@@ -44,12 +44,18 @@ def read_finished(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, A
     if checksums is None and not older:  # it was killed between the two files
         return None, []
     if checksums is None:
-        broken = [name for name in SETS if not _is_set(folder / name)]
+        broken = [name for name in _sets_of(summary) if not _is_set(folder / name)]
         if not broken:
             say(f"{folder} was finished by a version that kept no checksums: its files are believed")
     else:
-        broken = [name for name in (*SETS, METRICS, SUMMARY) if not is_whole(folder / name, checksums.get(name))]
+        names = (*_sets_of(summary), METRICS, SUMMARY)
+        broken = [name for name in names if not is_whole(folder / name, checksums.get(name))]
     return (None if broken else summary), broken
+
+
+def _sets_of(summary: dict[str, Any]) -> tuple[str, ...]:
+    """The synthetic sets of a run: no best one if a network diverged in every evaluation."""
+    return SETS if summary["best_on_test"] is not None else SETS[:1]
 
 
 def is_whole(path: Path, expected: str | None) -> bool:

@@ -35,7 +35,7 @@ from common.system.devices import precision
 from common.system.errors import InputError
 from common.system.seeds import Draws, seeded
 from common.system.text import best_of
-from common.training.train import EvaluationProtocol
+from common.training.train import EvaluationProtocol, all_finite
 
 _CHECKPOINT_SHARE = 0.01  # at most this share of the time goes to checkpoints
 
@@ -80,9 +80,9 @@ class Distillation:
     mode), `device`, `share` (the classes of this process), `options` (completed with what depends on the data), and
     `summary`, which is None before the loop has ended.
 
-    Raises InputError for options that cannot work. The loop raises InputError for a run folder that cannot be used and
-    for a loss that is not finite, Stopped after SIGINT or SIGTERM, when everything has been saved, and ProcessLost if
-    another process of the job has ended.
+    Raises InputError for options that cannot work. The loop raises InputError for a run folder that cannot be used, for
+    a loss that is not finite, and if all networks of an evaluation diverge; Stopped after SIGINT or SIGTERM, when
+    everything has been saved; and ProcessLost if another process of the job has ended.
     """
 
     def __init__(self, options: DistillOptions, sources: Sources, objective: str) -> None:
@@ -97,7 +97,11 @@ class Distillation:
         self._others: dict[str, Kept] = {}
         self._iteration = 0
         self._evaluations = Evaluations(setup)
-        self._losses = Losses(self._record_loss, self._diverged)
+        self._losses = Losses(
+            self._record_loss,
+            self._diverged,
+            network_diverged=lambda what: self._diverged(what, f"--lr_net ({self.options.lr_net:g})"),
+        )
         self._seconds = 0.0
         self._started = self._saved = time.monotonic()
         self._saving = 0.0
@@ -178,6 +182,15 @@ class Distillation:
         self.synset.optim_step()
         self._losses.add(loss)
 
+    def check_network(self, network: nn.Module) -> None:
+        """End the run if a network that was trained on the synthetic set with --lr_net, between updates, has diverged.
+
+        Nothing waits for the device: the run ends when it next looks at its losses. A network that was trained on
+        coefficients that are not finite is not to blame.
+        """
+        finite = all_finite([*network.parameters(), *network.buffers()], self.device)
+        self._losses.expect(finite | ~self.synset.coefficients.detach().isfinite().all())
+
     @cached_property
     def sampler(self) -> ClassSampler:
         """Draws the same number of real images from every class."""
@@ -252,7 +265,9 @@ class Distillation:
     def _postfix(self) -> dict[str, str]:
         shown = {} if self._losses.last is None else {"loss": f"{self._losses.last:.4g}"}
         points = self._evaluations.points
-        return shown | ({"acc": f"{100 * points[-1]['mean']:.1f}%"} if points else {})
+        if points and points[-1]["mean"] is not None:
+            shown["acc"] = f"{100 * points[-1]['mean']:.1f}%"
+        return shown
 
     def _count_update(self, bar: tqdm) -> None:
         """Follow up the body of the loop: count the iteration, stop if a signal has arrived, and save if it is time."""
@@ -271,12 +286,20 @@ class Distillation:
         self._run.record(iteration=iteration, loss=loss)
         self._output.tracker.scalars(iteration + 1, loss=loss)
 
-    def _diverged(self, what: str) -> InputError:
-        kept = f"the last good checkpoint is kept in {self._run.folder}"
-        flags = [f"--lr_freq ({self.options.lr_freq:g})"]
+    def _diverged(self, what: str, *flags: str) -> InputError:
+        """The error that says what is not finite. flags: those to lower first, with their values."""
+        flags = (*flags, f"--lr_freq ({self.options.lr_freq:g})")
         if self._step_size is not None:
-            flags += [f"--lr_lr ({self._step_size.lr:g})", f"--lr_teacher ({self._step_size.initial:g})"]
-        return InputError(f"{what}: lower {' or '.join(flags)}; {kept}")
+            flags = (*flags, *self._flags_of_step_size(self._step_size))
+        return InputError(f"{what}: lower {' or '.join(flags)}; {self._kept}")
+
+    @staticmethod
+    def _flags_of_step_size(step_size: StepSize) -> list[str]:
+        return [f"--lr_lr ({step_size.lr:g})", f"--lr_teacher ({step_size.initial:g})"]
+
+    @property
+    def _kept(self) -> str:
+        return f"the last good checkpoint is kept in {self._run.folder}"
 
     # -- evaluations -------------------------------------------------------------------------------------------
 
@@ -293,11 +316,24 @@ class Distillation:
         """The learned step size [], if the objective has one."""
         return None if self._step_size is None else self._step_size.value
 
+    @property
+    def _lower(self) -> str:
+        """What to advise if all networks of an evaluation diverge."""
+        protocol = self._protocol
+        if protocol.kind == "glad":
+            advice = "train them with --eval_protocol dc and a lower --lr_net"
+        elif self._step_size is not None:
+            flags = " or ".join(self._flags_of_step_size(self._step_size))
+            advice = f"lower {flags}, for they are trained with the learned step size, which is {protocol.lr:g}"
+        else:
+            advice = f"lower --lr_net ({protocol.lr:g})"
+        return f"{advice}; {self._kept}"
+
     def _evaluate(self) -> None:
         """Evaluate the current synthetic set, and save the set, its accuracies and a picture."""
         self._save()
         begun, protocol = time.monotonic(), self._protocol
-        point = self._evaluations.make(self._iteration, protocol, self._run.raise_if_stopped, self._save)
+        point = self._evaluations.make(self._iteration, protocol, self._run.raise_if_stopped, self._save, self._lower)
         if self._learned is not None:
             point["step_size"] = self._learned.item()
         self._output.evaluated(point, point is best_of(self._evaluations.points), protocol, self._learned)

@@ -95,7 +95,7 @@ class Output:
         last, best = (self._run.folder / name for name in SETS)
         if (
             parallel.is_main()
-            and self.files[SETS[1]] == self.files[SETS[0]]
+            and self.files.get(SETS[1]) == self.files[SETS[0]]
             and not is_whole(best, self.files[SETS[1]])
         ):
             write_atomically(best, lambda temporary: shutil.copyfile(last, temporary))
@@ -124,6 +124,8 @@ class Output:
             return
         for name, point in zip(SETS, (points[-1], best_of(points)), strict=True):
             path = self._run.folder / name
+            if point is None:  # in every evaluation a network diverged, so there is no best set
+                continue
             if is_whole(path, files.get(name)) if files else path.exists():
                 continue
             if point["iteration"] == iteration:
@@ -183,7 +185,7 @@ class Output:
             "dataset": setup.options.dataset,
             "start": points[0],
             "last": points[-1],
-            "best_on_test": best_of(points),
+            "best_on_test": best_of(points),  # None where a network diverged in every evaluation
             **({} if len(setup.pool) == 1 else {"best_on_test_by_network": best_by_network(points)}),
             "evaluation": protocol.as_metadata(),
             "budget": setup.synset.budget(),
@@ -213,8 +215,14 @@ def write_report(run: Run) -> None:
 
 
 def export(run: Run) -> None:
-    """Write the best synthetic set in the authors' format: images_best.pt and labels_best.pt."""
-    best, _ = load_synset(run.folder / "synset_best.safetensors")
+    """Write the best synthetic set in the authors' format: images_best.pt and labels_best.pt.
+
+    Raises InputError if no set is the best, because a network diverged in every evaluation.
+    """
+    file = run.folder / SETS[1]
+    if not file.exists():
+        raise InputError(f"{run.folder} has no best set to --export: in every evaluation a network diverged")
+    best, _ = load_synset(file)
     run.log(f"{'exported':>20}: {', '.join(map(str, export_pair(best, run.folder)))}")
 
 
@@ -222,10 +230,13 @@ def say(summary: dict[str, Any], run: Run) -> None:
     """Log the closing lines of a run: its accuracies and its synthetic-set file."""
     for label, key in {"before optimisation": "start", "last": "last", "best on test": "best_on_test"}.items():
         point = summary[key]
+        if point is None:
+            run.log(f"{label:>20}: none, for in every evaluation a network diverged")
+            continue
         run.log(f"{label:>20}: {in_percent(point)} ({point['n']} x {point['network']}, {point['iteration']} updates)")
-    for name, figures in summary.get("best_on_test_by_network", {}).items():
-        last = summary["last"]["networks"][name]
-        run.log(
-            f"{name:>20}: last {in_percent(last)}, best on test {in_percent(figures)} ({figures['iteration']} updates)"
-        )
+    best = summary.get("best_on_test_by_network", {})
+    last = summary["last"].get("networks", {})
+    for name in dict.fromkeys([*best, *last]):
+        told = f"{in_percent(best[name])} ({best[name]['iteration']} updates)" if name in best else "none"
+        run.log(f"{name:>20}: last {in_percent(last[name])}, best on test {told}")
     run.log(f"{'synthetic set':>20}: {summary['file']} ({summary['file_bytes']:,} bytes)")

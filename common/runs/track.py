@@ -22,6 +22,7 @@ from typing import Any, Literal
 from common.config.options import TrackerName
 from common.system.errors import InputError
 from common.system.files import write_atomically
+from common.system.text import diverged_in
 
 # The folders that trackers make in a run folder; they are removed with the run.
 TRACKER_FOLDERS = ("tensorboard", "wandb")
@@ -251,9 +252,16 @@ def _one_line(error: Exception) -> str:
 
 
 def _accuracies(point: Mapping[str, Any]) -> dict[str, float]:
-    """The curves of an evaluation, as fractions: its mean and std, and the mean of each network of a pool."""
-    networks = {f"accuracy/{name}": entry["mean"] for name, entry in point.get("networks", {}).items()}
-    return {_ACCURACY: point["mean"], "accuracy/std": point["std"], **networks}
+    """The curves of an evaluation, as fractions: its mean and std, and the mean of each network of a pool.
+
+    If networks diverged, there is also their number, and a curve without an accuracy has no point.
+    """
+    pool = point.get("networks", {})
+    values = {_ACCURACY: point["mean"], "accuracy/std": point["std"]}
+    values |= {f"accuracy/{name}": entry["mean"] for name, entry in pool.items()}
+    drawn = {key: value for key, value in values.items() if value is not None}
+    counts = {"diverged": diverged_in(point)} | {f"diverged/{name}": diverged_in(entry) for name, entry in pool.items()}
+    return drawn | {key: count for key, count in counts.items() if count}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

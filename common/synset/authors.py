@@ -8,6 +8,7 @@ results   res_*.pt: {"data": [...], "accs_all_exps": {network: [accuracies]}} wi
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class AuthorsSet:
     labels: Tensor
     """int64 [N]: n zeros, n ones, ..., n times C - 1"""
     kind: Literal["pair", "results"]
-    accuracies: dict[str, list[float]] | None
+    accuracies: dict[str, list[float | None]] | None
     """network -> accuracies as fractions, those of all experiments in the file in order; None if it holds none"""
     files: tuple[Path, ...]
     """the files that were read: images and labels, or the one results file"""
@@ -157,19 +158,24 @@ def _experiment(path: Path, data: Any, exp: int | None) -> tuple[Any, Any]:
     return entry[0], entry[1]
 
 
-def _accuracies(path: Path, stored: Any) -> dict[str, list[float]] | None:
+def _finite(accuracy: float) -> float | None:
+    """The accuracy, None for one that is NaN or infinite, as a network that diverged has none."""
+    return accuracy if math.isfinite(accuracy) else None
+
+
+def _accuracies(path: Path, stored: Any) -> dict[str, list[float | None]] | None:
     if stored is None:
         return None
     try:
         # The scripts of ImageNet-abcde leave the lists empty.
-        found = {str(name): [float(value) for value in values] for name, values in stored.items()}
+        found = {str(name): [_finite(float(value)) for value in values] for name, values in stored.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"{path} has accuracies ('accs_all_exps') that are not lists of numbers by network") from error
     return {name: values for name, values in found.items() if values} or None
 
 
 def _checked(
-    images: Any, labels: Any, kind: Literal["pair", "results"], accuracies: dict[str, list[float]] | None,
+    images: Any, labels: Any, kind: Literal["pair", "results"], accuracies: dict[str, list[float | None]] | None,
     files: tuple[Path, ...], pixels: PixelValues | None,
 ) -> AuthorsSet:  # fmt: skip
     first, last = files[0], files[-1]

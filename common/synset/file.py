@@ -64,7 +64,8 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
 def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredSet:
     """Return the synthetic set and its metadata; `metadata["step_size"]` is the learned step size, if the set has one.
 
-    Raises InputError if the file is missing, truncated, not a synthetic set, or of a newer format version.
+    Raises InputError if the file is missing, truncated, not a synthetic set, or of a newer format version, or if its
+    numbers are not finite.
     """
     path = Path(path)
     metadata, tensors = _read(path)
@@ -76,6 +77,9 @@ def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredS
         synset.load_state_dict({key: tensors[key].to(device) for key in ("coefficients", "positions")})
     except KeyError as error:
         raise InputError(f"{path} lacks {error}: it is damaged or was not written by this project") from error
+    for key in tensors.keys() & {"coefficients", "step_size"}:
+        if not tensors[key].isfinite().all():
+            raise InputError(f"{path} holds {key} that are not finite (NaN or infinity): its run diverged")
     if "step_size" in tensors:
         metadata["step_size"] = tensors["step_size"].item()
     return synset, metadata

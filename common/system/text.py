@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,21 +40,42 @@ def _two_digits(value: float) -> str:
     return f"{value:.1f}" if round(value, 1) < 10 else f"{value:.0f}"
 
 
-def mean_and_std(accuracies: Sequence[float]) -> dict[str, Any]:
+def mean_and_std(accuracies: Sequence[float | None]) -> dict[str, Any]:
     """{"mean", "std", "n"} of n accuracies, given and returned as fractions.
 
-    "std" is the population standard deviation over the networks, as the authors report it.
+    "std" is the population standard deviation over the networks, as the authors report it. None stands for a network
+    that diverged, which has no accuracy: the figures are of the other networks, and None if there are none. "diverged"
+    counts the networks that diverged; it is left out if there are none.
     """
-    return {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)), "n": len(accuracies)}
+    finite = [each for each in accuracies if each is not None]
+    diverged = len(accuracies) - len(finite)
+    return {
+        "mean": float(np.mean(finite)) if finite else None,
+        "std": float(np.std(finite)) if finite else None,
+        "n": len(finite),
+        **({"diverged": diverged} if diverged else {}),
+    }
 
 
-def point_of(accuracies: dict[str, list[float]], principal: str) -> dict[str, Any]:
+def diverged_in(figures: Mapping[str, Any]) -> int:
+    """The number of networks that diverged, in a result of `mean_and_std`; 0 in results of older versions."""
+    return int(figures.get("diverged", 0))
+
+
+def with_diverged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a table, one per network, with a column "diverged", 1 or 0, if any of them has None for its accuracy."""
+    if all(row["accuracy"] is not None for row in rows):
+        return rows
+    return [row | {"diverged": int(row["accuracy"] is None)} for row in rows]
+
+
+def point_of(accuracies: Mapping[str, Sequence[float | None]], principal: str) -> dict[str, Any]:
     """The record of one evaluation of one network or of a pool.
 
     It holds the name, `mean_and_std` and all accuracies of the principal network. For a pool, "networks" maps the name
-    of every network to its own figures. accuracies: the fractions for each network name.
+    of every network to its own figures. accuracies: the fractions for each network name, None if a network diverged.
     """
-    figures = {name: {**mean_and_std(each), "accuracies": each} for name, each in accuracies.items()}
+    figures = {name: {**mean_and_std(each), "accuracies": list(each)} for name, each in accuracies.items()}
     pool = {"networks": figures} if len(figures) > 1 else {}
     return {"network": principal, **figures[principal], **pool}
 
@@ -63,38 +85,49 @@ def networks_of(point: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return point.get("networks", {point.get("network", ""): point})
 
 
-def best_of(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The evaluation with the highest mean; of equal ones, the first. Raises ValueError if there are no evaluations."""
-    return max(evaluations, key=lambda point: point["mean"])
+def best_of(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The evaluation with the highest mean; of equal ones, the first. None if no evaluation can be the best.
+
+    An evaluation in which a network diverged is a mean over fewer networks than the others, and is never the best.
+    """
+    comparable = [point for point in evaluations if not diverged_in(point)]
+    return max(comparable, key=lambda point: point["mean"], default=None)
 
 
 def best_by_network(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """For each network, the figures of the evaluation with its highest mean, and the iteration of that evaluation.
 
-    Of evaluations with equal means, the first counts.
+    Of evaluations with equal means, the first counts. Figures that leave out a network that diverged do not count; a
+    network without other figures is missing from the result.
     """
     best: dict[str, dict[str, Any]] = {}
     for point in evaluations:
         for name, figures in networks_of(point).items():
-            if name not in best or figures["mean"] > best[name]["mean"]:
+            if not diverged_in(figures) and (name not in best or figures["mean"] > best[name]["mean"]):
                 best[name] = {key: figures[key] for key in ("mean", "std", "n", "accuracies")}
                 best[name]["iteration"] = point["iteration"]
     return best
 
 
-def percent(fraction: float) -> str:
-    """A fraction as a percentage without the % sign: "44.65"."""
-    return f"{100 * fraction:.2f}"
+def percent(fraction: float | None) -> str:
+    """A fraction as a percentage without the % sign: "44.65"; "-" for None or NaN, which mean that there is none."""
+    return "-" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
 def percent_with_std(figures: Mapping[str, Any]) -> str:
-    """The result of `mean_and_std` in percent, without the % sign, for tables: "44.65 ± 0.47"."""
-    return f"{percent(figures['mean'])} ± {percent(figures['std'])}"
+    """The result of `mean_and_std` in percent, without the % sign: "44.65 ± 0.47", or "44.65 ± 0.47, 1 diverged"."""
+    text = "-" if figures["mean"] is None else f"{percent(figures['mean'])} ± {percent(figures['std'])}"
+    return text + _diverged(figures)
 
 
 def in_percent(figures: Mapping[str, Any]) -> str:
-    """The result of `mean_and_std` in percent, in ASCII for terminals: "44.65 +- 0.47 %"."""
-    return f"{percent(figures['mean'])} +- {percent(figures['std'])} %"
+    """The result of `mean_and_std` in percent, in ASCII: "44.65 +- 0.47 %", or "44.65 +- 0.47 %, 1 diverged"."""
+    text = "-" if figures["mean"] is None else f"{percent(figures['mean'])} +- {percent(figures['std'])} %"
+    return text + _diverged(figures)
+
+
+def _diverged(figures: Mapping[str, Any]) -> str:
+    return f", {count} diverged" if (count := diverged_in(figures)) else ""
 
 
 def published_with_std(published: Mapping[str, Any], sign: str = "±") -> str:

@@ -20,7 +20,15 @@ from common.datasets import ImageData, draw_per_class
 from common.networks import Network, reinitialise
 from common.system.errors import InputError
 from common.system.seeds import derive, generator, seeded
-from common.training.train import MOMENTUM, TEST_BATCH, WEIGHT_DECAY, Batches, EvaluationProtocol, train_epoch
+from common.training.train import (
+    MOMENTUM,
+    TEST_BATCH,
+    WEIGHT_DECAY,
+    Batches,
+    EvaluationProtocol,
+    all_finite,
+    train_epoch,
+)
 
 Rule = Callable[[Tensor, Sequence[Tensor], int], Tensor]
 
@@ -81,6 +89,7 @@ def trained_features(
 
     Learning rate, batch size and augmentation are those of the protocol. `network` must be on the device of the data.
     Its weights are drawn again from the seed and trained in place; the seed determines every other random draw, too.
+    Raises InputError if the network diverges, because distances between its features would be NaN.
     """
     reinitialise(network, derive(seed, "coreset network"))
     lr = EvaluationOptions.lr_net if protocol.lr is None else protocol.lr
@@ -92,7 +101,10 @@ def trained_features(
     network.eval()
     with torch.no_grad():
         every = torch.arange(len(train), device=train.device).split(TEST_BATCH)
-        return torch.cat([network.embed(train.batch(indices)).float() for indices in every])
+        features = torch.cat([network.embed(train.batch(indices)).float() for indices in every])
+    if not all_finite([*network.parameters(), *network.buffers(), features], train.device):
+        raise InputError(f"the network whose features choose the images diverged: lower --lr_net ({lr:g})")
+    return features
 
 
 def _by_class(features: Tensor, class_indices: Sequence[Tensor], ipc: int) -> tuple[Tensor, Tensor, Tensor]:

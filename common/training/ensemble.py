@@ -53,8 +53,10 @@ class Ensemble:
         draws: Sequence[torch.Generator],
         check_stop: Callable[[], None] = lambda: None,
         on_epoch: Callable[[], object] = lambda: None,
-    ) -> list[float]:
+    ) -> list[float | None]:
         """Train n networks, each on its own training set, and return their top-1 accuracies as fractions.
+
+        The accuracy of a network that diverged is None; it does not affect the other networks.
 
         seeds: n seeds, from which the initial weights are drawn. training_sets: one per network, all of the same
         length. draws: one CPU generator per network, for the order of images and the augmentation. check_stop is
@@ -65,12 +67,22 @@ class Ensemble:
         weights, buffers = initial(self._network, seeds)
         train(self._training, weights, buffers, training_sets, protocol, draws, check_stop, on_epoch)
         correct = torch.zeros(len(seeds), dtype=torch.long, device=test_data.labels.device)
+        finite = torch.ones(len(seeds), dtype=torch.bool, device=test_data.labels.device)
+        for tensor in (*weights.values(), *buffers.values()):
+            finite &= _finite_rows(tensor)
         with torch.no_grad():
             for indices in torch.arange(len(test_data), device=test_data.labels.device).split(TEST_BATCH):
                 images = test_data.batch(indices)
                 logits = self._testing(weights, buffers, images.expand(len(seeds), *images.shape))  # [n, B, C]
                 correct += (logits.argmax(dim=2) == test_data.labels[indices]).sum(dim=1)
-        return (correct.double() / len(test_data)).tolist()
+                finite &= _finite_rows(logits)
+        accuracies, sound = torch.stack([correct.double() / len(test_data), finite.double()]).tolist()
+        return [each if fine else None for each, fine in zip(accuracies, sound, strict=True)]
+
+
+def _finite_rows(tensor: Tensor) -> Tensor:
+    """Whether each of the n parts of a tensor [n, ...] is finite throughout: bool [n]."""
+    return tensor.detach().isfinite().reshape(len(tensor), -1).all(dim=1)
 
 
 def initial(network: nn.Module, seeds: Sequence[int]) -> tuple[State, State]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.config.checks import in_float32
 from common.config.options import DSA_STRATEGY
 from common.datasets import ImageData
 from common.images.pixel_values import warn_unless_like
@@ -52,16 +53,20 @@ def evaluate(
 
     Returns:
         {"network": model, "mean", "std", "n": networks, "accuracies": one per network}. Accuracies are fractions of the
-        test images. "std" is the population standard deviation, as the authors report it.
+        test images. "std" is the population standard deviation, as the authors report it. A network that diverged,
+        whose weights or outputs are not finite, has None; the figures are of the other n, and "diverged" counts it.
 
     Raises:
-        InputError: for a value that cannot work, an unknown model or augmentation, or a set that does not fit `test`.
+        InputError: for a value that cannot work, an unknown model or augmentation, a set that does not fit `test`, or
+            if all networks diverge.
     """
     for name, value, least in (("networks", networks, 1), ("epochs", epochs, 0), ("batch", batch, 1)):
         if value < least:
             raise InputError(f"{name} is {value}: give at least {least}")
     if not lr > 0:
         raise InputError(f"lr is {lr}: give a positive learning rate")
+    if not in_float32(lr):
+        raise InputError(f"lr is {lr}: give one that is finite in float32")
     parse_strategy(dsa_strategy)
     with torch.random.fork_rng(devices=[]):  # building a layer draws its weights from the global random state
         network = build_network(model, test.channels, test.num_classes, test.im_size).to(test.device)
@@ -75,6 +80,7 @@ def evaluate(
         seed,
         dataset=test.name,
         progress=progress,
+        lower=f"lower lr, --lr_net of the commands ({lr:g})",
     )
     return point_of(accuracies, model)
 
@@ -98,6 +104,8 @@ def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: Imag
             raise InputError(
                 f"the images to train on are {images.dtype}: normalise them to float32, as those of `test`"
             )
+        if not images.isfinite().all():
+            raise InputError("the images to train on are not finite: they hold NaN or infinity")
         if not isinstance(synset, SynSet):
             remedy = (
                 "which gives a wrong accuracy if these are pixels in 0..{top}: normalise them as test.normalise does"

@@ -19,7 +19,7 @@ from common.system.command import run_command
 from common.system.devices import can_compile, describe_hardware, resolve_device
 from common.system.errors import InputError
 from common.system.files import check_not_read, table_beside, write_csv, write_json
-from common.system.text import in_percent, networks_of, point_of
+from common.system.text import in_percent, networks_of, point_of, with_diverged
 from common.system.version import code_version
 from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
 from common.training.pool import EvaluationNetwork, evaluate_pool, networks_at_once
@@ -77,12 +77,22 @@ def check_json(output: str, *read: str | None) -> None:
 
 
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per network of an evaluation: its name, its number, the seed, accuracy in %, seconds of training."""
-    return [
-        {"network": name, "number": number, "seed": result["options"]["seed"], "accuracy": 100 * each, "seconds": took}
+    """One row per network of an evaluation: its name, its number, the seed, accuracy in %, seconds of training.
+
+    If any network diverged, every row has a column "diverged", 1 or 0.
+    """
+    table = [
+        {
+            "network": name,
+            "number": number,
+            "seed": result["options"]["seed"],
+            "accuracy": None if each is None else 100 * each,
+            "seconds": took,
+        }
         for name, figures in networks_of(result).items()
         for number, (each, took) in enumerate(zip(figures["accuracies"], result["seconds"][name], strict=True))
     ]
+    return with_diverged(table)
 
 
 def evaluate_file(
@@ -90,9 +100,9 @@ def evaluate_file(
 ) -> dict[str, Any]:
     """Evaluate what the options name, a synthetic-set file or a baseline.
 
-    Returns {"network", "mean", "std", "n", "accuracies", "networks" (for a pool only), "stored", ...}, with accuracies
-    as fractions. stored: the content of the file options.synset, if the caller has read the file already.
-    Raises InputError for options that cannot work.
+    Returns {"network", "mean", "std", "n", "accuracies", "diverged" (if any), "networks" (for a pool only), "stored",
+    ...}, with accuracies as fractions. stored: the content of the file options.synset, if the caller has read the file
+    already. Raises InputError for options that cannot work, and if all networks diverge.
     """
     device = resolve_device(options.device)
     setup = prepare_evaluation(options, objective, defaults, device, stored)

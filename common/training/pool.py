@@ -17,6 +17,7 @@ from common.networks import has_dropout, reinitialise
 from common.system import parallel
 from common.system.devices import Precision
 from common.system.devices import precision as computing_in
+from common.system.errors import InputError
 from common.system.seeds import derive, generator, seeded
 from common.training.ensemble import Ensemble
 from common.training.train import EvaluationProtocol, TrainingSet, accuracy, train
@@ -49,14 +50,18 @@ def evaluate_pool(
     point: int = 0,
     together: int = 0,
     precision: Precision = "fp32",
-    finished: Mapping[str, Sequence[float]] | None = None,
+    finished: Mapping[str, Sequence[float | None]] | None = None,
     check_stop: Callable[[], None] = lambda: None,
-    on_accuracy: Callable[[str, float], object] = lambda name, accuracy: None,
+    on_accuracy: Callable[[str, float | None], object] = lambda name, accuracy: None,
+    lower: str | None = None,
     title: str = "",
     leave: bool = True,
     progress: bool = True,
-) -> dict[str, list[float]]:
+) -> dict[str, list[float | None]]:
     """Train and test `num_eval` networks of each architecture; return top-1 accuracies (fractions) by network name.
+
+    A network that diverged, whose weights or outputs are not finite, has None. Raises InputError if all networks of all
+    architectures diverge. lower: what that sentence advises, if not to lower --lr_net.
 
     training_sets: a function from a network's number to its training set, on the device of test_data. protocol:
     completed for each network on `dataset` by `for_network`. seed, point, check_stop: as for `train_and_test`.
@@ -103,7 +108,21 @@ def evaluate_pool(
             ):
                 accuracies[name].append(each)
                 on_accuracy(name, each)
+    _check_some_converged(accuracies, protocols, lower)
     return accuracies
+
+
+def _check_some_converged(
+    accuracies: Mapping[str, Sequence[float | None]], protocols: Mapping[str, EvaluationProtocol], lower: str | None
+) -> None:
+    every = [each for of_kind in accuracies.values() for each in of_kind]
+    if any(each is not None for each in every):
+        return
+    if lower is None:
+        rates = ", ".join(dict.fromkeys(f"{protocol.lr:g}" for protocol in protocols.values()))
+        lower = f"lower --lr_net ({rates})"
+    which = "the network" if len(every) == 1 else f"all {len(every)} networks"
+    raise InputError(f"{which} diverged, with weights or outputs that are not finite: {lower}")
 
 
 def train_and_test(
@@ -117,8 +136,10 @@ def train_and_test(
     together: int = 1,
     check_stop: Callable[[], None] = lambda: None,
     on_epoch: Callable[[], object] = lambda: None,
-) -> Iterator[float]:
+) -> Iterator[float | None]:
     """Train a new network for each of `numbers` and yield its top-1 accuracy (a fraction) when it is finished.
+
+    The accuracy is None if the network diverged.
 
     training_sets: a function from a network's number to its training set. point: distinguishes the evaluations of one
     run (the iteration of the run). The random draws of network `number` depend on (seed, point, number) alone, so an
@@ -130,7 +151,7 @@ def train_and_test(
     all accuracies.
     """
 
-    def trained(some: Sequence[int]) -> Iterator[float]:
+    def trained(some: Sequence[int]) -> Iterator[float | None]:
         if not some:
             return
         if together > 1 and not has_dropout(network.network):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -231,11 +231,28 @@ def train_epoch(
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, data: ImageData, forward: Callable[[Tensor], Tensor] | None = None) -> float:
-    """Top-1 accuracy on `data` as a fraction; the CPU waits for the device only once, at the end."""
+def accuracy(network: nn.Module, data: ImageData, forward: Callable[[Tensor], Tensor] | None = None) -> float | None:
+    """Top-1 accuracy on `data` as a fraction, or None if the network diverged.
+
+    A network has diverged if its weights, its buffers or its outputs are not finite. Of outputs that are NaN the first
+    counts as the largest, so such a network would otherwise seem to guess class 0 throughout.
+    The CPU waits for the device only once, at the end.
+    """
     network.eval()
     forward = network if forward is None else forward
     correct = torch.zeros((), dtype=torch.long, device=data.labels.device)
+    finite = all_finite([*network.parameters(), *network.buffers()], data.labels.device)
     for indices in torch.arange(len(data.labels), device=data.labels.device).split(TEST_BATCH):
-        correct += (forward(data.batch(indices)).argmax(dim=1) == data.labels[indices]).sum()
-    return correct.item() / len(data.labels)
+        logits = forward(data.batch(indices))
+        correct += (logits.argmax(dim=1) == data.labels[indices]).sum()
+        finite &= logits.isfinite().all()
+    count, sound = torch.stack([correct, finite.long()]).tolist()
+    return count / len(data.labels) if sound else None
+
+
+def all_finite(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
+    """Whether no number in the tensors is NaN or infinite: bool [] on their device, for which nothing waits."""
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    for tensor in tensors:
+        finite &= tensor.detach().isfinite().all()
+    return finite
