@@ -31,7 +31,7 @@ class First(NamedTuple):
     """The first readable image, with whose size the sizes of the others are compared."""
 
     name: str
-    size: Size  # as stored in the file
+    size: Size  # before resizing
     shape: tuple[int, int, int]  # ch, H, W after decoding
 
 
