@@ -147,7 +147,7 @@ def test_borrowing_a_recipe():
 @pytest.fixture
 def cifar100(monkeypatch):
     """Four images in CIFAR-100's place, in its own normalisation."""
-    images, labels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4) % 2
+    images, labels = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).repeat(1, 3, 32, 32), torch.arange(4) % 2
     data = ImageData(images, labels, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("a", "b"), "CIFAR100")
     monkeypatch.setitem(DATASETS, "CIFAR100", lambda request: (data, data))
     return data
