@@ -178,9 +178,10 @@ def test_two_gpus_make_the_set_that_a_cpu_makes(path):
 def test_when_a_process_is_killed_another_job_goes_on(path, two):
     """Killed in update 4; one process continues from the last checkpoint, and ends as if nothing had happened."""
     assert two.returncode != 0
-    (said,) = [line for line in two.stderr.splitlines() if "error: " in line and "another process" in line]
-    kept = "error: another process of this job has ended: the last checkpoint is kept, the same command continues"
-    assert kept in said
+    (said,) = [line for line in two.stderr.splitlines() if "another process of this job has ended" in line]
+    kept = ": another process of this job has ended: the last checkpoint is kept, the same command continues"
+    # What reaches the survivor first, the broken connection or torchrun's SIGTERM, begins its sentence.
+    assert said.startswith((f"error{kept}", f"stopped by SIGTERM{kept}"))
     assert "parallel.py" not in two.stderr  # no traceback of ours
     folder = folder_of(path / "two/killed", "dm-float32")
     assert checkpoint(folder)["iteration"] == 2

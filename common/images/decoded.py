@@ -216,7 +216,7 @@ class _Reading:
 
     def _details(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         return {
-            "statistics": _statistics(self.counts),
+            "statistics": channel_statistics(self.counts),
             "remarks": dict(self.remarks),
             "fingerprints": {split: fingerprint(tensors[split]) for split in self.rows},
         }
@@ -233,17 +233,13 @@ def _gathered(pieces: Iterator[np.ndarray], rows: int) -> Tensor | None:
     return None if whole is None else whole[:filled]
 
 
-def channel_statistics(images: Tensor) -> Statistics:
-    """The mean and std of each channel of uint8 images `[N, ch, H, W]`, in 0..1; the std of a constant channel is 1."""
-    return _statistics(count_values(images))
-
-
 def count_values(images: Tensor) -> Tensor:
     """How often each of the 256 values occurs in each channel of uint8 images `[N, ch, H, W]`: int64 `[ch, 256]`."""
     return torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
 
 
-def _statistics(counts: Tensor) -> Statistics:
+def channel_statistics(counts: Tensor) -> Statistics:
+    """The mean and std of each channel, in 0..1, from `count_values`; the std of a constant channel is 1."""
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
     for channel in counts:

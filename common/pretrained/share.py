@@ -9,6 +9,7 @@ from common.report.description import describe_set
 from common.synset.file import load_synset
 from common.synset.hub import KIND, SUFFIX, Address, hub_errors, import_library, parse_address
 from common.system.errors import InputError
+from common.system.scripts import evaluate_script
 
 
 def push(path: Path, address: str, private: bool = False) -> tuple[Address, bool]:
@@ -46,12 +47,12 @@ def push(path: Path, address: str, private: bool = False) -> tuple[Address, bool
 def card(place: Address, metadata: dict[str, Any]) -> str:
     """The README.md of a repository: what the set's metadata say about it, and the command that evaluates the set."""
     rows = "\n".join(f"| {label} | {text} |" for label, text in describe_set(metadata).items())
-    folder = (metadata.get("objective") or "DM").partition("/")[0]
+    script = evaluate_script(metadata.get("objective") or "DM")
     return (
         "---\ntags:\n- dataset-distillation\n---\n\n"
         f"# {place.repository.partition('/')[2]}\n\n"
         "A synthetic training set of FreD, frequency domain-based dataset distillation "
         "([paper](https://arxiv.org/abs/2311.08819)).\n\n"
         f"| | |\n| --- | --- |\n{rows}\n\n"
-        f"```sh\npython {folder}/evaluate.py --synset {place}\n```\n"
+        f"```sh\npython {script} --synset {place}\n```\n"
     )

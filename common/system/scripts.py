@@ -37,6 +37,11 @@ def buffer_script(objective: str) -> str:
     return f"{objective.partition('/')[0]}/buffer.py"
 
 
+def evaluate_script(objective: str) -> str:
+    """The script that evaluates the synthetic sets of an objective (`ImageNet-abcde/DM`), relative to the root."""
+    return f"{objective.partition('/')[0]}/evaluate.py"
+
+
 def load_script(script: str) -> ModuleType:
     """Import a script from a folder whose name is not a valid module name: ImageNet-abcde or 3D-MNIST.
 
