@@ -86,7 +86,7 @@ def distill(options: Options, sources: Sources, objective: str = "TM") -> None:
         buffer = open_buffer(folder, made_for, last_epoch, options, objective)
         order = ExpertOrder(buffer, options.seed, options.max_experts)
         step_size = StepSize(options.lr_teacher, options.lr_lr, run.device)
-        run.keep(step_size, order)
+        run.keep(step_size=step_size, source=order)
         student = trajectory.build_student(run.network, run.compiler)
         labels, count, experts = run.synset.labels, len(run.synset.labels), options.experts_per_iteration
         batch = min(options.batch_syn or count, count)

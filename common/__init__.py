@@ -5,6 +5,7 @@ the others.
 """
 
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,10 +26,13 @@ _MODULES = {
     "save_synset": "common.synset.file",
 }
 
+_PACKAGES = {each.name for each in iter_modules(__path__)}
 
 if not TYPE_CHECKING:  # a type checker would assume that a module with this function has every name
 
     def __getattr__(name: str) -> Any:
+        if name in _PACKAGES:
+            return import_module(f"common.{name}")
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value = getattr(import_module(_MODULES[name]), name)

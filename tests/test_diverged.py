@@ -374,7 +374,7 @@ def test_a_learned_step_size_is_named(tmp_path):
     words = [*TINY, "--Iteration", "1", "--num_eval", "1", "--epoch_eval_train", "5", "--save_path", str(tmp_path)]
     options, sources = parse(Options, "DM", words)
     with Distillation(options, sources, "DM") as run:
-        run.keep(StepSize(1e20, 1e-3, run.device))
+        run.keep(step_size=StepSize(1e20, 1e-3, run.device))
         with pytest.raises(InputError) as refused:
             next(iter(run))
     assert "lower --lr_lr (0.001) or --lr_teacher (1e+20)" in str(refused.value)

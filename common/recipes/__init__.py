@@ -68,7 +68,7 @@ def find(objective: str, dataset: str, ipc: int, pixels: bool = False) -> Recipe
         blocks += [*cells.get("any", []), *cells.get(f"ipc{ipc}", [])]
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for block in [*blocks, *(table["pixels"]["any"] if pixels else [])]:
+    for block in [*blocks, *(table.get("pixels", {}).get("any", []) if pixels else [])]:
         given = {key: value for key, value in block.items() if key != "source"}
         values.update(given)
         sources.update(dict.fromkeys(given, block["source"]))
@@ -135,7 +135,8 @@ def _cells(objective: str, dataset: str) -> list[dict[str, Any]]:
 
 
 def _table(objective: str) -> dict[str, Any]:
-    return _read(_FOLDER / f"{objective}.toml")
+    file = _FOLDER / f"{objective}.toml"
+    return _read(file) if file.exists() else {}  # an objective of one's own has no recipes
 
 
 @lru_cache

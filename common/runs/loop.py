@@ -96,6 +96,7 @@ class Distillation:
         self._source: Source | None = None
         self._others: dict[str, Kept] = {}
         self._iteration = 0
+        self._begun = self._kept_something = False
         self._evaluations = Evaluations(setup)
         self._losses = Losses(
             self._record_loss,
@@ -115,12 +116,16 @@ class Distillation:
     ) -> bool:
         return bool(self._open.__exit__(kind, error, trace))
 
-    def keep(self, step_size: StepSize | None = None, source: Source | None = None, **others: Kept) -> None:
+    def keep(self, *, step_size: StepSize | None = None, source: Source | None = None, **others: Kept) -> None:
         """Save these objects in every checkpoint, and restore them before the first update. Call it before the loop.
 
         step_size: the learned step size; evaluation networks are trained with it. source: what updates read beside the
         images. others: anything else that changes from one update to the next, each under a name of your choice.
+        Raises RuntimeError once the loop has begun, or if it is called twice: the state would be lost.
         """
+        if self._begun or self._kept_something:
+            raise RuntimeError("`keep` is called once, with everything to keep, before the loop begins")
+        self._kept_something = True
         self._step_size, self._source, self._others = step_size, source, others
 
     # -- the pieces of an update -------------------------------------------------------------------------------
@@ -222,6 +227,9 @@ class Distillation:
     # -- the loop ----------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[int]:
+        if self._begun:
+            raise RuntimeError("a Distillation is looped over once: leave its `with` block, and open another to resume")
+        self._begun = True
         self._run = run = open_run(self.options, self._setup.sources, self.objective, self.device, self._setup.content)
         self._open.callback(run.close)
         if run.summary is None:
@@ -366,6 +374,11 @@ class Distillation:
         self.synset.load_state_dict(state["synset"])
         if self._step_size is not None:
             self._step_size.load_state_dict(state["step_size"])
+        if forgotten := sorted(state.get("others", {}).keys() - self._others.keys()):
+            raise InputError(
+                f"the checkpoint in {self._run.folder} has {', '.join(forgotten)}, which the script no longer gives to "
+                "`keep`: give another --name, or --resume never to start over"
+            )
         for name, each in self._others.items():
             if name not in state.get("others", {}):
                 raise InputError(
