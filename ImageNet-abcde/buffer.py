@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from common import recipes
 from common.config.options import BufferOptions
+from common.config.places import buffers_of
 from common.system.command import run_command
 from common.system.scripts import installed
 
@@ -30,7 +31,7 @@ class Options(BufferOptions):
     """imagenet-a to imagenet-e, imagenet-imagenette, imagenet-imagewoof, ... (imagenet-SUBSET), or any other dataset"""
     model: str = DEFAULTS["model"]
     """network that is trained here and later matched"""
-    buffer_path: str = "buffers/ImageNet-abcde"
+    buffer_path: str = buffers_of("ImageNet-abcde/TM")
     """folder for the expert trajectories, which are saved in <dataset>[_zca]/<model>"""
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 from common import recipes
 from common.config.command_line import read_first
+from common.config.places import buffers_of
 from common.networks.pools import EvalMode, EvalProtocol
 from common.system.command import run_command
 from common.system.scripts import installed
@@ -76,7 +77,7 @@ class DM(Defaults, dm.Options):
 class TM(Defaults, tm.Options):
     """Distil an ImageNet subset into FreD coefficients by trajectory matching (TM)."""
 
-    buffer_path: str = "buffers/ImageNet-abcde"
+    buffer_path: str = buffers_of("ImageNet-abcde/TM")
     """folder of the expert trajectories from ImageNet-abcde/buffer.py, which are in <dataset>[_zca]/<model>"""
     Iteration: int = 15000
     """updates of the synthetic set"""

@@ -27,6 +27,7 @@ from torch import Tensor
 from common.config.checks import check_least, check_positive
 from common.config.command_line import parse
 from common.config.options import DistillOptions, Sources
+from common.config.places import BUFFERS
 from common.experts.buffer import ExpertOrder
 from common.experts.folder import describe
 from common.experts.open import find_buffer, open_buffer
@@ -50,7 +51,7 @@ class Options(DistillOptions):
     """updates of the synthetic set"""
     eval_it: int = 500
     """updates between two evaluations (0: only before the first and after the last update)"""
-    buffer_path: str = "buffers"
+    buffer_path: str = BUFFERS
     """folder of the expert trajectories from TM/buffer.py, which are in <dataset>[_zca]/<model>"""
     syn_steps: int = 0
     """training steps of the student on synthetic images per update (0: from the recipe)"""

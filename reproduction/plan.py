@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.config.places import BUFFERS, buffers_of
 from common.datasets import PREFIXES
 from common.system.errors import InputError
 from reproduction.scales import Flags, Scale
@@ -45,8 +46,8 @@ class Plan:
 
     def buffers(self, cell: Cell) -> Path:
         """The buffer path of a cell. By default, scales below full keep their experts apart, in their own folder."""
-        path = Path(self.buffer_path or ("buffers" if self.scale == "full" else self.root / "buffers"))
-        return path / "ImageNet-abcde" if "/" in cell.objective else path
+        usual = Path("" if self.scale == "full" else self.root, BUFFERS)
+        return Path(buffers_of(cell.objective, self.buffer_path or usual))
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import subprocess
+import sys
 from pathlib import Path
 
+from tests.command_line import call
 from tests.conftest import ROOT
 
 QUICK = {
@@ -26,6 +28,7 @@ def test_the_demo_compares_four_ways_at_one_budget(tmp_path, monkeypatch, capfd)
 
     monkeypatch.setattr(demo, "FOLDER", tmp_path)
     monkeypatch.setattr(subprocess, "run", run_quickly)
+    monkeypatch.setattr(sys, "argv", ["demo.py"])
     demo.main()
     table = json.loads((tmp_path / "summary.json").read_text())
     assert table.keys() == {"fred", "random", "pixel", "full", "fred_before_optimisation", "bytes"}
@@ -40,3 +43,10 @@ def test_the_demo_compares_four_ways_at_one_budget(tmp_path, monkeypatch, capfd)
     assert str(file) in shown
     assert str(file.with_name("images_000002.png")) in shown
     assert file.with_name("images_000002.png").is_file()
+
+
+def test_help_starts_nothing():
+    result = call("demo.py", "--help")
+    assert result.code == 0
+    assert "compare the result at equal budget" in result.out
+    assert call("demo.py", "--epochs", 3).code == 2

@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
 from common.config.command_line import parse
+from common.matching.step_size import StepSize
 from common.runs.loop import Distillation
 from common.system.errors import InputError, ProcessLost
 from common.system.files import take_lock
@@ -29,6 +32,7 @@ SCRIPTS = {
     "DC": ["--Iteration", 4, "--batch_real", 8, "--method", "DSA", "--outer_loop", 2, "--inner_loop", 1],
     "TM": ["--Iteration", 7, "--syn_steps", 2, "--max_start_epoch", 2, "--expert_epochs", 1, "--lr_teacher", 0.05],
 }
+EVALUATED = ["--device", "cpu", "--num_eval", 1, "--epoch_eval_train", 0]
 EXPERTS = ["--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", "--num_experts", 3, "--train_epochs", 2]
 
 # For each number n up to KILLS a run named n: SIGKILL right after its n-th update, then the same command again. Each in
@@ -36,6 +40,7 @@ EXPERTS = ["--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", 
 DRIVER = """
 import os, runpy, signal, sys
 import pytest, tqdm
+from common.matching.step_size import StepSize
 from common.runs.loop import Distillation
 from tests.left_out import leave_out_pictures, leave_out_report
 
@@ -223,6 +228,117 @@ def test_a_checkpoint_without_what_is_kept_is_refused(options):
         run.keep(counter=Counter())
         with pytest.raises(InputError, match="has no counter"):
             next(iter(run))
+
+
+def begun(options, **kept):
+    """A run with three updates, which was given these objects to keep."""
+    with Distillation(*options, "DM") as run:
+        run.keep(**kept)
+        for iteration in run:
+            update(run, iteration)
+            if iteration == 3:
+                break
+
+
+def resume(options, **kept):
+    with Distillation(*options, "DM") as run:
+        run.keep(**kept)
+        next(iter(run))
+
+
+def test_a_checkpoint_with_more_than_is_kept_is_refused(options):
+    begun(options, counter=Counter(), teacher=Counter())
+    with pytest.raises(InputError, match="has teacher, which the script must give to `keep`"):
+        resume(options, counter=Counter())
+    with pytest.raises(InputError, match="has counter, which the script must give"):
+        resume(options)
+    resume(options, counter=Counter(), teacher=Counter())
+
+
+@pytest.mark.parametrize("name", ["step_size", "source"])
+def test_a_run_that_was_begun_without_a_step_size_or_source_is_refused(options, name):
+    begun(options)
+    given = {"step_size": StepSize(0.1, 0.1, torch.device("cpu")), "source": Counter()}[name]
+    with pytest.raises(InputError, match=f"has no {name}, which the script gives to `keep`"):
+        resume(options, **{name: given})
+
+
+@pytest.mark.parametrize(
+    "state",
+    [np.float64(1.0), {"a": np.zeros(2)}, Path("x"), [print], Counter()],
+    ids=lambda state: str(type(state)),
+)
+def test_a_state_that_no_checkpoint_can_hold_is_refused_before_the_first_update(options, state):
+    counter = Counter()
+    counter.count = state
+    with Distillation(*options, "DM") as run:
+        run.keep(counter=counter)
+        with pytest.raises(TypeError, match="given counter, whose state a checkpoint cannot hold"):
+            next(iter(run))
+
+
+def test_a_state_of_plain_values_comes_back_as_it_was(options):
+    state = {"a": torch.arange(3), 1: [None, 2.5, ("x", True)], "b": b"bytes"}
+    counter = Counter()
+    counter.count = state
+    begun(options, counter=counter)
+    counter = Counter()
+    resume(options, counter=counter)
+    assert torch.equal(counter.count.pop("a"), state.pop("a"))
+    assert counter.count == state
+
+
+def test_what_is_kept_is_given_once_and_before_the_loop(options):
+    with Distillation(*options, "DM") as run:
+        run.keep(counter=Counter())
+        with pytest.raises(RuntimeError, match="call `keep` once"):
+            run.keep(other=Counter())
+    with Distillation(*options, "DM") as run:
+        for _ in run:
+            with pytest.raises(RuntimeError, match="before the loop begins"):
+                run.keep(counter=Counter())
+            break
+
+
+def test_a_run_is_looped_over_once_and_inside_its_block(options):
+    with Distillation(*options, "DM") as run:
+        iterations = iter(run)
+        update(run, next(iterations))
+        with pytest.raises(RuntimeError, match="looped over once"):
+            next(iter(run))
+    assert list(iterations) == []  # it has ended with the block, which released the run folder
+    with pytest.raises(RuntimeError, match="inside its `with` block"):
+        next(iter(run))
+
+
+def test_a_loss_is_a_tensor(options):
+    with pytest.raises(TypeError, match="loss is a float: give a tensor"):
+        make(options, lambda run, iteration: run.update(run.synset.decode(), run.synset.decode().detach(), 1.0))
+
+
+def test_an_objective_of_ones_own_has_a_name_of_its_own(tmp_path, options):
+    with pytest.raises(InputError, match="PIX has no recipes: give --msz_per_channel and --lr_freq"):
+        parse(Options, "PIX", ["--dataset", "digits"])
+    with pytest.raises(InputError, match="PIX has no recipes: leave out --recipe"):
+        parse(Options, "PIX", ["--dataset", "digits", "--recipe", "MNIST"])
+    words = [
+        *SETTING,
+        "--Iteration",
+        2,
+        "--save_path",
+        tmp_path,
+        "--name",
+        "run",
+        "--lr_freq",
+        1,
+        "--msz_per_channel",
+        8,
+    ]
+    with Distillation(*parse(Options, "PIX", [str(word) for word in words]), "PIX") as run:
+        for iteration in run:
+            update(run, iteration)
+    assert (tmp_path / "PIX/digits/ipc1/run/synset.safetensors").exists()
+    assert call("DM/evaluate.py", "--synset", tmp_path / "PIX/digits/ipc1/run/synset.safetensors", *EVALUATED).code == 0
 
 
 def test_several_updates_of_an_iteration_are_one_loss(options, tmp_path):

@@ -182,8 +182,10 @@ def test_plain_pixels_take_their_own_recipe(tmp_path):
 
 
 def test_the_default_name_is_made_from_what_is_computed(tmp_path):
+    content = {"fingerprint": "", "class_names": ["a"], "train": 1, "test": 1}
+
     def folder(*words, place="a"):
-        run = Run(*read("--save_path", tmp_path / place, *words), "DM", torch.device("cpu"), {})
+        run = Run(*read("--save_path", tmp_path / place, *words), "DM", torch.device("cpu"), content)
         run.close()
         return run.folder
 

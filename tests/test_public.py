@@ -83,6 +83,15 @@ def test_what_the_package_imports_it_depends_on():
     assert brought == set(EXTRAS)
 
 
+def test_what_is_shipped_needs_no_checkout():
+    """reproduction/ loads the scripts of folders that no wheel can have, such as ImageNet-abcde."""
+    patterns = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    shipped = {path.parent for path in ROOT.glob("*/__init__.py") if any(map(path.parent.match, patterns))}
+    assert {path.name for path in shipped} == {"common", "DM", "DC", "TM"}
+    files = {path for folder in shipped for path in folder.rglob("*.py")} - {ROOT / "common/system/scripts.py"}
+    assert not [path for path in files if "load_script" in path.read_text(encoding="utf-8")]
+
+
 def test_files_beside_modules_are_shipped():
     """In a wheel, too. run.sh is for the scripts of the checkout."""
     for package, patterns in PROJECT["tool"]["setuptools"]["package-data"].items():
@@ -118,6 +127,7 @@ import common.system.errors
 assert not {"torch", "common.datasets", "common.synset"} & sys.modules.keys()
 assert set(common.__all__) <= set(dir(common))
 """)
+    run("import common\nassert common.frequency.dct and common.synset.SynSet")
     assert common.SynSet is common.synset.SynSet
     with pytest.raises(AttributeError, match="module 'common' has no attribute 'Synset'"):
         _ = common.Synset

@@ -20,6 +20,29 @@ FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / 
 PUBLIC = Path("common/__init__.py")  # resolves its names on first use
 
 
+# They import by a path: the one module that knows where scripts lie, and the tables of all scripts.
+MAY_LOAD = {Path("common/system/scripts.py"), Path("reproduction/programs.py")}
+LOADERS = {"import_module", "__import__", "exec", "run_path", "run_module", "spec_from_file_location", "load_script"}
+
+
+def ways_round(tree):
+    """Names of functions that import what no import statement names."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {each.name for each in node.names}
+    return found & LOADERS
+
+
+def is_ours(module):
+    first = module.partition(".")[0]
+    return (ROOT / first).is_dir() or (ROOT / f"{first}.py").exists()
+
+
 def room_of(module):
     """The room of a module such as common.system.files, "" for one that is none of ours."""
     first, _, rest = module.partition(".")
@@ -34,7 +57,24 @@ def test_a_room_imports_only_rooms_before_it(path):
     assert not [each for each in found if each.startswith("common") and not room_of(each)], "import it from its room"
     upward = [each for each in found if room_of(each) and ROOMS.index(room_of(each)) > ROOMS.index(own)]
     assert not upward, f"{path} imports {', '.join(upward)}, which come after {own}"
-    assert not any(word in (ROOT / path).read_text() for word in ("importlib.import_module", "__import__"))
+    assert not [each for each in found if is_ours(each) and not room_of(each)], "no room imports scripts or tests"
+    if path not in MAY_LOAD:
+        assert not ways_round(ast.parse((ROOT / path).read_text())), "an import is a statement"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from importlib import import_module as load",
+        "import importlib as i\ni.import_module('x')",
+        "import runpy\nrunpy.run_path('x.py')",
+        "from importlib.util import spec_from_file_location",
+        "from common.system.scripts import load_script",
+        "module = __import__('x')",
+    ],
+)
+def test_ways_round_an_import_are_seen(code):
+    assert ways_round(ast.parse(code))
 
 
 @pytest.mark.parametrize("room", sorted({path.parent for path in FILES}), ids=str)

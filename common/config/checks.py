@@ -35,6 +35,8 @@ def check(options: DistillOptions, objective: str) -> None:
         raise InputError(f"--name '{options.name}' is not the name of a folder: --save_path says where it lies")
     all_pixels = options.transform == "identity" and options.msz_per_channel == 0
     if options.lr_freq == 0 or (options.msz_per_channel == 0 and not all_pixels):
+        if not recipes.available(objective):
+            raise InputError(f"{objective} has no recipes: give --msz_per_channel and --lr_freq")
         ipcs = recipes.available(objective).get(options.recipe or options.dataset, [])
         have = f"recipes exist for ipc {', '.join(map(str, ipcs))}" if ipcs else "there is none for this dataset"
         raise InputError(

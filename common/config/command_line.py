@@ -14,7 +14,7 @@ import tyro
 
 from common import recipes
 from common.config.checks import check, check_floats, check_positive
-from common.config.options import _ALIASES, BufferOptions, DataOptions, DistillOptions, Sources
+from common.config.options import ALIASES, BufferOptions, DataOptions, DistillOptions, Sources
 from common.datasets import is_resizable
 from common.datasets.imagenet_classes import canonical, resolve
 
@@ -62,12 +62,12 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
 
     Raises InputError for values that cannot work. A flag that does not exist or does not parse exits with code 2.
     """
-    argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
+    argv = _spell_out_booleans(kind, argv)
     cell = _cell(argv, kind)
     recipe = cell.recipe_of(objective, cell.ipc)
     options = _read(kind, argv, default=with_recipe(kind, recipe, cell.dataset))
     words = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
-    flags = {_ALIASES.get(word, word) for word in words}
+    flags = {ALIASES.get(word, word) for word in words}
     sources = {
         key: "flag" if key in flags else recipe.sources[key] if key in recipe.values else "default"
         for key in vars(options)
@@ -100,7 +100,7 @@ def parse_buffer(kind: type[Buffers], objective: str, argv: Sequence[str] | None
 
     Flags override the recipe values that hold for every ipc of the dataset, and these override the defaults.
     """
-    argv = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
+    argv = _spell_out_booleans(kind, argv)
     cell = _cell(argv, kind)
     recipe = cell.recipe_of(objective, recipes.EVERY_IPC)
     return _read(kind, argv, default=with_recipe(kind, recipe, cell.dataset))
@@ -113,7 +113,7 @@ def _cell(argv: Sequence[str], kind: type[DataOptions]) -> _RecipeKey:
 
 def read_first(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
     """Read only the options of `kind` and ignore all other words: they decide how the rest is parsed."""
-    return _read_some(sys.argv[1:] if argv is None else argv, kind())
+    return _read_some(_given(argv), kind())
 
 
 def _read_some(argv: Sequence[str], default: Plain) -> Plain:
@@ -129,12 +129,12 @@ def _read_some(argv: Sequence[str], default: Plain) -> Plain:
 
 def parse_plain(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
     """Return the options of a command that uses no recipe."""
-    return _read(kind, _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv)))
+    return _read(kind, _spell_out_booleans(kind, argv))
 
 
 def parse_command(kinds: dict[str, type], program: str, argv: Sequence[str] | None = None) -> Any:
     """Return the options of a command line whose first word names one of `kinds`, as an instance of that class."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _given(argv)
     kind = kinds.get(words[0]) if words else None
     if kind is not None:
         words = [words[0], *_spell_out_booleans(kind, words[1:])]
@@ -144,8 +144,7 @@ def parse_command(kinds: dict[str, type], program: str, argv: Sequence[str] | No
 
 def parse_some(kind: type[Plain], argv: Sequence[str] | None = None) -> tuple[Plain, list[str]]:
     """Return the options of a command that uses no recipe, and the words that it does not know, to be passed on."""
-    words = _spell_out_booleans(kind, list(sys.argv[1:] if argv is None else argv))
-    return _read(kind, words, return_unknown_args=True)
+    return _read(kind, _spell_out_booleans(kind, argv), return_unknown_args=True)
 
 
 def _read(kind: Any, words: list[str], **more: Any) -> Any:
@@ -204,14 +203,18 @@ def data_flags(options: DataOptions, unless: DataOptions) -> list[str]:
     return words
 
 
-def _spell_out_booleans(kind: type, argv: list[str]) -> list[str]:
+def _given(argv: Sequence[str] | None) -> list[str]:
+    return list(sys.argv[1:] if argv is None else argv)
+
+
+def _spell_out_booleans(kind: type, argv: Sequence[str] | None) -> list[str]:
     """Rewrite `--dsa`, `--no_dsa` and `--dsa true` as `--dsa True` or `--dsa False`.
 
     Both the usual spelling and the authors' are thus accepted.
     """
     booleans = {name for name, hint in get_type_hints(kind).items() if "bool" in str(hint)}
     words: list[str] = []
-    rest = iter([*argv, ""])
+    rest = iter([*_given(argv), ""])
     word: Any = next(rest)
     for following in rest:
         name, equals, value = word.removeprefix("--").partition("=")

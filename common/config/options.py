@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from common.config.places import BUFFERS
 from common.datasets import (
     PREFIXES,
     ImageData,
@@ -28,6 +29,7 @@ from common.system.devices import Precision
 from common.system.errors import InputError
 
 DSA_STRATEGY = "_".join(STRATEGIES)
+EVALUATION_EPOCHS = 1000  # the authors'
 
 # These options say where a run computes, reads and writes. Two runs that differ only in them are the same run.
 # The default of any other new option must keep the behaviour from before the option existed: see identity.py.
@@ -37,8 +39,8 @@ NOT_PART_OF_A_RUN = frozenset({
 })  # fmt: skip
 
 # The authors' ImageNet scripts call it --res.
-_ALIASES = {"res": "image_size"}
-ImageSize = Annotated[int | None, tyro.conf.arg(aliases=tuple(f"--{alias}" for alias in _ALIASES))]
+ALIASES = {"res": "image_size"}
+ImageSize = Annotated[int | None, tyro.conf.arg(aliases=tuple(f"--{alias}" for alias in ALIASES))]
 
 # Options of several commands that mean the same in all of them.
 Subset = Annotated[
@@ -160,7 +162,7 @@ class EvaluationOptions:
 
     num_eval: int = 5
     """networks of each architecture to train per evaluation"""
-    epoch_eval_train: int | None = 1000
+    epoch_eval_train: int | None = EVALUATION_EPOCHS
     """epochs for training each evaluation network
     (--eval_protocol dc runs one more, as the authors' code does, and drops the learning rate to a tenth halfway).
     None, the default of DC/distill.py: 1000 with augmentation, 300 without"""
@@ -281,7 +283,7 @@ class BufferOptions(DataOptions):
     """epochs between two tests of an expert (0: only at the end)"""
     wait: bool = False
     """if other processes are training the last experts, wait until all experts are finished"""
-    buffer_path: str = "buffers"
+    buffer_path: str = BUFFERS
     """parent of the expert folders, which are <dataset>[_zca]/<model>"""
     seed: Seed = 0
     device: Device = "auto"

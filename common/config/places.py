@@ -1,8 +1,17 @@
-"""The path of a run folder."""
+"""Where runs and expert trajectories lie."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+BUFFERS = "buffers"
+"""The default --buffer_path of TM, relative to the current folder."""
+
+
+def buffers_of(objective: str, root: str | Path = BUFFERS) -> str:
+    """The default --buffer_path of an objective: `root`, or a folder in it for the scripts of ImageNet-abcde."""
+    folder, slash, _ = objective.partition("/")
+    return str(Path(root) / folder) if slash else str(root)
 
 
 def run_folder(save_path: str | Path, objective: str, dataset: str, ipc: int, name: str) -> Path:

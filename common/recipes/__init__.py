@@ -118,6 +118,8 @@ def check_dataset(objective: str, dataset: str) -> None:
     """Raise InputError if the objective has no recipe for the dataset; the message names the datasets it has."""
     if dataset not in _datasets(objective):
         names = ", ".join(_datasets(objective))
+        if not names:
+            raise InputError(f"{objective} has no recipes: leave out --recipe")
         raise InputError(f"{objective} has no recipe for '{dataset}': choose one of {names}")
 
 

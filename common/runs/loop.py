@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from common.matching.step_size import StepSize
 from common.networks import Network
 from common.runs.evaluation import Evaluations
 from common.runs.folder import open_run
+from common.runs.kept import Kept, Source, states_of, stored_states
 from common.runs.losses import Losses
 from common.runs.output import Output, export, say, write_report
 from common.runs.setup import set_up
@@ -38,26 +39,6 @@ from common.system.text import best_of
 from common.training.train import EvaluationProtocol, all_finite
 
 _CHECKPOINT_SHARE = 0.01  # at most this share of the time goes to checkpoints
-
-
-class Kept(Protocol):
-    """An object whose state is saved in every checkpoint, beside the synthetic set."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class Source(Kept, Protocol):
-    """What an objective reads beside the images, e.g. expert trajectories. It has to stay the same during a run."""
-
-    def as_metadata(self) -> dict[str, Any]:
-        """The entries that describe this source in config.json and summary.json."""
-        ...
-
-    def check(self, metadata: dict[str, Any]) -> None:
-        """Raises InputError if `metadata`, the summary of a finished run, describes another source than this one."""
-        ...
 
 
 class Distillation:
@@ -74,11 +55,11 @@ class Distillation:
     shows progress, and stops if a signal has arrived. Leaving the `with` block releases the run folder and never saves:
     after a `break`, as after a kill, the same command resumes from the last checkpoint. A checkpoint holds the
     synthetic set and what was passed to `keep`, so pass every other state that changes from one update to the next. All
-    processes of a job run the same loop: if one of them leaves it by `break`, the others keep waiting for it.
+    processes of a job run the same loop and leave it together.
 
     Objects that a script reads: `train` and `test` (ImageData), `synset`, `network` (the network to match, in training
-    mode), `device`, `share` (the classes of this process), `options` (completed with what depends on the data), and
-    `summary`, which is None before the loop has ended.
+    mode), `device`, `share` (the classes of this process; none if there are more processes than classes), `options`
+    (completed with what depends on the data), and `summary`, which is None before the loop has ended.
 
     Raises InputError for options that cannot work. The loop raises InputError for a run folder that cannot be used, for
     a loss that is not finite, and if all networks of an evaluation diverge; Stopped after SIGINT or SIGTERM, when
@@ -94,9 +75,9 @@ class Distillation:
         self.summary: dict[str, Any] | None = None
         self._step_size: StepSize | None = None
         self._source: Source | None = None
-        self._others: dict[str, Kept] = {}
+        self._kept: dict[str, Kept] = {}
         self._iteration = 0
-        self._begun = self._kept_something = False
+        self._begun = False
         self._evaluations = Evaluations(setup)
         self._losses = Losses(
             self._record_loss,
@@ -114,6 +95,7 @@ class Distillation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        self._begun = True
         return bool(self._open.__exit__(kind, error, trace))
 
     def keep(self, *, step_size: StepSize | None = None, source: Source | None = None, **others: Kept) -> None:
@@ -121,12 +103,14 @@ class Distillation:
 
         step_size: the learned step size; evaluation networks are trained with it. source: what updates read beside the
         images. others: anything else that changes from one update to the next, each under a name of your choice.
-        Raises RuntimeError once the loop has begun, or if it is called twice: the state would be lost.
+        The loop raises InputError for a checkpoint that holds other names, and TypeError for a state that a checkpoint
+        cannot hold (see `kept.Kept`). Raises RuntimeError if the loop has begun, and at a second call.
         """
-        if self._begun or self._kept_something:
-            raise RuntimeError("`keep` is called once, with everything to keep, before the loop begins")
-        self._kept_something = True
-        self._step_size, self._source, self._others = step_size, source, others
+        if self._begun or self._kept:
+            raise RuntimeError("call `keep` once, with everything to keep, before the loop begins")
+        given = {"step_size": step_size, "source": source, **others}
+        self._kept = {name: each for name, each in given.items() if each is not None}
+        self._step_size, self._source = step_size, source
 
     # -- the pieces of an update -------------------------------------------------------------------------------
 
@@ -135,7 +119,10 @@ class Distillation:
         return Draws(self.options.seed, numbers)
 
     def real(self, count: int, draws: Draws) -> Gathered:
-        """Draw `count` real images of each of this process's c classes: [c * count, ch, ...], made slice by slice."""
+        """Draw `count` real images of each of this process's c classes: [c * count, ch, ...], made slice by slice.
+
+        c is 0 in a process that has no class to match (see `share`).
+        """
         rows = self.sampler.draw(count, draws.generator("real"))  # [C, count]
         return Gathered(self.train, rows[self.share.rows].flatten())
 
@@ -174,8 +161,11 @@ class Distillation:
         synthetic: the images from `synthetic` or `synset.decode`. gradient: the gradient of the loss with respect to
         `synthetic`. loss: a scalar without a graph. also: further tensors that processes combine. By default the
         processes sum their losses, gradients and `also` in place. whole: every process has the complete values already,
-        and all take those of process 0. An iteration may make several updates.
+        and all take those of process 0. An iteration may make several updates. Raises TypeError for a loss that is no
+        tensor.
         """
+        if not isinstance(loss, Tensor):
+            raise TypeError(f"loss is a {type(loss).__name__}: give a tensor [] without a graph")
         self.synset.optim_zero_grad()
         synthetic.backward(gradient)
         assert self.synset.coefficients.grad is not None
@@ -228,8 +218,13 @@ class Distillation:
 
     def __iter__(self) -> Iterator[int]:
         if self._begun:
-            raise RuntimeError("a Distillation is looped over once: leave its `with` block, and open another to resume")
+            raise RuntimeError("a Distillation is looped over once, inside its `with` block: open another to resume")
         self._begun = True
+        iterations = self._iterations()
+        self._open.callback(iterations.close)
+        return iterations
+
+    def _iterations(self) -> Generator[int]:
         self._run = run = open_run(self.options, self._setup.sources, self.objective, self.device, self._setup.content)
         self._open.callback(run.close)
         if run.summary is None:
@@ -299,14 +294,14 @@ class Distillation:
         flags = (*flags, f"--lr_freq ({self.options.lr_freq:g})")
         if self._step_size is not None:
             flags = (*flags, *self._flags_of_step_size(self._step_size))
-        return InputError(f"{what}: lower {' or '.join(flags)}; {self._kept}")
+        return InputError(f"{what}: lower {' or '.join(flags)}; {self._last_good}")
 
     @staticmethod
     def _flags_of_step_size(step_size: StepSize) -> list[str]:
         return [f"--lr_lr ({step_size.lr:g})", f"--lr_teacher ({step_size.initial:g})"]
 
     @property
-    def _kept(self) -> str:
+    def _last_good(self) -> str:
         return f"the last good checkpoint is kept in {self._run.folder}"
 
     # -- evaluations -------------------------------------------------------------------------------------------
@@ -335,7 +330,7 @@ class Distillation:
             advice = f"lower {flags}, for they are trained with the learned step size, which is {protocol.lr:g}"
         else:
             advice = f"lower --lr_net ({protocol.lr:g})"
-        return f"{advice}; {self._kept}"
+        return f"{advice}; {self._last_good}"
 
     def _evaluate(self) -> None:
         """Evaluate the current synthetic set, and save the set, its accuracies and a picture."""
@@ -360,9 +355,10 @@ class Distillation:
 
     def _restore(self) -> None:
         state = parallel.broadcast(self._run.load_checkpoint())
+        stored = {} if state is None else stored_states(state, self._kept, self._run.folder)
         if self._source is not None:
             # Processes may see files appear at different moments, so in a new run too all take the files of process 0.
-            begun_with = self._source.state_dict() if state is None else state["source"]
+            begun_with = self._source.state_dict() if state is None else stored["source"]
             self._source.load_state_dict(parallel.broadcast(begun_with))
             self._run.add_to_config(self._source.as_metadata())
         if state is None:
@@ -372,20 +368,9 @@ class Distillation:
             return
         self._run.check_content(self._setup.content, state)
         self.synset.load_state_dict(state["synset"])
-        if self._step_size is not None:
-            self._step_size.load_state_dict(state["step_size"])
-        if forgotten := sorted(state.get("others", {}).keys() - self._others.keys()):
-            raise InputError(
-                f"the checkpoint in {self._run.folder} has {', '.join(forgotten)}, which the script no longer gives to "
-                "`keep`: give another --name, or --resume never to start over"
-            )
-        for name, each in self._others.items():
-            if name not in state.get("others", {}):
-                raise InputError(
-                    f"the checkpoint in {self._run.folder} has no {name}, which the script gives to `keep`: "
-                    "give another --name, or --resume never to start over"
-                )
-            each.load_state_dict(state["others"][name])
+        for name, each in self._kept.items():
+            if name != "source":  # loaded above
+                each.load_state_dict(stored[name])
         self._evaluations.load_state_dict(state)
         self._iteration, self._seconds = state["iteration"], state["seconds"]
         self._run.log(f"resumed from iteration {self._iteration} ({self._run.folder})")
@@ -404,9 +389,7 @@ class Distillation:
         begun = time.monotonic()
         self._run.save_checkpoint({
             "synset": self.synset.state_dict(),
-            "step_size": None if self._step_size is None else self._step_size.state_dict(),
-            "source": None if self._source is None else self._source.state_dict(),
-            "others": {name: each.state_dict() for name, each in self._others.items()},
+            **states_of(self._kept),
             "files": self._output.files,
             "content": self._setup.content,
             "iteration": self._iteration,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.config.checks import in_float32
-from common.config.options import DSA_STRATEGY
+from common.config.options import DSA_STRATEGY, EVALUATION_EPOCHS, DistillOptions
 from common.datasets import ImageData
 from common.images.pixel_values import warn_unless_like
 from common.matching.augment import parse_strategy
@@ -27,9 +27,9 @@ def evaluate(
     *,
     model: str = "ConvNetD3",
     networks: int = 5,
-    epochs: int = 1000,
-    lr: float = 0.01,
-    batch: int = 256,
+    epochs: int = EVALUATION_EPOCHS,
+    lr: float = DistillOptions.lr_net,
+    batch: int = DistillOptions.batch_train,
     dsa_strategy: str = DSA_STRATEGY,
     seed: int = 0,
     progress: bool = True,
