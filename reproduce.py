@@ -3,6 +3,7 @@
 python reproduce.py list                                       lists every cell: published accuracy, ours, time, data
 python reproduce.py run --table tm-lowres --cells cifar10/1    runs one cell as published; meant for a GPU
 python reproduce.py run --table dm-lowres --scale short        runs reduced cells, an hour each on a CPU core
+python reproduce.py run --table 3d-mnist --seeds 0-4           distils five sets per cell, for a deviation over sets
 python reproduce.py run --table 3d-mnist --dry_run             only prints the commands
 python reproduce.py run --table tm-lowres --launcher slurm --partition gpu --gpus_per_node 1
                                                                runs the cells as jobs of a SLURM cluster
@@ -20,6 +21,7 @@ from typing import Any, Literal, get_args
 from common.config.checks import check_least
 from common.config.command_line import parse_command
 from common.config.options import TrackerName
+from common.config.seeds import parse_seeds
 from common.system.command import run_command
 from common.system.devices import Precision
 from common.system.errors import InputError
@@ -106,6 +108,9 @@ class Run(Scaled, sweep.Cluster):
     """compile the networks"""
     no_download: bool = False
     """never download a missing dataset"""
+    seeds: str | None = None
+    """distil each cell once with each of these seeds, e.g. 0-4, and report mean and standard deviation over the sets
+    (default: one set, of seed 0)"""
     track: TrackerName = "none"
     """also show curves and pictures in wandb or tensorboard"""
 
@@ -117,7 +122,9 @@ class Run(Scaled, sweep.Cluster):
         if self.launcher == "here" and (unused := sweep.differing(self)):
             raise InputError(f"--{unused[0]} is for --launcher local and slurm: give one of them, or leave it out")
         cells = self.chosen()
-        shared = ("device", "precision", "compile", "no_download", "track", "nproc", "resume")
+        if self.seeds is not None:
+            parse_seeds(self.seeds)
+        shared = ("device", "precision", "compile", "no_download", "seeds", "track", "nproc", "resume")
         plan = self.scaled_plan(**{key: getattr(self, key) for key in shared})
         if self.dry_run:
             for cell in cells:

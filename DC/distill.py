@@ -32,6 +32,7 @@ from common.matching import gradient
 from common.matching.gradient import BATCHNORM_IMAGES, freeze_batchnorm
 from common.networks import has_batchnorm, reinitialise
 from common.runs.loop import Distillation
+from common.runs.seeds import distill_seeds
 from common.runs.setup import check_no_dropout
 from common.system import parallel
 from common.system.command import run_command
@@ -80,11 +81,8 @@ class Options(ClassMatchingOptions):
     ipc)"""
 
 
-def distill(options: Options, sources: Sources, objective: str = "DC") -> None:
-    """Distil as the options say, into a run folder below <save_path>/<objective>.
-
-    Raises the same errors as `Distillation`.
-    """
+def distill(options: Options, sources: Sources, objective: str = "DC") -> Distillation:
+    """Distil as the options say. Returns the finished run; raises the errors of `Distillation`."""
     check_method(options, sources)
     options = by_method(options)
     outer_loop, inner_loop = loops(options)
@@ -121,6 +119,7 @@ def distill(options: Options, sources: Sources, objective: str = "DC") -> None:
                 run.update(synthetic, to_images, loss)  # back through the inverse DCT, then one optimiser step
                 if outer < outer_loop - 1:
                     train_between(run, network, optimizer, draws.generator("inner loop"), inner_loop, options)
+    return run
 
 
 def train_between(
@@ -174,7 +173,7 @@ def loops(options: Options) -> tuple[int, int]:
 
 def main(kind: type[Options] = Options, objective: str = "DC") -> None:
     """Run the command line. The script in ImageNet-abcde/ gives `kind` other defaults."""
-    distill(*parse(kind, objective), objective)
+    distill_seeds(distill, *parse(kind, objective), objective)
 
 
 if __name__ == "__main__":

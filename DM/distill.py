@@ -27,6 +27,7 @@ from common.config.options import ClassMatchingOptions, Sources
 from common.matching import distribution
 from common.networks import has_batchnorm, reinitialise
 from common.runs.loop import Distillation
+from common.runs.seeds import distill_seeds
 from common.runs.setup import check_chunk
 from common.system.command import run_command
 
@@ -36,11 +37,8 @@ class Options(ClassMatchingOptions):
     """Distil a dataset into FreD coefficients by distribution matching (DM)."""
 
 
-def distill(options: Options, sources: Sources, objective: str = "DM") -> None:
-    """Distil as the options say, into a run folder below <save_path>/<objective>.
-
-    Raises the same errors as `Distillation`.
-    """
+def distill(options: Options, sources: Sources, objective: str = "DM") -> Distillation:
+    """Distil as the options say. Returns the finished run; raises the errors of `Distillation`."""
     refuse_step_size(options, sources)
     with Distillation(options, sources, objective) as run:
         check_chunk(options, run.network)
@@ -61,11 +59,12 @@ def distill(options: Options, sources: Sources, objective: str = "DM") -> None:
             with run.matching(network, draws):  # sets the precision and seeds the dropout
                 loss, gradient = distribution.match(embed, real, synthetic, run.share.count, augmentation, chunk)
             run.update(synthetic, gradient, loss)  # back through the inverse DCT, then one optimiser step
+    return run
 
 
 def main(kind: type[Options] = Options, objective: str = "DM") -> None:
     """Run the command line. The scripts in 3D-MNIST/ and ImageNet-abcde/ give `kind` other defaults."""
-    distill(*parse(kind, objective), objective)
+    distill_seeds(distill, *parse(kind, objective), objective)
 
 
 if __name__ == "__main__":

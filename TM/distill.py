@@ -26,8 +26,7 @@ from torch import Tensor
 
 from common.config.checks import check_least, check_positive
 from common.config.command_line import parse
-from common.config.options import DistillOptions, Sources
-from common.config.places import BUFFERS
+from common.config.options import BufferOptions, DistillOptions, Sources
 from common.experts.buffer import ExpertOrder
 from common.experts.folder import describe
 from common.experts.open import find_buffer, open_buffer
@@ -36,6 +35,7 @@ from common.matching.step_size import StepSize
 from common.matching.trajectory import Step, Unroll
 from common.networks import has_batchnorm
 from common.runs.loop import Distillation
+from common.runs.seeds import distill_seeds
 from common.runs.setup import check_chunk, check_no_dropout
 from common.system import parallel
 from common.system.command import run_command
@@ -51,7 +51,7 @@ class Options(DistillOptions):
     """updates of the synthetic set"""
     eval_it: int = 500
     """updates between two evaluations (0: only before the first and after the last update)"""
-    buffer_path: str = BUFFERS
+    buffer_path: str = BufferOptions.buffer_path
     """folder of the expert trajectories from TM/buffer.py, which are in <dataset>[_zca]/<model>"""
     syn_steps: int = 0
     """training steps of the student on synthetic images per update (0: from the recipe)"""
@@ -75,16 +75,15 @@ class Options(DistillOptions):
     backpropagation, whose memory grows with syn_steps"""
 
 
-def distill(options: Options, sources: Sources, objective: str = "TM") -> None:
-    """Distil as the options say. Raises the errors of `Distillation`, and InputError for experts that do not fit."""
+def distill(options: Options, sources: Sources, objective: str = "TM") -> Distillation:
+    """Return the finished run. Raises the errors of `Distillation`, and InputError for experts that do not fit."""
     check_trajectory(options, sources)
     with Distillation(options, sources, objective) as run:
         check_chunk(options, run.network)
         check_no_dropout(options, run.network)
         folder = find_buffer(options.buffer_path, run.train.name, options.model, options.zca)
-        made_for = describe(run.train, options.model, run.network)
         last_epoch = options.max_start_epoch - 1 + options.expert_epochs
-        buffer = open_buffer(folder, made_for, last_epoch, options, objective)
+        buffer = open_buffer(folder, describe(run.train, options.model, run.network), last_epoch, options, objective)
         order = ExpertOrder(buffer, options.seed, options.max_experts)
         step_size = StepSize(options.lr_teacher, options.lr_lr, run.device)
         run.keep(step_size=step_size, source=order)
@@ -129,6 +128,7 @@ def distill(options: Options, sources: Sources, objective: str = "TM") -> None:
             loss, gradient, to_step_size = means
             run.update(synthetic, gradient, loss, to_step_size, whole=not dealt)  # back through the inverse DCT
             step_size.update(to_step_size)
+    return run
 
 
 def student_steps(
@@ -173,7 +173,7 @@ def check_trajectory(options: Options, sources: Sources) -> None:
 
 def main(kind: type[Options] = Options, objective: str = "TM") -> None:
     """Run the command line. The script in ImageNet-abcde/ gives `kind` other defaults."""
-    distill(*parse(kind, objective), objective)
+    distill_seeds(distill, *parse(kind, objective), objective)
 
 
 if __name__ == "__main__":

@@ -2,24 +2,29 @@
 
 <output>/<scale>/                                    one folder each for the scales full, short and smoke
     <objective>/<dataset>/ipc<ipc>/<table>/          run folders, the same as of any distillation
-    corruption/<cell>/                               results of robustness tests
+    <objective>/<dataset>/ipc<ipc>/<table>-seed<N>/  with --seeds, and <table>-seeds/ for what they have in common
+    corruption/<cell>/                               results of robustness tests; with --seeds <cell>-seeds/seed<N>/
     cells/<table>/<cell>.json                        commands, state and times of a cell
     buffers/                                         expert trajectories of the scales short and smoke
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from common.config.command_line import find_recipe
 from common.config.options import BufferOptions
-from common.config.places import run_folder
+from common.config.places import run_folder, seed_name, seeds_folder
+from common.config.seeds import parse_seeds
 from common.datasets import default_data_path
 from common.experts.folder import buffer_folder, expert_files
 from common.experts.open import find_buffer
+from common.report.seeds import FILE as SEEDS_FILE
 from common.robustness.targets import target_folder
+from common.system.files import read_json
 from common.system.scripts import as_typed
 from reproduction.plan import Images, Plan, images_of
 from reproduction.programs import program
@@ -34,8 +39,8 @@ DRIFTED_LEVEL = 5  # the corruption level of the authors' script
 class Command:
     """A script with its flags, run by `nproc` processes.
 
-    product: the file that exists once the command has finished; a command without a product is run every time. keep:
-    skip the command if its product exists already.
+    product: the file that exists once the command has finished; a command without a product is run every time. seeds:
+    the seeds that a product of --seeds has to be about. keep: skip the command if it is done already.
     """
 
     script: str
@@ -43,6 +48,14 @@ class Command:
     nproc: int
     product: Path | None = None
     keep: bool = True
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the product exists, and is about these seeds."""
+        if self.product is None or not self.product.exists():
+            return False
+        return not self.seeds or read_json(self.product)["seeds"] == list(self.seeds)
 
     @property
     def command(self) -> str:
@@ -61,13 +74,21 @@ class Experts(NamedTuple):
 def folder_of(cell: Cell, plan: Plan) -> Path:
     """The folder with the results of a cell: its run folder or, on drifted images, its own results folder."""
     if cell.target is not None:
-        return plan.root / cell.table / "-".join(cell.parts)
-    return _run_folder(cell, images_of(cell, plan), plan)
+        folder = plan.root / cell.table / "-".join(cell.parts)
+    else:
+        folder = _run_folder(cell, images_of(cell, plan), plan)
+    return folder if plan.seeds is None else seeds_folder(folder)
 
 
-def source_folder(cell: Cell, plan: Plan) -> Path:
-    """The run folder of the synthetic set that a cell tests on drifted images."""
-    return _run_folder(_source_of(cell), images_of(cell, plan), plan)
+def source_folder(cell: Cell, plan: Plan, seed: int | None = None) -> Path:
+    """The run folder of the synthetic set that a cell tests on drifted images. seed: with --seeds, the set's."""
+    folder = _run_folder(_source_of(cell), images_of(cell, plan), plan)
+    return folder if seed is None else folder.with_name(seed_name(folder.name, seed))
+
+
+def drifted_folders(folder: Path, seeds: Iterable[int]) -> dict[int | None, Path]:
+    """The folders with the results of robustness tests, by seed; without seeds `folder` itself, by None."""
+    return {seed: folder / f"seed{seed}" for seed in seeds} or {None: folder}
 
 
 def check_target(cell: Cell, plan: Plan) -> None:
@@ -87,7 +108,6 @@ def steps(cell: Cell, plan: Plan, make: bool = False) -> list[Command]:
     # The synthetic set also belongs to another cell, so it is made only if it is missing.
     before = _distillation(_source_of(cell), cell, replace(plan, resume="auto"), make)
     flags: Flags = {
-        "synset": str(source_folder(cell, plan) / "synset.safetensors"),
         "target_dataset": cell.target,
         **({} if cell.target == "CIFAR10.1" else {"level": str(DRIFTED_LEVEL)}),
         **{key: value for key, value in images_of(cell, plan).flags.items() if key in ("dataset", "data_path")},
@@ -96,11 +116,18 @@ def steps(cell: Cell, plan: Plan, make: bool = False) -> list[Command]:
         flags["target_path"] = str(target_path(plan.standins))
         if make:
             make_target(cell.target, cell.dataset, plan.standins)
-    folder = folder_of(cell, plan)
-    flags |= {"output": str(folder), **reduction(cell, plan.scale).evaluate, **_machine(plan)}
-    # Each network is tested on all corruptions, so one process does everything.
-    product, keep = folder / "results.json", plan.resume == "auto"
-    return [*before, Command("corruption-exp/evaluate.py", _words(flags), 1, product, keep)]
+    flags |= {**reduction(cell, plan.scale).evaluate, **_machine(plan)}
+    for seed, folder in drifted_folders(folder_of(cell, plan), seeds_of(plan.seeds)).items():
+        own: Flags = {"synset": str(source_folder(cell, plan, seed) / "synset.safetensors"), "output": str(folder)}
+        # Each network is tested on all corruptions, so one process does everything.
+        product, keep = folder / "results.json", plan.resume == "auto"
+        before.append(Command("corruption-exp/evaluate.py", _words(own | flags), 1, product, keep))
+    return before
+
+
+def seeds_of(text: str | None) -> tuple[int, ...]:
+    """The seeds of --seeds; () without it."""
+    return () if text is None else tuple(parse_seeds(text))
 
 
 def experts(cell: Cell, plan: Plan) -> Experts | None:
@@ -138,11 +165,14 @@ def _distillation(cell: Cell, whose: Cell, plan: Plan, make: bool) -> list[Comma
     where = {"save_path": str(plan.root), "name": _run_name(cell, images, plan)}
     if plan.resume != "auto":
         where["resume"] = plan.resume
+    if plan.seeds is not None:
+        where["seeds"] = plan.seeds
     if plan.track != "none":
         where |= {"track": plan.track, "track_group": f"{cell.name}, {plan.scale}"}
     words = (*scripts.flags, *_words(shared | own | where))
-    product, keep = _run_folder(cell, images, plan) / "summary.json", plan.resume == "auto"
-    return [*before, Command(scripts.script, words, plan.nproc, product, keep)]
+    folder, keep = _run_folder(cell, images, plan), plan.resume == "auto"
+    product = folder / "summary.json" if plan.seeds is None else seeds_folder(folder) / SEEDS_FILE
+    return [*before, Command(scripts.script, words, plan.nproc, product, keep, seeds_of(plan.seeds))]
 
 
 def _run_folder(cell: Cell, images: Images, plan: Plan) -> Path:

@@ -55,8 +55,8 @@ def write_record(cell: Cell, plan: Plan, **entries: Any) -> None:
 
 def is_finished(cell: Cell, plan: Plan) -> bool:
     """Whether the results of a cell exist."""
-    product = steps(cell, plan)[-1].product
-    return product is not None and product.exists()
+    todo = steps(cell, plan)
+    return all(step.is_done for step in todo if step.script == todo[-1].script)
 
 
 class CellJob:
@@ -110,6 +110,7 @@ class CellJob:
             commands=[step.command for step in todo],
             images=images,
             folder=folder,
+            seeds=self.plan.seeds,
             seconds=before.get("seconds", 0.0),
             interruptions=before.get("interruptions", 0),
             reason=None,
@@ -121,7 +122,7 @@ class CellJob:
 
     def _run(self, step: Command) -> None:
         with _alone(step.product):
-            if step.keep and step.product is not None and step.product.exists():
+            if step.keep and step.is_done:
                 return
             print(f"\n$ {step.command}", flush=True)
             begun = time.monotonic()

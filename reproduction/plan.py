@@ -31,6 +31,8 @@ class Plan:
     track: str = "none"
     nproc: int = 1
     resume: str = "auto"
+    seeds: str | None = None
+    """distil once with each of these seeds, e.g. "0-4"; None for one set"""
     images: dict[str, str] = field(default_factory=dict)
     """datasets whose images are read from elsewhere, e.g. {"CIFAR10": "folder:PATH"}"""
 

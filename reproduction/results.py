@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from common.config.command_line import find_recipe
 from common.config.options import BufferOptions
 from common.report.record import RunRecord, read_run
+from common.report.seeds import FILE as SEEDS_FILE
 from common.robustness.authors_set import AUTHORS_PROTOCOL
 from common.system.files import read_json
-from common.system.text import diverged_in
+from common.system.text import counted, diverged_in, over_sets
 from common.system.version import code_version
-from reproduction.cells import folder_of, source_folder
+from reproduction.cells import drifted_folders, folder_of, seeds_of, source_folder
 from reproduction.jobs import State, read_record
 from reproduction.plan import Plan, images_of
 from reproduction.scales import Scale
@@ -27,7 +28,8 @@ UNKNOWN = "unknown"
 class Row:
     """The results of a cell at a scale. Accuracies are in % of the test images; None means unknown.
 
-    diverged: the number of networks that mean, std and n leave out, because they diverged.
+    mean is over the n networks of one set, or over the means of several `sets`. std is that over the networks of one
+    set, and sets_std that over sets, None for one set. diverged: the number of networks that these figures leave out.
     difference: our accuracy minus the published one, only at scale full and on the dataset's own images. reduced: what
     was less than, or different from, the recipe.
     """
@@ -40,8 +42,11 @@ class Row:
     std: float | None
     n: int | None
     diverged: int
+    sets: int | None
+    sets_std: float | None
     last_mean: float | None
     last_std: float | None
+    last_sets_std: float | None
     published: float | None
     published_std: float | None
     published_source: str
@@ -58,9 +63,8 @@ class Row:
 
     @property
     def ours(self) -> str:
-        """Our mean and standard deviation, and how many networks diverged, as text; "" if there is no result."""
-        told = [_with_std(self.mean, self.std), f"{self.diverged} diverged" if self.diverged else ""]
-        return ", ".join(filter(None, told))
+        """Our mean and standard deviations, and how many networks diverged, as text; "" if there is no result."""
+        return accuracy_text(asdict(self))
 
     @property
     def published_text(self) -> str:
@@ -92,7 +96,8 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
     record, folder = read_record(cell, plan), folder_of(cell, plan)
     if "folder" in record:
         folder = plan.root / record["folder"]
-    figures = _of_drifted(cell, plan, folder) if cell.target else _figures(cell, folder)
+    seeds = seeds_of(record.get("seeds", plan.seeds))
+    figures = _of_drifted(cell, plan, folder, seeds) if cell.target else _figures(cell, folder)
     published = cell.published or {}
     accuracy = published.get("accuracy")
     mean = figures.get("mean")
@@ -115,8 +120,11 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
         std=figures.get("std"),
         n=figures.get("n"),
         diverged=figures.get("diverged", 0),
+        sets=figures.get("sets"),
+        sets_std=figures.get("sets_std"),
         last_mean=figures.get("last_mean"),
         last_std=figures.get("last_std"),
+        last_sets_std=figures.get("last_sets_std"),
         published=accuracy,
         published_std=published.get("std"),
         published_source=str(published.get("source", UNKNOWN)),
@@ -135,48 +143,86 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
 
 def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
     """The results of a finished cell, accuracies in %; {} if the cell is not finished."""
-    if not (folder / "summary.json").exists():
+    key = TABLES[cell.table].figure
+    if (folder / SEEDS_FILE).exists():
+        summary = read_json(folder / SEEDS_FILE)
+        runs = [read_run(folder.parent / name) for name in summary["runs"].values()]
+        chosen, last = ({} if summary[each] is None else _of_sets(summary[each]) for each in (key, "last"))
+    elif (folder / "summary.json").exists():
+        runs = [read_run(folder)]
+        summary = runs[0].summary or {}
+        chosen, last = ({} if summary[each] is None else _of_networks(summary[each]) for each in (key, "last"))
+    else:
         return {}
-    run = read_run(folder)
-    summary = run.summary
-    assert summary is not None  # summary.json exists
-    chosen, last = summary[TABLES[cell.table].figure], summary["last"]
-    notes = ["no best on test: a network diverged in every evaluation"] if chosen is None else []
-    if chosen is not last and (count := diverged_in(last)):
+    summaries = [run.summary or {} for run in runs]
+    notes = [] if chosen else ["no best on test: a network diverged in every evaluation"]
+    if summary[key] is not summary["last"] and (count := last["diverged"]):
         notes.append(f"after the last update {count} of {count + last['n']} networks diverged")
     return {
-        **({} if chosen is None else _percent(chosen) | {"n": chosen["n"], "diverged": diverged_in(chosen)}),
+        **chosen,
         "note": "; ".join(notes),
-        **{f"last_{key}": value for key, value in _percent(last).items()},
-        "seconds": summary["seconds"],
-        "peak_memory_bytes": _peak(summary.get("peak_memory_bytes", {})),
-        "reduced": _departures(cell, run, summary),
-        "hardware": _hardware(run.config["hardware"]),
-        "version": summary["version"],
+        **{f"last_{name}": last.get(name) for name in ("mean", "std", "sets_std")},
+        "seconds": sum(each["seconds"] for each in summaries),
+        "peak_memory_bytes": max(_peak(each.get("peak_memory_bytes", {})) or 0 for each in summaries) or None,
+        "reduced": _departures(cell, runs[0], summaries[0]),
+        "hardware": "; ".join(dict.fromkeys(_hardware(run.config["hardware"]) for run in runs)),
+        "version": "; ".join(dict.fromkeys(each["version"] for each in summaries)),
     }
 
 
-def _of_drifted(cell: Cell, plan: Plan, folder: Path) -> dict[str, Any]:
-    file, synset = folder / "results.json", source_folder(cell, plan) / "synset.safetensors"
-    if not file.exists():
+def _of_drifted(cell: Cell, plan: Plan, folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    folders = drifted_folders(folder, seeds)
+    files = [each / "results.json" for each in folders.values()]
+    if not all(file.exists() for file in files):
         return {}
-    results = read_json(file)
-    clean, epochs = _percent(results["clean"]), results["evaluation"]["epochs"]
-    on_clean = _with_std(clean["mean"], clean["std"])
-    if count := diverged_in(results["clean"]):
-        on_clean += f", {count} diverged"
-    notes = [f"on clean images {on_clean}"]
-    if synset.exists() and synset.stat().st_mtime > file.stat().st_mtime:
+    tests = [read_json(file) for file in files]
+    first = tests[0]
+    on_drifted, clean = (
+        _of_sets(over_sets([test[each] for test in tests])) if seeds else _of_networks(first[each])
+        for each in ("mean", "clean")
+    )
+    notes = [f"on clean images {accuracy_text(clean)}"]
+    synsets = [source_folder(cell, plan, seed) / "synset.safetensors" for seed in folders]
+    if any(
+        synset.exists() and synset.stat().st_mtime > file.stat().st_mtime
+        for synset, file in zip(synsets, files, strict=True)
+    ):
         notes.append("of a synthetic set that has been made anew since: run it with --resume never")
+    epochs, full = first["evaluation"]["epochs"], AUTHORS_PROTOCOL.epochs or 0
     return {
-        **_percent(results["mean"]),
-        "n": results["mean"]["n"],
-        "diverged": diverged_in(results["mean"]),
-        "reduced": f"{epochs:,} of {full:,} epochs" if epochs < (full := AUTHORS_PROTOCOL.epochs or 0) else "",
+        **on_drifted,
+        "reduced": f"{epochs:,} of {full:,} epochs" if epochs < full else "",
         "note": "; ".join(notes),
-        "hardware": _hardware(results["hardware"]),
-        "version": results["version"],
+        "hardware": "; ".join(dict.fromkeys(_hardware(test["hardware"]) for test in tests)),
+        "version": "; ".join(dict.fromkeys(test["version"] for test in tests)),
     }
+
+
+def _of_networks(figures: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a row for the networks of one set, from `mean_and_std`."""
+    return _percent(figures) | {"n": figures["n"], "diverged": diverged_in(figures)}
+
+
+def _of_sets(figures: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a row for several sets, from `over_sets`."""
+    over, within = _percent(figures), figures["within"]
+    return {
+        "mean": over["mean"],
+        "std": round(100 * within["std"], 2),
+        "n": within["n"],
+        "diverged": diverged_in(within),
+        "sets": figures["n"],
+        "sets_std": over["std"],
+    }
+
+
+def accuracy_text(figures: dict[str, Any]) -> str:
+    """Mean and standard deviations of a row's entries as text, and how many networks diverged; "" without a mean."""
+    mean, std, sets = figures.get("mean"), figures.get("std"), figures.get("sets")
+    text = _with_std(mean, std)
+    if sets is not None:
+        text = f"{_with_std(mean, figures['sets_std'])} over {counted(sets, 'set')}, ± {std:.2f} within a set"
+    return ", ".join(filter(None, [text, f"{figures['diverged']} diverged" if figures.get("diverged") else ""]))
 
 
 def _percent(figures: dict[str, Any]) -> dict[str, float | None]:

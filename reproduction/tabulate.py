@@ -7,14 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common.report.seeds import FILE as SEEDS_FILE
+from common.system.files import read_json
 from common.system.text import describe_bytes, describe_seconds
 from reproduction.results import Row
 from reproduction.tables import TABLES, Figure
 
 NOTES = (
     "Accuracy on the test images in %, mean and population standard deviation over n networks trained from scratch "
-    "on the synthetic set. Only rows of scale full say anything about the published figures: short and smoke rows made "
-    "fewer updates and trained fewer networks, smoke rows on stand-in images.",
+    "on the synthetic set; of several sets, over the means of the sets, and within a set. Only rows of scale full say "
+    "anything about the published figures: short and smoke rows made fewer updates and trained fewer networks, smoke "
+    "rows on stand-in images.",
 )
 _HEAD = (
     "cell",
@@ -84,8 +87,13 @@ def _memory(count: int | None) -> str:
 
 
 def as_csv_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows for `write_csv`. Unknown values are empty. There is a column `diverged` if any network diverged."""
+    """The rows for `write_csv`. Unknown values are empty.
+
+    There is a column `diverged` if any network diverged, and there are columns about sets if any row is of several.
+    """
     hidden = set() if any(row.diverged for row in rows) else {"diverged"}
+    if all(row.sets is None for row in rows):
+        hidden |= {"sets", "sets_std", "last_sets_std"}
     return [
         {key: "" if value is None else value for key, value in asdict(row).items() if key not in hidden} for row in rows
     ]
@@ -99,6 +107,9 @@ def as_page_rows(rows: Sequence[Row], page: Path) -> list[dict[str, Any]]:
 def _page_row(row: Row, page: Path) -> dict[str, Any]:
     folder = Path(row.folder) if row.folder else None
     pictures = sorted(folder.glob("images_*.png")) if folder else []
+    if folder and not pictures and (folder / SEEDS_FILE).exists():  # of several sets, that of the first
+        first = next(iter(read_json(folder / SEEDS_FILE)["runs"].values()))
+        pictures = sorted((folder.parent / first).glob("images_*.png"))
     report = folder / "report.html" if folder else None
     return {
         "table": f"{TABLES[row.table].title} ({row.table})",

@@ -61,6 +61,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, cache: Path, one_thread: None) -> None:
+    """Cells of the published tables run their scripts in this process."""
+    from tests.command_line import InThisProcess
+
+    monkeypatch.setattr("reproduction.jobs.Script", InThisProcess)
+
+
+@pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every download fails, with "no network in tests"."""
 

@@ -40,32 +40,6 @@ SMALL = Cell("dm-lowres", "DM", "MNIST", 1)
 LONG = replace(SMALL, ipc=2, flags=("--Iteration", "200", "--checkpoint_every", "1", "--eval_it", "0"))
 
 
-class InThisProcess:
-    """A script run without a process of its own, which would import torch anew."""
-
-    pid = 1
-
-    def __init__(self, script, words, nproc=1):
-        assert nproc == 1
-        self._result = call(script, *words)
-        print(self._result.out)
-
-    def wait(self):
-        return self._result.code
-
-    def stop(self):
-        raise AssertionError("it has ended")
-
-    @property
-    def reason(self):
-        return self._result.err.strip().splitlines()[-1].removeprefix("error: ")
-
-
-@pytest.fixture
-def here(monkeypatch, cache, one_thread):
-    monkeypatch.setattr(jobs, "Script", InThisProcess)
-
-
 # -- which cells ---------------------------------------------------------------------------------------------------
 
 

@@ -109,6 +109,10 @@ def tensorboard(tmp_path):
     said = []
 
     def start(resumed_from):
+        # Event files are read in the order of their names, which begin with the second. A run that is started again
+        # takes longer to start.
+        if (tmp_path / "tensorboard").exists():
+            time.sleep(1)
         tracker = open_tracker("tensorboard", tmp_path, CONFIG, "a", resumed_from=resumed_from, say=said.append)
         assert said.pop() == f"tracked: tensorboard --logdir {tmp_path}/tensorboard"
         assert said == []

@@ -9,6 +9,7 @@ import torch
 
 from common import recipes
 from common.config.options import DistillOptions, EvaluationOptions, Sources
+from common.config.seeds import parse_seeds
 from common.datasets import check_dataset
 from common.matching.augment import parse_strategy
 from common.system.errors import InputError
@@ -31,6 +32,8 @@ def check(options: DistillOptions, objective: str) -> None:
     ):
         check_least(options, key, 0)
     check_floats(options)
+    if options.seeds is not None:
+        parse_seeds(options.seeds)
     if options.name is not None and (options.name in ("", ".", "..") or "/" in options.name):
         raise InputError(f"--name '{options.name}' is not the name of a folder: --save_path says where it lies")
     all_pixels = options.transform == "identity" and options.msz_per_channel == 0

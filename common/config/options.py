@@ -35,7 +35,7 @@ EVALUATION_EPOCHS = 1000  # the authors'
 # The default of any other new option must keep the behaviour from before the option existed: see identity.py.
 NOT_PART_OF_A_RUN = frozenset({
     "data_path", "no_download", "workers", "save_path", "name", "device", "resume", "checkpoint_every", "export",
-    "track", "track_project", "track_group", "buffer_path",
+    "track", "track_project", "track_group", "buffer_path", "seeds",
 })  # fmt: skip
 
 # The authors' ImageNet scripts call it --res.
@@ -222,6 +222,9 @@ class DistillOptions(EvaluationOptions, DataOptions):
     """before the last update, evaluate only the network of --model (or the first of --eval_mode, if that lacks it);
     evaluate the others only after the last update"""
     seed: Seed = 0
+    seeds: str | None = None
+    """distil once with each of these seeds, e.g. 0-4 or 0,2,5-7, and report mean and standard deviation over the sets.
+    Each run is that of --seed N, in the run folder <name>-seed<N>; the page of all is <name>-seeds/report.html"""
     device: Device = "auto"
     precision: Precision = "fp32"
     """precision of the networks: fp32, tf32 or bf16; the coefficients and their transform are always float32"""

@@ -19,6 +19,16 @@ def run_folder(save_path: str | Path, objective: str, dataset: str, ipc: int, na
     return Path(save_path) / objective / dataset_folder(dataset) / f"ipc{ipc}" / name
 
 
+def seed_name(name: str, seed: int) -> str:
+    """The name of one of several runs that share `name` and differ in the seed."""
+    return f"{name}-seed{seed}"
+
+
+def seeds_folder(run: Path) -> Path:
+    """The folder of what several runs have in common that differ only in the seed. run: the name that they share."""
+    return run.with_name(f"{run.name}-seeds")
+
+
 def dataset_folder(dataset: str) -> str:
     """The folder name that stands for a dataset: for folder:PATH and hf:PATH, the prefix and the last part of PATH."""
     kind, colon, path = dataset.partition(":")

@@ -9,23 +9,26 @@ import tyro
 
 from common.config.command_line import parse_command
 from common.report.run_page import write_run_report
+from common.report.seeds import FILE, write_seeds_report
 from common.report.show import ShowOptions, show
 from common.system.command import run_command
 
 
 @dataclass
 class HtmlOptions:
-    """Write report.html again from a run folder: one self-contained page with the results of the run."""
+    """Write report.html again from a run folder, or from the folder <name>-seeds of several runs: one page that needs
+    no other file."""
 
     folder: tyro.conf.Positional[str]
-    """the run folder"""
+    """the run folder, or the folder <name>-seeds that --seeds wrote"""
 
 
 def main() -> None:
     """Run the subcommand of the command line. Raises InputError for a file or folder that cannot be read."""
     options = parse_command({"show": ShowOptions, "html": HtmlOptions}, "python -m common.report")
     if isinstance(options, HtmlOptions):
-        print(write_run_report(Path(options.folder)))
+        folder = Path(options.folder)
+        print((write_seeds_report if (folder / FILE).exists() else write_run_report)(folder))
     else:
         show(options)
 

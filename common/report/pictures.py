@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_CLASSES, MAX_IMAGES = 20, 16
 _MAX_MASKS = 40
 _MAX_LABEL = 16  # characters
+_LEGEND = 10  # seeds; of more, no colour could be told from the others
 _DPI = 150
 
 
@@ -127,6 +128,19 @@ def draw_evaluations(path: Path, evaluations: Sequence[dict[str, Any]]) -> None:
     """Plot accuracy in % (mean and standard deviation) against the updates, one line per network of a pool."""
     figure = _figure(4.2, 3.2)
     _plot_accuracies(figure.subplots(), evaluations)
+    _save(figure, path)
+
+
+def draw_sets(path: Path, evaluations: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """Plot accuracy in % against the updates, one line per synthetic set. evaluations: of each set, by its seed."""
+    figure = _figure(4.2, 3.2)
+    axis = figure.subplots()
+    for seed, points in evaluations.items():
+        accuracies = _in_percent([point["mean"] for point in points])
+        axis.plot([point["iteration"] for point in points], accuracies, marker="o", label=f"seed {seed}")
+    if len(evaluations) <= _LEGEND:
+        axis.legend(fontsize=8)
+    _label_updates(axis, "test accuracy, %")
     _save(figure, path)
 
 

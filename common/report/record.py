@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,14 +107,19 @@ class RunRecord:
         """Return the options whose value comes from a recipe but was chosen in this project, not published."""
         return [key for key, entry in self.config["options"].items() if entry["source"].startswith("tuned here")]
 
-    def command(self) -> str:
-        """Return the command line that repeats this run from the root of the repository."""
+    def command(self, instead: Mapping[str, Any] | None = None) -> str:
+        """Return the command line that repeats this run from the root of the repository.
+
+        instead: flags to give in place of the run's own, with their values; None leaves a flag out.
+        """
         words = distill_script(self.objective)
         if self.option("dataset") == "3D-MNIST" and self.config["options"]["dataset"]["source"] != "flag":
             words = [VOXELS]
-        for key, entry in self.config["options"].items():
-            if entry["source"] == "flag" and key != "objective":
-                words += [f"--{key}", str(entry["value"])]
+        given = {key: entry["value"] for key, entry in self.config["options"].items() if entry["source"] == "flag"}
+        instead = instead or {}
+        for key, value in (given | dict(instead)).items():
+            if key != "objective" and not (key in instead and value is None):
+                words += [f"--{key}", str(value)]
         return f"python {shlex.join(words)}"
 
 

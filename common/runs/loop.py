@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -185,6 +186,11 @@ class Distillation:
         """
         finite = all_finite([*network.parameters(), *network.buffers()], self.device)
         self._losses.expect(finite | ~self.synset.coefficients.detach().isfinite().all())
+
+    @property
+    def folder(self) -> Path:
+        """The run folder, once the loop has begun."""
+        return self._run.folder
 
     @cached_property
     def sampler(self) -> ClassSampler:

@@ -109,6 +109,29 @@ def best_by_network(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[
     return best
 
 
+def over_sets(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Summarise the same evaluation of n synthetic sets that differ only in the seed; accuracies are fractions.
+
+    points: the result of `mean_and_std` for each set, over the networks that were trained on it. Returns {"mean",
+    "std", "n", "means", "within"}: mean and population standard deviation of the sets' means, which are "means". "std"
+    is None for a single set. "within" is {"std", "n"} over networks of one set: the root of the mean variance, and the
+    number of networks of all sets together, with "diverged" for those that it leaves out.
+    """
+    means, stds = [point["mean"] for point in points], [point["std"] for point in points]
+    diverged = sum(map(diverged_in, points))
+    return {
+        "mean": float(np.mean(means)),
+        "std": float(np.std(means)) if len(means) > 1 else None,
+        "n": len(means),
+        "means": means,
+        "within": {
+            "std": float(np.sqrt(np.mean(np.square(stds)))),
+            "n": sum(point["n"] for point in points),
+            **({"diverged": diverged} if diverged else {}),
+        },
+    }
+
+
 def percent(fraction: float | None) -> str:
     """A fraction as a percentage without the % sign: "44.65"; "-" for None or NaN, which mean that there is none."""
     return "-" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.2f}"
@@ -124,6 +147,21 @@ def in_percent(figures: Mapping[str, Any]) -> str:
     """The result of `mean_and_std` in percent, in ASCII: "44.65 +- 0.47 %", or "44.65 +- 0.47 %, 1 diverged"."""
     text = "-" if figures["mean"] is None else f"{percent(figures['mean'])} +- {percent(figures['std'])} %"
     return text + _diverged(figures)
+
+
+def sets_in_percent(figures: Mapping[str, Any] | None) -> str:
+    """The result of `over_sets` in percent, in ASCII: "44.65 +- 0.47 % over 3 sets; 15 networks, +- 0.21 within a set".
+
+    None, if no set has such an evaluation, gives "none".
+    """
+    if figures is None:
+        return "none, for in every evaluation a network diverged"
+    spread = "" if figures["std"] is None else f" +- {percent(figures['std'])}"
+    within = figures["within"]
+    return (
+        f"{percent(figures['mean'])}{spread} % over {counted(figures['n'], 'set')}; "
+        f"{counted(within['n'], 'network')}, +- {percent(within['std'])} within a set{_diverged(within)}"
+    )
 
 
 def _diverged(figures: Mapping[str, Any]) -> str:

@@ -1,0 +1,119 @@
+"""`--seeds`: several distillations that differ only in the seed, with mean and standard deviation over their sets.
+
+Each is a run like any other, in a folder of its own, and the same as with --seed N. What they have in common goes into
+a folder beside theirs:
+
+<save_path>/<objective>/<dataset>/ipc<ipc>/<name>-seed<N>/    the run of seed N; without --name, as named by its options
+<save_path>/<objective>/<dataset>/ipc<ipc>/<name>-seeds/      seeds.json and report.html, about all sets so far
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from common.config.options import DistillOptions, Sources
+from common.config.places import run_folder, seed_name, seeds_folder
+from common.config.seeds import parse_seeds
+from common.report.record import read_run
+from common.report.seeds import FILE, POINTS, write_seeds_report
+from common.runs.identity import automatic_name
+from common.runs.loop import Distillation
+from common.system import parallel
+from common.system.errors import InputError
+from common.system.files import write_json
+from common.system.text import networks_of, over_sets, sets_in_percent
+from common.system.version import code_version
+
+Options = TypeVar("Options", bound=DistillOptions)
+
+
+def distill_seeds(
+    distill: Callable[[Options, Sources, str], Distillation], options: Options, sources: Sources, objective: str
+) -> None:
+    """Distil once for each seed of --seeds, one after another, and report on all sets; without --seeds, distil once.
+
+    distill: makes one run and returns it. Raises InputError for --seeds that cannot work.
+    """
+    if options.seeds is None:
+        distill(options, sources, objective)
+        return
+    if sources["seed"] == "flag":
+        raise InputError(f"--seed {options.seed} and --seeds {options.seeds} both say which seeds: give one of them")
+    seeds, folders, summary = parse_seeds(options.seeds), [], {}
+    for number, seed in enumerate(seeds, 1):
+        _say(f"\nseed {seed}: set {number} of {len(seeds)}")
+        one = dataclasses.replace(options, seed=seed, seeds=None, name=_name(options, seed))
+        folders.append(distill(one, sources | {"seed": "flag", "seeds": "default"}, objective).folder)
+        if parallel.is_main():  # after each set, so that a page is there while the others are made
+            summary = _write_summary(options, objective, dict(zip(seeds, folders, strict=False)))
+    if parallel.is_main():
+        _say("")
+        for label, key in {"before optimisation": "start", "last": "last", "best on test": "best_on_test"}.items():
+            _say(f"{label:>20}: {sets_in_percent(summary[key])}")
+        for name, points in summary.get("networks", {}).items():
+            _say(f"{name:>20}: last {sets_in_percent(points['last'])}")
+        _say(f"{'sets of all seeds':>20}: {_folder(options, objective) / FILE}")
+
+
+def _name(options: DistillOptions, seed: int) -> str | None:
+    return None if options.name is None else seed_name(options.name, seed)
+
+
+def _folder(options: DistillOptions, objective: str) -> Path:
+    """The folder of what all seeds have in common. Its name does not depend on the seeds."""
+    name = options.name or automatic_name(dataclasses.replace(options, seed=0), objective)
+    return seeds_folder(run_folder(options.save_path, objective, options.dataset, options.ipc, name))
+
+
+def _write_summary(options: DistillOptions, objective: str, folders: dict[int, Path]) -> dict[str, Any]:
+    """Write seeds.json and report.html about the finished runs in `folders`, by seed; returns what the former says."""
+    runs = {seed: read_run(each) for seed, each in folders.items()}
+    summaries = [each.summary for each in runs.values() if each.summary is not None]
+    first = next(iter(runs.values()))
+    summary: dict[str, Any] = {
+        "objective": first.objective,
+        "dataset": first.option("dataset"),
+        "ipc": first.option("ipc"),
+        "name": options.name,
+        "seeds": list(runs),
+        "runs": {str(seed): each.name for seed, each in folders.items()},  # beside this folder
+        **{key: _over([each[key] for each in summaries]) for key in POINTS},
+        **_pool(summaries),
+        "version": code_version(),
+    }
+    folder = _folder(options, objective)
+    write_json(folder / FILE, summary)
+    write_seeds_report(folder)
+    return summary
+
+
+def _over(points: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """`over_sets` of the evaluations; a set without one is left out. None if no set has one."""
+    made = [point for point in points if point is not None and point["mean"] is not None]
+    return over_sets(made) if made else None
+
+
+def _pool(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """For each network of a pool the figures over sets of its last and its best evaluation; {} for one network."""
+    names = networks_of(summaries[0]["last"])
+    if len(names) == 1:
+        return {}
+    return {
+        "networks": {
+            name: {
+                "last": _over([networks_of(each["last"]).get(name) for each in summaries]),
+                "best_on_test": _over([each["best_on_test_by_network"].get(name) for each in summaries]),
+            }
+            for name in names
+        }
+    }
+
+
+def _say(text: str) -> None:
+    if parallel.is_main():
+        tqdm.write(text)
