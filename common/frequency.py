@@ -26,7 +26,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from scipy import fft
 from torch import Tensor
 from torch.amp import is_autocast_available
 
@@ -142,6 +141,8 @@ def _matrices(name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The matrices (F, D) of a one-dimensional transform and its inverse, each float64 [size, size]."""
     unit = np.eye(size)
     if name == "dct":
+        from scipy import fft
+
         return fft.dct(unit, type=2, norm=None, axis=0), fft.idct(unit, type=2, norm=None, axis=0)
     import pywt
 

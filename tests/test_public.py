@@ -135,6 +135,43 @@ assert set(common.__all__) <= set(dir(common))
         from common import Synset  # noqa: F401
 
 
+# Importing these takes time, so a command does it when it needs them. tyro reads the command line, tqdm is small.
+LATER = {"h5py", "jinja2", "kornia", "matplotlib", "safetensors", "scipy", "torchvision", "filelock", "triton"}
+LATER |= {*NAMED_OTHERWISE, *EXTRAS, "torch._dynamo"}
+# Modules that torch and numpy load themselves are no concern of ours.
+LOADED = f"""
+import numpy, torch
+before = set(sys.modules)
+
+def check_loaded(by):
+    loaded = {LATER} & (sys.modules.keys() - before)
+    assert not loaded, f"{{by}} loads {{', '.join(loaded)}}"
+"""
+
+
+def test_nothing_but_torch_and_numpy_is_imported_before_it_is_needed():
+    run(f"""{LOADED}
+import common
+for name in common.__all__:
+    getattr(common, name)
+    check_loaded(f"common.{{name}}")
+""")
+
+
+def test_help_is_shown_before_other_libraries_are_imported():
+    scripts = [re.sub(r"^-m (\S+)", lambda m: f"{m[1].replace('.', '/')}/__main__.py", each) for each in COMMANDS]
+    run(f"""{LOADED}
+import contextlib, io, runpy
+for command in {scripts}:
+    words = command.split()
+    sys.argv = [*words, "--help"]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as shown:
+        runpy.run_path({str(ROOT)!r} + "/" + words[0], run_name="__main__")
+    assert "usage" in shown.getvalue()
+    check_loaded(command)
+""")
+
+
 def test_everything_is_imported_where_modules_of_unix_are_missing():
     """As on Windows, where there is neither; and without what the extras bring."""
     run(f"sys.modules.update(dict.fromkeys({('fcntl', 'resource', *EXTRAS)}))\n{EVERYTHING}")

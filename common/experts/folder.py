@@ -21,21 +21,21 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import BaseFileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.config.places import dataset_folder
 from common.datasets import ImageData
 from common.system.errors import InputError
-from common.system.files import read_json, take_lock, write_atomically, write_json
+from common.system.files import opened_tensors, read_json, take_lock, write_atomically, write_json
 from common.system.text import difference
 from common.system.version import code_version
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 FORMAT = "fred-experts"
 VERSION = 2  # of the manifest; 2 has a checksum
@@ -46,8 +46,8 @@ _EXPERT = re.compile(r"expert_(\d+)\.safetensors")
 _OF_AN_EXPERT = re.compile(r"\.expert_(\d+)\.")
 _NOT_FLAGS = ("image_size", "channels", "mean", "std")
 _OF_THE_DATASET = ("image_size", "channels", "class_names", "training_images", "mean", "std", "parameters")
-# The errors of safe_open, and of reading from its result, for a file that is damaged or has another format.
-UNREADABLE_TENSORS = (SafetensorError, OSError, ValueError, LookupError, TypeError)
+# The errors of `opened_tensors`, and of reading from its result, for a file that is damaged or has another format.
+UNREADABLE_TENSORS = (OSError, ValueError, LookupError, TypeError)
 
 
 def buffer_folder(buffer_path: str | Path, dataset: str, model: str, zca: bool) -> Path:
@@ -152,6 +152,8 @@ def save_expert(folder: Path, number: int, trajectory: Tensor, accuracies: dict[
     accuracies: the test accuracies of the expert, by the number of epochs trained.
     Raises InputError if the file cannot be written.
     """
+    from safetensors.torch import save
+
     metadata = {
         "format": FORMAT,
         "format_version": EXPERT_VERSION,
@@ -178,7 +180,7 @@ def read_snapshots(file: Path, epochs: Iterable[int]) -> Iterator[Tensor]:
     """
     try:
         # numpy's slices read only the row; torch's would allocate memory for the whole file.
-        with safe_open(file, framework="np") as stored:
+        with opened_tensors(file, "np") as stored:
             metadata = json.loads((stored.metadata() or {})[_METADATA_KEY])
             version, checksums = metadata["format_version"], metadata.get("checksums")
             if version not in (1, EXPERT_VERSION):
@@ -220,7 +222,7 @@ def trajectory_shape(file: Path) -> tuple[int, int]:
     Raises InputError if the file is damaged or has another format.
     """
     try:
-        with safe_open(file, framework="np") as stored:
+        with opened_tensors(file, "np") as stored:
             trajectory = stored.get_slice("trajectory")
             shape, kind = trajectory.get_shape(), trajectory.get_dtype()
     except UNREADABLE_TENSORS as error:

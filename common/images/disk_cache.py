@@ -28,7 +28,7 @@ from torch import Tensor
 
 from common.images.mapped import PartChecksums
 from common.system.errors import InputError
-from common.system.files import UNREADABLE, write_atomically
+from common.system.files import UNREADABLE, opened_tensors, write_atomically
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
 """The tensors of a cache file by name, and its details as JSON values."""
@@ -63,8 +63,6 @@ def read(file: Path, fingerprint: str, map_above: int | None = None) -> Stored |
     So its tensors come with checksums of their parts, `verify_NAME`, to be compared when a part is first used (see
     `mapped.PartCheck`). A seal covers the rest of every file: fingerprint, details, names, types and shapes.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not file.is_file():
         return None
     try:
@@ -75,7 +73,7 @@ def read(file: Path, fingerprint: str, map_above: int | None = None) -> Stored |
             if metadata["seal"] == _seal(metadata, tensors):
                 return tensors, json.loads(metadata["facts"])
             raise ValueError("wrong seal")
-        with safe_open(str(file), framework="pt") as stored:
+        with opened_tensors(file) as stored:
             metadata = stored.metadata() or {}
             if metadata.get("fingerprint") != fingerprint or "seal" not in metadata:
                 return None
@@ -84,7 +82,7 @@ def read(file: Path, fingerprint: str, map_above: int | None = None) -> Stored |
             whole = {name: tensor for name, tensor in tensors.items() if not name.startswith(VERIFY)}
             return whole, json.loads(metadata["facts"])
         reason = "wrong checksum"
-    except (*UNREADABLE, SafetensorError, RecursionError) as error:
+    except (*UNREADABLE, RecursionError) as error:
         reason = str(error)
     logging.getLogger(__name__).warning("%s is damaged (%s): making it again", file, reason)
     return None

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 
 from common.system.files import write_atomically
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _THUMBNAIL = 320  # pixels of the longer side
 TEMPLATES = Path(__file__).parent / "templates"
@@ -24,6 +25,8 @@ def write_page(path: Path, template: Path, **values: Any) -> None:
 
     The template may extend templates in its own folder and in TEMPLATES.
     """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader([template.parent, TEMPLATES]),
         autoescape=True,
@@ -39,12 +42,16 @@ def write_page(path: Path, template: Path, **values: Any) -> None:
 
 def png_uri(pixels: np.ndarray) -> str:
     """Return pixels [H, W], [H, W, 1] or [H, W, 3] in 0..1 as the data URI of a PNG."""
+    from PIL import Image
+
     levels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     return _png_uri(Image.fromarray(levels[..., 0] if levels.shape[2:] == (1,) else levels))
 
 
 def thumbnail_uri(path: Path) -> str:
     """Return the picture in a file as the data URI of a PNG whose sides are at most 320 pixels."""
+    from PIL import Image
+
     with Image.open(path) as image:
         small = image.convert("RGB")
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
@@ -59,7 +66,7 @@ def svg_uri(draw: Callable[[Path], None]) -> str:
         return _uri("svg+xml", path.read_bytes())
 
 
-def _png_uri(image: Image.Image) -> str:
+def _png_uri(image: Image) -> str:
     content = BytesIO()
     image.save(content, format="PNG")
     return _uri("png", content.getvalue())

@@ -8,10 +8,9 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import BaseFileLock
 from tqdm import tqdm
 
 from common.config.command_line import options_with_sources
@@ -27,6 +26,9 @@ from common.system.errors import InputError
 from common.system.files import UNREADABLE, read_json, take_lock, torch_bytes, write_atomically, write_json
 from common.system.signals import Stoppable
 from common.system.version import code_version
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
 _ZIP_FOLDER = 0x10  # attribute of a folder; torch.load would silently leave the entry's memory uninitialised

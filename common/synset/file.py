@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
-from common.system.files import torch_bytes, write_atomically
+from common.system.files import opened_tensors, torch_bytes, write_atomically
 
 # A synthetic set and its metadata, as `load_synset` returns them.
 StoredSet = tuple[SynSet, dict[str, Any]]
@@ -38,6 +36,8 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
     JSON values only. This function adds the set's shape, transform and learning rate.
     Raises InputError if the file cannot be written, or if the set holds no images yet.
     """
+    from safetensors.torch import save
+
     synset.check_filled()
     path = Path(path)
     fields = {
@@ -103,11 +103,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise InputError(f"no synthetic set at {path}: check the path (a run leaves synset.safetensors in its folder)")
     try:
-        with safe_open(path, framework="pt") as file:
+        with opened_tensors(path) as file:
             text = (file.metadata() or {}).get(_METADATA_KEY)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         metadata = json.loads(text) if text else {}
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{path} is not a readable synthetic set ({error}): it may be truncated; copy it again"
         ) from error

@@ -11,16 +11,18 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import BaseFileLock, FileLock, Timeout
 
 from common.system.errors import InputError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 # What zipfile and torch.load raise for files that are incomplete, or that hold more than tensors and plain values.
 UNREADABLE = (
@@ -105,6 +107,8 @@ def take_lock(path: Path, called: str, flag: str) -> BaseFileLock | None:
     cannot be written. That message uses `called`, a phrase for the folder ("the run folder"), and `flag`, the option
     that chooses another folder ("--save_path").
     """
+    from filelock import FileLock, Timeout
+
     lock = FileLock(path, thread_local=False)  # so that any thread can release it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +119,21 @@ def take_lock(path: Path, called: str, flag: str) -> BaseFileLock | None:
         reason = error.strerror or error
         raise InputError(f"cannot write to {called} {path.parent}: {reason}; choose another {flag}") from error
     return lock
+
+
+@contextmanager
+def opened_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
+    """Open a safetensors file, whose tensors are read one by one. framework: "pt" for tensors, "np" for arrays.
+
+    Raises ValueError if the file is damaged, when it is opened or while it is read, and OSError if it cannot be opened.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework=framework) as stored:
+            yield stored
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def torch_bytes(content: Any) -> memoryview:
