@@ -10,6 +10,7 @@ import copy
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from torch.func import stack_module_state
 from common.costs.meter import Cost, weigh
 from common.costs.shapes import DataShape
 from common.matching import distribution, gradient, trajectory
-from common.networks import Network, build_network, has_batchnorm
+from common.networks import Network, build_network, has_batchnorm, has_dropout
 from common.synset.synset import SynSet, SynSetArgs
 from common.training import ensemble
 from common.training.train import MOMENTUM
@@ -92,7 +93,7 @@ class _Real:
 def dm_update(work: Workload, batch_real: int, chunk: int) -> Cost:
     """The cost of an update of DM. As many classes as fill one pass are measured and extrapolated to all classes."""
     classes = work.shape.num_classes
-    whole = has_batchnorm(work.network())
+    whole = properties(work.model, work.shape).batchnorm
     count = classes if whole else min(classes, max(1, chunk // min(work.matched, batch_real)))
 
     def update() -> None:
@@ -148,7 +149,7 @@ def tm_update(work: Workload, steps: int, chunk: int, unroll: trajectory.Unroll)
     in place of all parts. The cost that a second step adds is measured and used for every further step.
     """
     batch = min(work.batch_syn or work.count, work.count)
-    parts = 1 if has_batchnorm(work.network()) else math.ceil(batch / chunk)
+    parts = 1 if properties(work.model, work.shape).batchnorm else math.ceil(batch / chunk)
     part = math.ceil(batch / parts)
 
     def update(count: int) -> None:
@@ -225,6 +226,20 @@ def network_of(name: str, shape: DataShape) -> Network:
     """The network of this name, for images of this shape, on the meta device."""
     with _META:
         return build_network(name, shape.channels, shape.num_classes, shape.im_size)
+
+
+class Properties(NamedTuple):
+    """What a network has that decides how it is run."""
+
+    batchnorm: bool
+    dropout: bool
+
+
+@lru_cache
+def properties(name: str, shape: DataShape) -> Properties:
+    """The properties of the network of this name, for images of this shape."""
+    network = network_of(name, shape)
+    return Properties(has_batchnorm(network), has_dropout(network))
 
 
 def blank(shape: DataShape, count: int) -> Tensor:

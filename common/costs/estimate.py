@@ -19,7 +19,6 @@ from common.costs import costs
 from common.costs.meter import Cost
 from common.costs.shapes import SHAPES, DataShape
 from common.matching import distribution, gradient, trajectory
-from common.networks import has_dropout
 from common.networks.pools import pool_names, principal
 from common.system.devices import resolve_device
 from common.training.pool import networks_at_once
@@ -121,7 +120,7 @@ def _evaluation(cell: costs.Workload, options: DistillOptions, device: torch.dev
     flops, most = 0.0, 0
     for name in names:
         epochs = protocol.for_network(options.dataset, name).epochs_of_training
-        alone = has_dropout(costs.network_of(name, shape))
+        alone = costs.properties(name, shape).dropout
         together = 1 if alone else min(options.num_eval, networks_at_once(options.networks_at_once, device))
         training = costs.training(name, shape, batch, together)
         testing = costs.inference(name, shape, min(TEST_BATCH, shape.test_images), together)
