@@ -12,6 +12,7 @@ twice at the same time, the two processes share the experts between them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 
 import torch
@@ -26,9 +27,10 @@ from common.networks import build_network
 from common.system import parallel
 from common.system.command import run_command
 from common.system.devices import can_compile, check_precision, precision, resolve_device
+from common.system.progress import Progress
 from common.system.signals import Stoppable
 from common.system.text import percent
-from common.training.train import accuracy
+from common.training.train import accuracy, batches_of_test
 
 
 def train_experts(options: BufferOptions) -> None:
@@ -52,6 +54,7 @@ def train_experts(options: BufferOptions) -> None:
     epochs, shape = protocol.keep_epochs, (protocol.keep_epochs + 1, made_for["parameter_count"])
     every = options.test_every or epochs
     tested = {*range(every, epochs, every), epochs}  # numbers of epochs after which an expert is tested
+    batches = epochs * math.ceil(len(train) / protocol.batch_train) + len(tested) * batches_of_test(len(test))  # of one
     work = Stoppable("stopping", "finished experts are kept, the same command trains the others")
 
     with filling(folder, made_for, made_by), work.catching_signals(), precision(options.precision, device):
@@ -59,11 +62,11 @@ def train_experts(options: BufferOptions) -> None:
         missing = parallel.broadcast(missing)
         there, left = options.num_experts - len(missing), missing[parallel.rank() :: parallel.world()]
         tqdm.write(f"{there} of {options.num_experts} experts are in {folder}")
-        with tqdm(
-            total=(there + len(left)) * epochs,
-            initial=there * epochs,
-            unit="epoch",
-            dynamic_ncols=True,
+        with Progress(
+            total=(there + len(left)) * batches,
+            initial=there * batches,
+            desc="experts",
+            unit="batch",
             disable=not parallel.is_main(),
         ) as bar:
             # Experts that other processes are training are skipped. With --wait, a second round waits for them.
@@ -73,14 +76,15 @@ def train_experts(options: BufferOptions) -> None:
                     with claimed(folder, number, shape, work.raise_if_stopped if patiently else None) as free:
                         if free:
                             bar.set_description(f"expert {number}")
-                            training = expert_epochs(network, train, protocol, number, forward, work.raise_if_stopped)
+                            training = expert_epochs(
+                                network, train, protocol, number, forward, work.raise_if_stopped, bar.update
+                            )
                             trajectory = torch.empty(shape, dtype=torch.float32)
                             accuracies = dict[int, float | None]()
                             for epoch, weights in training:  # weights [P] after 0, 1, ... epochs
                                 trajectory[epoch] = weights
-                                bar.update(min(epoch, 1))
                                 if epoch in tested:
-                                    accuracies[epoch] = accuracy(network, test, forward)
+                                    accuracies[epoch] = accuracy(network, test, forward, bar.update)
                             save_expert(folder, number, trajectory, accuracies)
                             told = ", ".join(f"{_told(each)} after {e} epochs" for e, each in accuracies.items())
                             tqdm.write(f"expert {number}: {told}")
@@ -88,7 +92,7 @@ def train_experts(options: BufferOptions) -> None:
                         left.append(number)
                     elif not free:
                         tqdm.write(f"expert {number}: left to another process")
-                        bar.update(epochs)
+                        bar.update(batches)
 
 
 def _told(accuracy: float | None) -> str:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from common.system.devices import describe_hardware
 from common.system.files import write_json
+from common.system.progress import Progress
 from common.system.version import code_version
 
 Versions = dict[str, Callable[[], object]]
@@ -32,7 +33,7 @@ def in_turns(versions: Versions, repeats: int, device: torch.device) -> dict[str
     Returns for each version {"median_s", "runs_s": all times in seconds, "speedup": first version's median / own}.
     """
     seconds: dict[str, list[float]] = {name: [] for name in versions}
-    for turn in tqdm(range(repeats + 1), desc="  turns", leave=False):
+    for turn in Progress(range(repeats + 1), desc="  turns", leave=False):
         for name, version in versions.items():
             begun = time.perf_counter()
             version()

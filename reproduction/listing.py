@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from common.config.command_line import parse, parse_buffer
 from common.config.options import BufferOptions, DistillOptions, Sources
 from common.costs.estimate import RATES, SHAPES, Estimate, estimate, seconds
 from common.datasets.presence import is_there
 from common.system.errors import InputError
+from common.system.progress import Progress
 from common.system.text import describe_bytes, describe_seconds
 from DC import distill as dc
 from reproduction.cells import check_target, experts, steps
@@ -39,7 +38,7 @@ def as_text(cells: Sequence[Cell], plan: Plan, rate: str) -> str:
     """The list as text, one section per published table. rate: key of `estimate.RATES`, the machine to estimate for."""
     tflops, source = RATES[rate]
     by_table: dict[str, list[Entry]] = {}
-    for cell in tqdm(cells, desc="estimating", unit="cell", leave=False, dynamic_ncols=True):
+    for cell in Progress(cells, desc="estimating", unit="cell", leave=False):
         by_table.setdefault(cell.table, []).append(entry(cell, plan, rate))
     lines = []
     for name, entries in by_table.items():

@@ -63,6 +63,8 @@ def test_the_command_trains_the_experts(trained):
     tested = 100 * accuracy(network, test)
     assert f"after 1 epochs, {tested:.2f} % after 2 epochs" in result.out.splitlines()[-1]
     assert result.out.splitlines()[-1].startswith("expert 1: ")
+    batches = 2 * (2 * 6 + 2)  # 2 experts, 2 epochs of 6 batches, 2 test passes
+    assert f"expert 1: 100%| {batches}/{batches} batch [" in result.err
 
 
 def test_the_command_again_trains_only_what_is_missing(trained, tmp_path, monkeypatch):

@@ -57,18 +57,19 @@ def test_accuracies_of_an_evaluation_are_the_same():
     network = build_network("ConvNetD1W16", 1, 10, (8, 8))
     images = Batches(train_data.batch(torch.arange(150)), train_data.labels[:150])
     protocol = EvaluationProtocol(6, 0.05, 64, DSA_STRATEGY)
-    epochs = []
+    batches = []
 
     def run(numbers, together):
         given = (EvaluationNetwork(network), lambda number: images, test_data, protocol, numbers, 0)
-        return list(train_and_test(*given, together=together, on_epoch=lambda: epochs.append(1)))
+        return list(train_and_test(*given, together=together, on_batch=lambda: batches.append(1)))
 
     alone = run(range(3), 1)
-    assert len(epochs) == 3 * 7
+    each = 7 * 3 + 1  # 7 epochs of 150 images in batches of 64, and a test pass
+    assert len(batches) == 3 * each
     assert max(alone) > 0.4
     for together in (2, 10):
         assert run(range(3), together) == pytest.approx(alone, abs=2 / len(test_data))  # rounding turns a close call
-    assert len(epochs) == 3 * 3 * 7
+    assert len(batches) == 3 * 3 * each
 
 
 def test_networks_with_dropout_are_trained_alone(monkeypatch):

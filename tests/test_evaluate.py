@@ -156,6 +156,18 @@ def test_evaluate_refuses_sets_that_do_not_fit(images, labels, message):
         evaluate((images, labels), test_data, **QUICK)
 
 
+@pytest.mark.parametrize("together", [1, 2])
+def test_the_bar_of_a_pool_counts_the_batches_of_training_and_testing(capsys, together):
+    train_data, test_data = load_dataset("digits")
+    images = Batches(train_data.batch(torch.arange(150)), train_data.labels[:150])
+    pool = {name: EvaluationNetwork(build_network(name, 1, 10, (8, 8))) for name in ("ConvNetD1W16", "MLP")}
+    protocol = EvaluationProtocol(1, 0.05, 64, "")
+    evaluate_pool(pool, lambda number: images, test_data, protocol, 3, 0, dataset="digits", together=together)
+    (line,) = capsys.readouterr().err.splitlines()
+    each = 2 * 3 + 1  # 2 epochs of 150 images in batches of 64, and 360 test images at once
+    assert line.startswith(f"MLP: 100%| {6 * each}/{6 * each} batch [")
+
+
 def test_a_pool_goes_on_after_what_is_finished():
     synset, _, test_data = synthetic_digits()
     batches = Batches(*synset.get(need_copy=True))

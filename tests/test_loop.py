@@ -104,7 +104,9 @@ def outcome(folder):
     files = ("synset.safetensors", "synset_best.safetensors")
     return {
         **{file: (folder / file).read_bytes() for file in files},
-        "metrics": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
+        "metrics": [
+            {key: value for key, value in line.items() if key not in ("seconds", "measured")} for line in lines
+        ],
     }
 
 
@@ -159,6 +161,20 @@ def test_a_break_is_a_kill_and_the_same_command_goes_on(options, tmp_path):
     with Distillation(*options, "DM") as run:
         assert list(run) == []  # finished
     assert run.summary["last"]["iteration"] == 6
+
+
+def test_evaluations_tell_how_fast_the_run_is(options, tmp_path):
+    """Old ones had no such entry, and nothing reads it."""
+    make(options, update)
+    lines = [json.loads(line) for line in (tmp_path / "DM/digits/ipc1/run/metrics.jsonl").read_text().splitlines()]
+    first, *others = (line["measured"] for line in lines if "evaluation" in line)
+    assert "updates_per_second" not in first  # there was none
+    for each in others:
+        assert each["updates_per_second"] > 0
+    for each in (first, *others):
+        assert each["images_per_second"] > 0
+        assert 0 < each["evaluation_share"] < 1
+        assert each["peak_memory_bytes"]["cpu"] > 0
 
 
 def test_an_error_in_the_body_leaves_nothing_open(options, tmp_path):

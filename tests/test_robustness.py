@@ -335,7 +335,7 @@ def test_half_statistics_are_of_the_drifted_images_alone(source, tmp_path, monke
         monkeypatch.setattr(
             module,
             "accuracy",
-            lambda network, data, forward, of=stats: (seen[of].append(data), accuracy(network, data, forward))[1],
+            lambda network, data, *rest, of=stats: (seen[of].append(data), accuracy(network, data, *rest))[1],
         )
         flags = ["--level", 1, "--corruptions", "fog", "--num_eval", 1, "--output", tmp_path / stats]
         assert robustness(source, *flags, "--target_stats", stats).code == 0

@@ -86,7 +86,9 @@ def outcome(folder):
         "momentum": momentum.numpy().tobytes(),
         "coefficients": content["synset"]["coefficients"].numpy().tobytes(),
         "iteration": content["iteration"],
-        "metrics": [{key: value for key, value in line.items() if key != "seconds"} for line in metrics],
+        "metrics": [
+            {key: value for key, value in line.items() if key not in ("seconds", "measured")} for line in metrics
+        ],
         "summary": {key: value for key, value in summary.items() if key not in TIMES},
     }
 

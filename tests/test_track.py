@@ -481,6 +481,13 @@ def test_a_tracked_run_is_the_one_that_it_would_be_untracked(tmp_path):
         shown = [
             [event.step for event in events] for events in (reader.Images("images"), reader.Scalars("accuracy/mean"))
         ]
+        measured = {event.step: event.value for event in reader.Scalars("measured/images_per_second")}
+        for line in lines:
+            if "evaluation" in line and line["evaluation"]["iteration"] in shown[1]:
+                assert measured[line["evaluation"]["iteration"]] == pytest.approx(line["measured"]["images_per_second"])
+        assert {"measured/updates_per_second", "measured/evaluation_share", "measured/peak_memory_bytes.cpu"} <= {
+            *reader.Tags()["scalars"]
+        }
         if first == "tensorboard":
             assert losses == recorded
             assert shown == [[0, 2, 4], [0, 2, 4]]

@@ -78,6 +78,7 @@ def expert_epochs(
     number: int,
     forward: Callable[[Tensor], Tensor] | None = None,
     check_stop: Callable[[], None] = lambda: None,
+    on_batch: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Train expert `number`; yield (0, its initial weights), then (epochs trained, weights) after each epoch.
 
@@ -86,7 +87,7 @@ def expert_epochs(
     The weights depend only on the data, the protocol and the number. A smaller keep_epochs gives the beginning of the
     same trajectory. The global random state is not changed.
     forward: the compiled network, or None to call `network` itself. check_stop is called before every step and may
-    raise. Raises InputError as soon as a weight is not finite.
+    raise. on_batch is called after every step. Raises InputError as soon as a weight is not finite.
     """
     reinitialise(network, derive(protocol.seed, "expert", number))
     yield 0, flatten(network.parameters())
@@ -97,7 +98,15 @@ def expert_epochs(
         draws = generator(protocol.seed, "expert draws", number, epoch)
         with seeded(network, protocol.seed, "expert dropout", number, epoch):
             train_epoch(
-                network, data, optimizer, protocol.batch_train, protocol.dsa_strategy, draws, forward, check_stop
+                network,
+                data,
+                optimizer,
+                protocol.batch_train,
+                protocol.dsa_strategy,
+                draws,
+                forward,
+                check_stop,
+                on_batch,
             )
         weights = flatten(network.parameters())
         if not weights.isfinite().all():

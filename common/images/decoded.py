@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.images import disk_cache
 from common.images.decode import First, decode, read_first
@@ -23,6 +22,7 @@ from common.images.image_data import Request, Statistics
 from common.images.mapped import PartCheck
 from common.images.pixels import Decoding, fingerprint
 from common.system.errors import InputError
+from common.system.progress import Progress
 
 MAPPED_SHARE = 1 / 3  # of this machine's memory; decoded images that take more are mapped from their cache file
 
@@ -148,7 +148,7 @@ class _Reading:
     def keep(self, cache: Path, key: str, map_above: int) -> Stored:
         """Decode all images and write them to the cache file; more than `map_above` bytes are mapped from that file."""
         size = len(self.sources) * self.channels * self.first.shape[1] * self.first.shape[2]
-        bar = tqdm(
+        bar = Progress(
             total=len(self.sources),
             desc=f"reading {self.name}",
             unit="image",
@@ -182,7 +182,7 @@ class _Reading:
                 f"{error}: FRED_CACHE names the folder"
             ) from error
 
-    def _images(self, split: str, bar: tqdm) -> Iterator[np.ndarray]:
+    def _images(self, split: str, bar: Progress) -> Iterator[np.ndarray]:
         rows, request, kept = self.rows[split], self.request, 0
         for chunk in decode(
             self.sources, rows, request.resize, self.decoding, self.first, request.workers, request.skip_corrupt

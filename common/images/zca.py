@@ -22,6 +22,7 @@ from common.images.image_data import ImageData
 from common.images.pixels import in_unit_range
 from common.images.whitening import Whitening
 from common.system.errors import InputError
+from common.system.progress import Progress
 
 EPS = 0.1  # as in the trajectory-matching code; added to the eigenvalues, for pixels in 0..1
 FORMAT = 1  # the version of the fit: increase it when the same images give another transform
@@ -76,7 +77,7 @@ def whiten(data: ImageData, whitening: Whitening, progress: bool = True) -> Imag
     """A copy of `data` with whitened float32 images, mean 0 and std 1; `data` itself is unchanged."""
     data.check_all()
     images = torch.empty_like(data.images, dtype=torch.float32, memory_format=torch.contiguous_format)
-    bar = tqdm(total=len(data), desc="ZCA whitening", unit="img", disable=not progress, delay=2, leave=False)
+    bar = Progress(total=len(data), desc="ZCA whitening", unit="img", disable=not progress, delay=2, leave=False)
     with bar:
         for raw, out in zip(data.images.split(CHUNK), images.split(CHUNK), strict=True):
             out.copy_(whitening.apply(raw))

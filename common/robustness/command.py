@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from common.config.command_line import parse_plain
 from common.datasets import default_data_path, is_imagenet
@@ -30,11 +29,12 @@ from common.system.command import run_command
 from common.system.devices import can_compile, check_precision, describe_hardware, precision, resolve_device
 from common.system.errors import InputError
 from common.system.files import check_not_read, write_csv, write_json
+from common.system.progress import Progress
 from common.system.text import in_percent
 from common.system.version import code_version
 from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
 from common.training.pool import EvaluationNetwork, evaluate_pool
-from common.training.train import accuracy
+from common.training.train import accuracy, batches_of_test
 
 OBJECTIVE = "TM"  # the authors test sets of TM; a baseline is trained by TM's recipes
 HALF = 0.5  # the authors normalise CIFAR-10-C and CIFAR-10.1 with this mean and std
@@ -106,18 +106,16 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
     )[setup.network]
 
     accuracies: dict[Condition, list[float | None]] = {}
-    with (
-        tqdm(target.parts.items(), desc=target.name, unit="test", dynamic_ncols=True) as conditions,
-        precision(options.precision, device),
-    ):
-        for condition, part in conditions:
+    batches = sum(batches_of_test(part.size) for part in target.parts.values()) * len(trained)
+    with Progress(total=batches, desc=target.name, unit="batch") as bar, precision(options.precision, device):
+        for condition, part in target.parts.items():
             shifted = part.read().to(device)
             if options.target_stats == "half":
                 shifted = with_statistics(shifted, [HALF] * shifted.channels, [HALF] * shifted.channels)
             accuracies[condition] = []
             for state in trained:
                 network.load_state_dict(state)
-                accuracies[condition].append(accuracy(network, shifted, evaluated.forward))
+                accuracies[condition].append(accuracy(network, shifted, evaluated.forward, bar.update))
 
     return {
         "target": target.name,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from common.runs.setup import Setup
+from common.system.devices import peak_memory
 from common.system.text import point_of
 from common.training.pool import EvaluationNetwork, evaluate_pool
 from common.training.train import Batches, EvaluationProtocol
@@ -21,6 +25,8 @@ class Evaluations:
 
     def __init__(self, setup: Setup) -> None:
         self.points: list[dict[str, Any]] = []
+        self.images = 0
+        """Images that the networks of the last evaluation were trained and tested on, in this process."""
         self._setup = setup
         self._networks = {name: EvaluationNetwork(network, setup.compile) for name, network in setup.pool.items()}
         self._unfinished: dict[str, list[float | None]] = {}  # accuracies of the evaluation in progress, by network
@@ -47,8 +53,11 @@ class Evaluations:
         InputError.
         """
         options, batches = self._setup.options, Batches(*self._setup.synset.get(need_copy=True))
+        self.images = 0
 
         def keep(name: str, accuracy: float | None) -> None:
+            epochs = protocol.for_network(options.dataset, name).epochs_of_training
+            self.images += epochs * len(batches.labels) + len(self._setup.test)
             self._unfinished.setdefault(name, []).append(accuracy)
             after_each()
 
@@ -88,3 +97,47 @@ class Evaluations:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.points, self._unfinished = state["evaluations"], state["unfinished"]
+
+
+class Speed:
+    """How fast a run is and what share of its time evaluations take, since this process began the loop.
+
+    Everything comes from clocks and counts of the CPU, read where the device has finished: before an evaluation the
+    losses have been fetched, and after it the accuracies. So nothing waits for the device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._begun = self._since = time.monotonic()
+        self._updates, self._evaluating = 0, 0.0
+
+    def count_update(self) -> None:
+        """Count an update of the synthetic set."""
+        self._updates += 1
+
+    def measure(self, begun: float, images: int) -> dict[str, Any]:
+        """The figures at the end of an evaluation, for metrics.jsonl.
+
+        updates_per_second: since the evaluation before, if there was an update. images_per_second: of the evaluation,
+        in training and testing. evaluation_share: of the time since the loop began. peak_memory_bytes: as in
+        summary.json.
+        begun: when the evaluation began, by time.monotonic. images: how many the evaluation put through networks.
+        """
+        now = time.monotonic()
+        rates = {}
+        if self._updates:
+            rates["updates_per_second"] = self._updates / (begun - self._since)
+        if images:  # none, if the evaluation was stopped after its last network
+            rates["images_per_second"] = images / (now - begun)
+        rates["evaluation_share"] = (self._evaluating + now - begun) / (now - self._begun)
+        self._since = begun
+        return {
+            **{key: float(f"{rate:.4g}") for key, rate in rates.items()},
+            "peak_memory_bytes": peak_memory(self._device),
+        }
+
+    def go_on(self) -> None:
+        """Return to updates, once the evaluation and its pictures are finished."""
+        now = time.monotonic()
+        self._evaluating += now - self._since
+        self._updates, self._since = 0, now

@@ -18,14 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.config.options import DistillOptions, Sources
 from common.datasets import ClassSampler, Gathered
 from common.matching import augment
 from common.matching.step_size import StepSize
 from common.networks import Network
-from common.runs.evaluation import Evaluations
+from common.runs.evaluation import Evaluations, Speed
 from common.runs.folder import open_run
 from common.runs.kept import Kept, Source, states_of, stored_states
 from common.runs.losses import Losses
@@ -35,6 +34,7 @@ from common.runs.sharding import ClassShare, share_statistics
 from common.system import parallel
 from common.system.devices import precision
 from common.system.errors import InputError
+from common.system.progress import Progress
 from common.system.seeds import Draws, seeded
 from common.system.text import best_of
 from common.training.train import EvaluationProtocol, all_finite
@@ -177,6 +177,7 @@ class Distillation:
             parallel.sum_(*parts)
         self.synset.optim_step()
         self._losses.add(loss)
+        self._speed.count_update()
 
     def check_network(self, network: nn.Module) -> None:
         """End the run if a network that was trained on the synthetic set with --lr_net, between updates, has diverged.
@@ -235,6 +236,7 @@ class Distillation:
         self._open.callback(run.close)
         if run.summary is None:
             self._restore()
+            self._speed = Speed(self.device)
             self._open.callback(self._output.tracker.close)  # after the closing lines: uploads may be slow
             looping = self._open.enter_context(ExitStack())
             looping.enter_context(run.catching_signals())
@@ -261,13 +263,12 @@ class Distillation:
             export(run)
         say(self.summary, run)
 
-    def _progress(self) -> tqdm:
-        return tqdm(
+    def _progress(self) -> Progress:
+        return Progress(
             total=self.options.Iteration,
             initial=self._iteration,
             desc=self.objective,
             unit="it",
-            dynamic_ncols=True,
             disable=not parallel.is_main(),
         )
 
@@ -278,7 +279,7 @@ class Distillation:
             shown["acc"] = f"{100 * points[-1]['mean']:.1f}%"
         return shown
 
-    def _count_update(self, bar: tqdm) -> None:
+    def _count_update(self, bar: Progress) -> None:
         """Follow up the body of the loop: count the iteration, stop if a signal has arrived, and save if it is time."""
         look = self._losses.end_iteration()
         self._iteration += 1
@@ -343,14 +344,17 @@ class Distillation:
         self._save()
         begun, protocol = time.monotonic(), self._protocol
         point = self._evaluations.make(self._iteration, protocol, self._run.raise_if_stopped, self._save, self._lower)
+        measured = self._speed.measure(begun, self._evaluations.images)
         if self._learned is not None:
             point["step_size"] = self._learned.item()
         self._output.evaluated(point, point is best_of(self._evaluations.points), protocol, self._learned)
-        self._run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3))
+        self._output.tracker.measured(self._iteration, measured)
+        self._run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3), measured=measured)
         self._save()
         self._output.keep_best()
         if self._iteration < self.options.Iteration:  # after the last iteration `finish` writes the report
             write_report(self._run)
+        self._speed.go_on()
 
     def _finish(self) -> dict[str, Any]:
         seconds = self._seconds + time.monotonic() - self._started

@@ -39,6 +39,11 @@ class Tracker:
     def evaluation(self, point: Mapping[str, Any]) -> None:
         """Show an evaluation. point: as in metrics.jsonl, with iteration, mean, std (fractions), maybe `networks`."""
 
+    def measured(self, iteration: int, figures: Mapping[str, Any]) -> None:
+        """Show what was measured beside an evaluation: the entry `measured` of metrics.jsonl."""
+        known = {f"measured/{key}": value for key, value in _flat(figures).items() if value is not None}
+        self.scalars(iteration, **known)
+
     def picture(self, tag: str, path: Path, iteration: int) -> None:
         """Show the PNG file at `path`, which is read before this method returns."""
 

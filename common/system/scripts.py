@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from common.system.errors import InputError
+from common.system.progress import ON_TERMINAL, draws_bars
 
 ROOT = Path(__file__).parents[2]
 """The root of the repository: the folder that contains `common` and the folders of the scripts."""
@@ -105,13 +106,14 @@ class Script:
 
     def __init__(self, script: str, words: Sequence[str], nproc: int = 1) -> None:
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)] if nproc > 1 else []
-        # The child's stderr is a pipe, so its progress bars cannot ask the terminal for the width.
+        # The child's stderr is a pipe, so its progress bars cannot see the terminal, nor ask it for the width.
+        terminal = {ON_TERMINAL: "1"} if draws_bars() else {}
         columns, lines = shutil.get_terminal_size()
         self._process = subprocess.Popen(
             [sys.executable, *several, str(ROOT / script), *words],
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env={"COLUMNS": str(columns), "LINES": str(lines), **os.environ},
+            env={"COLUMNS": str(columns), "LINES": str(lines), **terminal, **os.environ},
         )
         self._said = bytearray()
         self._reader = threading.Thread(target=self._pass_on, daemon=True)

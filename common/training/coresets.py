@@ -8,17 +8,18 @@ and Bilen (ICLR 2021), table 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from common.config.options import EvaluationOptions
 from common.datasets import ImageData, draw_per_class
 from common.networks import Network, reinitialise
 from common.system.errors import InputError
+from common.system.progress import Progress
 from common.system.seeds import derive, generator, seeded
 from common.training.train import (
     MOMENTUM,
@@ -27,6 +28,7 @@ from common.training.train import (
     Batches,
     EvaluationProtocol,
     all_finite,
+    batches_of_test,
     train_epoch,
 )
 
@@ -95,13 +97,18 @@ def trained_features(
     lr = EvaluationOptions.lr_net if protocol.lr is None else protocol.lr
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     draws = generator(seed, "coreset draws")
-    with seeded(network, seed, "coreset dropout"):
-        for _ in tqdm(range(epochs), desc="features", unit="epoch", dynamic_ncols=True):
-            train_epoch(network, train, optimizer, protocol.batch, protocol.strategy, draws)
-    network.eval()
-    with torch.no_grad():
-        every = torch.arange(len(train), device=train.device).split(TEST_BATCH)
-        features = torch.cat([network.embed(train.batch(indices)).float() for indices in every])
+    total = epochs * math.ceil(len(train) / protocol.batch) + batches_of_test(len(train))
+    with Progress(total=total, desc="features", unit="batch") as bar:
+        with seeded(network, seed, "coreset dropout"):
+            for _ in range(epochs):
+                train_epoch(network, train, optimizer, protocol.batch, protocol.strategy, draws, on_batch=bar.update)
+        network.eval()
+        parts = []
+        with torch.no_grad():
+            for indices in torch.arange(len(train), device=train.device).split(TEST_BATCH):
+                parts.append(network.embed(train.batch(indices)).float())
+                bar.update()
+    features = torch.cat(parts)
     if not all_finite([*network.parameters(), *network.buffers(), features], train.device):
         raise InputError(f"the network whose features choose the images diverged: lower --lr_net ({lr:g})")
     return features

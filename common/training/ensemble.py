@@ -52,7 +52,7 @@ class Ensemble:
         protocol: EvaluationProtocol,
         draws: Sequence[torch.Generator],
         check_stop: Callable[[], None] = lambda: None,
-        on_epoch: Callable[[], object] = lambda: None,
+        on_batch: Callable[[], object] = lambda: None,
     ) -> list[float | None]:
         """Train n networks, each on its own training set, and return their top-1 accuracies as fractions.
 
@@ -60,12 +60,12 @@ class Ensemble:
 
         seeds: n seeds, from which the initial weights are drawn. training_sets: one per network, all of the same
         length. draws: one CPU generator per network, for the order of images and the augmentation. check_stop is
-        called before every step and may raise. on_epoch is called n times per epoch, once for each network. The CPU
-        waits for the device only once, at the end.
+        called before every step and may raise. on_batch is called after every batch of training and
+        testing, once for each network. The CPU waits for the device only once, at the end.
         Raises ValueError for training sets of different lengths.
         """
         weights, buffers = initial(self._network, seeds)
-        train(self._training, weights, buffers, training_sets, protocol, draws, check_stop, on_epoch)
+        train(self._training, weights, buffers, training_sets, protocol, draws, check_stop, on_batch)
         correct = torch.zeros(len(seeds), dtype=torch.long, device=test_data.labels.device)
         finite = torch.ones(len(seeds), dtype=torch.bool, device=test_data.labels.device)
         for tensor in (*weights.values(), *buffers.values()):
@@ -76,6 +76,8 @@ class Ensemble:
                 logits = self._testing(weights, buffers, images.expand(len(seeds), *images.shape))  # [n, B, C]
                 correct += (logits.argmax(dim=2) == test_data.labels[indices]).sum(dim=1)
                 finite &= _finite_rows(logits)
+                for _ in seeds:
+                    on_batch()
         accuracies, sound = torch.stack([correct.double() / len(test_data), finite.double()]).tolist()
         return [each if fine else None for each, fine in zip(accuracies, sound, strict=True)]
 
@@ -117,7 +119,7 @@ def train(
     protocol: EvaluationProtocol,
     draws: Sequence[torch.Generator],
     check_stop: Callable[[], None] = lambda: None,
-    on_epoch: Callable[[], object] = lambda: None,
+    on_batch: Callable[[], object] = lambda: None,
 ) -> None:
     """Train the stacked networks in place, each as `train.train` would.
 
@@ -127,9 +129,7 @@ def train(
     if len(lengths) != 1:
         raise ValueError(f"networks that are trained together need training sets of one length, not {sorted(lengths)}")
     for optimizer in epochs(protocol, list(weights.values()), list(buffers.values())):
-        _train_epoch(stack, weights, buffers, training_sets, optimizer, protocol, draws, check_stop)
-        for _ in training_sets:
-            on_epoch()
+        _train_epoch(stack, weights, buffers, training_sets, optimizer, protocol, draws, check_stop, on_batch)
 
 
 def _train_epoch(
@@ -141,6 +141,7 @@ def _train_epoch(
     protocol: EvaluationProtocol,
     draws: Sequence[torch.Generator],
     check_stop: Callable[[], None],
+    on_batch: Callable[[], object],
 ) -> None:
     """Train every network for one epoch, each on its own images in its own order."""
     device = training_sets[0].labels.device
@@ -157,6 +158,8 @@ def _train_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        for _ in draws:
+            on_batch()
 
 
 def _augmented(images: Tensor, protocol: EvaluationProtocol, draws: Sequence[torch.Generator]) -> Tensor:

@@ -10,7 +10,6 @@ from functools import partial
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from common.datasets import ImageData
 from common.networks import has_dropout, reinitialise
@@ -18,9 +17,10 @@ from common.system import parallel
 from common.system.devices import Precision
 from common.system.devices import precision as computing_in
 from common.system.errors import InputError
+from common.system.progress import Progress
 from common.system.seeds import derive, generator, seeded
 from common.training.ensemble import Ensemble
-from common.training.train import EvaluationProtocol, TrainingSet, accuracy, train
+from common.training.train import EvaluationProtocol, TrainingSet, accuracy, batches_of_test, train
 
 _ALL = 1 << 20  # more networks than any evaluation trains
 
@@ -69,7 +69,8 @@ def evaluate_pool(
     device. finished: accuracies from an interrupted evaluation; those networks are not trained again.
     on_accuracy: called with (name, accuracy) as each further network is finished. If networks are trained one by one,
     the network still holds its trained weights during this call.
-    title: title of the progress bar, which counts the epochs of all networks; if empty, the bar shows the name of the
+    title: title of the progress bar, which counts the batches of training and testing of all networks; if
+    empty, the bar shows the name of the
     current network. leave: whether the bar stays on the screen.
     With several processes, all of them must call this function, and each gets all accuracies. Only the first process
     shows the bar.
@@ -78,16 +79,18 @@ def evaluate_pool(
     accuracies = {name: list(finished.get(name, [])) for name in networks}
     numbers = {name: range(len(accuracies[name]), num_eval) for name in networks}
     protocols = {name: protocol.for_network(dataset, name) for name in networks}
+    # Training sets of one evaluation are of equal length.
+    images = next((len(training_sets(each[0]).labels) for each in numbers.values() if each), 0)
+    testing = batches_of_test(len(test_data))
     total = sum(
-        trained_here(each.network, len(numbers[name]), together) * protocols[name].epochs_of_training
+        trained_here(each.network, len(numbers[name]), together) * (protocols[name].batches(images) + testing)
         for name, each in networks.items()
     )
-    bar = tqdm(
+    bar = Progress(
         total=total,
         desc=title or None,
-        unit="epoch",
+        unit="batch",
         leave=leave,
-        dynamic_ncols=True,
         disable=not (progress and parallel.is_main()),
     )
     with bar, computing_in(precision, test_data.device):
@@ -104,7 +107,7 @@ def evaluate_pool(
                 point,
                 together,
                 check_stop,
-                on_epoch=bar.update,
+                on_batch=bar.update,
             ):
                 accuracies[name].append(each)
                 on_accuracy(name, each)
@@ -135,7 +138,7 @@ def train_and_test(
     point: int = 0,
     together: int = 1,
     check_stop: Callable[[], None] = lambda: None,
-    on_epoch: Callable[[], object] = lambda: None,
+    on_batch: Callable[[], object] = lambda: None,
 ) -> Iterator[float | None]:
     """Train a new network for each of `numbers` and yield its top-1 accuracy (a fraction) when it is finished.
 
@@ -146,7 +149,7 @@ def train_and_test(
     evaluation can be interrupted and resumed, and the networks can be trained in any order.
     together: how many networks are trained at the same time (`ensemble`), with the same draws as one by one. Networks
     with dropout are always trained one by one, because their draws would differ. check_stop is called before every step
-    and may raise.
+    and may raise. on_batch is called after every batch of training and testing, for each network.
     With several processes, the networks are shared out among them. All processes must call this function, and each gets
     all accuracies.
     """
@@ -162,7 +165,7 @@ def train_and_test(
                 protocol,
                 [generator(seed, "evaluation draws", point, number) for number in some],
                 check_stop,
-                on_epoch,
+                on_batch,
             )
             return
         one, forward = network.network, network.forward
@@ -170,8 +173,8 @@ def train_and_test(
             reinitialise(one, derive(seed, "evaluation network", point, number))
             draws = generator(seed, "evaluation draws", point, number)
             with seeded(one, seed, "evaluation dropout", point, number):
-                train(one, training_sets(number), protocol, draws, forward, check_stop, on_epoch)
-            yield accuracy(one, test_data, forward)
+                train(one, training_sets(number), protocol, draws, forward, check_stop, on_batch)
+            yield accuracy(one, test_data, forward, on_batch)
 
     for some in _rounds(network.network, len(numbers), together):
         first, last = parallel.share(len(some))

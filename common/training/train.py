@@ -97,6 +97,10 @@ class EvaluationProtocol:
             raise ValueError("The number of epochs depends on the network: call for_network first.")
         return self.epochs + 1 if self.kind == "dc" else self.epochs
 
+    def batches(self, images: int) -> int:
+        """The number of batches that training on this many images takes. Raises as `epochs_of_training`."""
+        return self.epochs_of_training * math.ceil(images / self.batch)
+
     def step_size(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0. Raises ValueError if lr or epochs is None."""
         if self.lr is None or self.epochs is None:
@@ -125,12 +129,12 @@ def train(
     draws: torch.Generator,
     forward: Callable[[Tensor], Tensor] | None = None,
     check_stop: Callable[[], None] = lambda: None,
-    on_epoch: Callable[[], object] = lambda: None,
+    on_batch: Callable[[], object] = lambda: None,
 ) -> None:
     """Train `network` in place by the protocol, so that it ends with the weights to test.
 
     draws: a CPU generator for the order of images and the augmentation. forward: the compiled network, or None to call
-    `network` itself. check_stop is called before every step and may raise. on_epoch is called after each epoch. The CPU
+    `network` itself. check_stop is called before every step and may raise. on_batch is called after each batch. The CPU
     never waits for the device within an epoch.
     """
     for optimizer in epochs(protocol, list(network.parameters()), list(network.buffers())):
@@ -143,9 +147,9 @@ def train(
             draws,
             forward,
             check_stop,
+            on_batch,
             protocol.dc_strategy,
         )
-        on_epoch()
 
 
 def epochs(
@@ -204,6 +208,7 @@ def train_epoch(
     draws: torch.Generator,
     forward: Callable[[Tensor], Tensor] | None = None,
     check_stop: Callable[[], None] = lambda: None,
+    on_batch: Callable[[], object] = lambda: None,
     dc_strategy: str = "",
 ) -> None:
     """Train on every image once in random order, with the cross-entropy loss; the last batch may be smaller.
@@ -228,15 +233,21 @@ def train_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        on_batch()
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, data: ImageData, forward: Callable[[Tensor], Tensor] | None = None) -> float | None:
+def accuracy(
+    network: nn.Module,
+    data: ImageData,
+    forward: Callable[[Tensor], Tensor] | None = None,
+    on_batch: Callable[[], object] = lambda: None,
+) -> float | None:
     """Top-1 accuracy on `data` as a fraction, or None if the network diverged.
 
     A network has diverged if its weights, its buffers or its outputs are not finite. Of outputs that are NaN the first
     counts as the largest, so such a network would otherwise seem to guess class 0 throughout.
-    The CPU waits for the device only once, at the end.
+    on_batch is called after each batch. The CPU waits for the device only once, at the end.
     """
     network.eval()
     forward = network if forward is None else forward
@@ -246,8 +257,14 @@ def accuracy(network: nn.Module, data: ImageData, forward: Callable[[Tensor], Te
         logits = forward(data.batch(indices))
         correct += (logits.argmax(dim=1) == data.labels[indices]).sum()
         finite &= logits.isfinite().all()
+        on_batch()
     count, sound = torch.stack([correct, finite.long()]).tolist()
     return count / len(data.labels) if sound else None
+
+
+def batches_of_test(images: int) -> int:
+    """The number of batches in which `accuracy` tests a network on this many images."""
+    return math.ceil(images / TEST_BATCH)
 
 
 def all_finite(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
