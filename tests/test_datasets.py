@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 from common.datasets import DATASETS, digits, load_dataset, statistics
+from common.images import disk_cache
 from common.system.errors import InputError
 
 
@@ -54,5 +57,18 @@ def test_digits_are_split_in_proportion_and_their_statistics_are_right() -> None
     values = train.images.double() / 255
     assert (round(values.mean().item(), 4), round(values.std().item(), 4)) == (train.mean[0], train.std[0])
     assert digits.STATISTICS == statistics("digits") == (train.mean, train.std)
-    again, _ = load_dataset("digits")
-    assert torch.equal(train.images, again.images)
+
+
+def test_digits_are_kept_so_that_scikit_learn_is_imported_once(monkeypatch) -> None:
+    first = load_dataset("digits")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sklearn.datasets", None)
+        again = load_dataset("digits")
+    monkeypatch.setattr(disk_cache, "read", lambda *_: None)
+    made = load_dataset("digits")
+    for each, *others in zip(first, again, made, strict=True):
+        for other in others:
+            assert torch.equal(each.images, other.images)
+            assert torch.equal(each.labels, other.labels)
+            assert each.class_names == other.class_names
+            assert each.fingerprint == other.fingerprint
