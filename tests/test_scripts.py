@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-from common.system.scripts import ROOT, VOXELS, buffer_script, distill_script, installed, load_script
+from common.system import scripts
+from common.system.progress import ON_TERMINAL
+from common.system.scripts import ROOT, VOXELS, Script, buffer_script, distill_script, installed, load_script
 from DM import distill as dm
 from tests.command_line import assert_refused, call
 
@@ -37,3 +39,14 @@ def test_an_environment_that_was_installed_before_is_told_what_to_do(monkeypatch
 def test_any_other_package_that_is_missing_is_pythons_own_error():
     with pytest.raises(ModuleNotFoundError, match="no_such_package"), installed():
         importlib.import_module("no_such_package")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_script_behind_a_pipe_draws_bars_where_they_are_seen(monkeypatch, tmp_path, terminal):
+    code = "import sys; from common.system.progress import draws_bars; sys.exit(3 if draws_bars() else 4)"
+    (tmp_path / "script.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv(ON_TERMINAL, raising=False)
+    monkeypatch.setattr(scripts, "ROOT", tmp_path)
+    monkeypatch.setattr(scripts, "draws_bars", lambda: terminal)
+    assert Script("script.py", []).wait() == (3 if terminal else 4)
