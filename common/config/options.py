@@ -393,6 +393,7 @@ class EvaluateOptions:
 
 
 Sources = dict[str, str]
+"""Where the value of each option comes from: "flag", "default" or the source that a recipe states."""
 
 
 TrackerName = Literal["none", "wandb", "tensorboard"]

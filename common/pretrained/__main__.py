@@ -23,6 +23,7 @@ from common.config.options import DistillOptions, EvaluateOptions
 from common.datasets import PREFIXES
 from common.pretrained import drive, share
 from common.pretrained.convert import Provenance, defaults_of, from_authors, likely_objective
+from common.robustness.authors_set import AUTHORS_LR
 from common.synset import hub
 from common.synset.authors import is_authors, read_authors
 from common.synset.file import StoredSet, load_synset, save_synset
@@ -35,7 +36,7 @@ from common.training.evaluate_command import check_json, evaluate_file
 
 FOLDER = "pretrained"
 # The authors' files lack the learned step size; their corruption script trains with this learning rate.
-LR_NET = 0.01
+LR_NET = AUTHORS_LR
 
 File = Annotated[str, tyro.conf.Positional]
 
@@ -75,7 +76,7 @@ class Download:
 
 @dataclass
 class Convert(Provenance):
-    """Convert an authors' file into our format. Metadata that it lacks stay unknown unless a flag gives them."""
+    """Convert an authors' file into our format. What it does not say stays unknown unless a flag says it."""
 
     file: File = field(kw_only=True)
     """the authors' file: images_*.pt or labels_*.pt of a pair, or res_*.pt"""

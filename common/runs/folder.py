@@ -183,6 +183,13 @@ class Run(Stoppable):
         (self.folder / METRICS).unlink(missing_ok=True)
         return None
 
+    def last_state(self) -> dict[str, Any] | None:
+        """The state of the newest checkpoint, or None if it cannot be read. Nothing in the folder is changed."""
+        try:
+            return _read_checkpoint(self.folder / _CHECKPOINTS[0], self.folder / METRICS)["state"]
+        except UNREADABLE:
+            return None
+
     @property
     def summary(self) -> dict[str, Any] | None:
         """The content of summary.json; None while the run is not finished, or while its files have to be made again."""

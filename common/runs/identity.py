@@ -14,6 +14,7 @@ import json
 from typing import Any
 
 from common.config.options import NOT_PART_OF_A_RUN, DistillOptions
+from common.system.errors import InputError
 from common.system.text import difference
 
 _EVERY_OBJECTIVE = frozenset({
@@ -45,7 +46,11 @@ ALWAYS_NAMED = {
 def identity(options: DistillOptions) -> dict[str, Any]:
     """Every option that affects the result, as JSON values. Two runs with equal identities are the same run."""
     values = {key: value for key, value in dataclasses.asdict(options).items() if key not in NOT_PART_OF_A_RUN}
-    return json.loads(json.dumps(values))  # turns tuples into lists
+    return json.loads(json.dumps(values, default=_refuse))  # turns tuples into lists
+
+
+def _refuse(value: object) -> str:
+    raise InputError(f"an option is a {type(value).__name__}, which config.json cannot hold: give it the type str")
 
 
 def automatic_name(options: DistillOptions, objective: str) -> str:

@@ -127,15 +127,6 @@ def torch_bytes(content: Any) -> memoryview:
     return buffer.getbuffer()
 
 
-def can_be_stored(content: Any) -> bool:
-    """Whether what `torch_bytes` makes of `content` can be read again without running code."""
-    try:
-        torch.load(BytesIO(torch_bytes(content)), map_location="cpu", weights_only=True)
-    except (pickle.PicklingError, pickle.UnpicklingError, AttributeError, TypeError):
-        return False
-    return True
-
-
 def _fsync_folder(folder: Path) -> None:
     # A rename survives a power failure only once the folder itself has been flushed.
     if sys.platform == "win32":
