@@ -19,7 +19,7 @@ from common.config.options import DistillOptions, Sources
 from common.config.places import dataset_folder, run_folder
 from common.images.image_data import different_content
 from common.runs.finished import CHECKSUMS, METRICS, SUMMARY, read_finished, write_finished
-from common.runs.identity import automatic_name, differences, identity
+from common.runs.identity import automatic_name, differences, identity, wherever_it_lies
 from common.runs.track import TRACKER_FOLDERS
 from common.system import parallel
 from common.system.devices import describe_hardware
@@ -63,6 +63,7 @@ class Run(Stoppable):
         name = options.name or automatic_name(options, objective)
         self.folder = run_folder(options.save_path, objective, options.dataset, options.ipc, name)
         self.dataset = dataset_folder(options.dataset)
+        self._options = options
         self._entries: list[dict[str, Any]] = []
         self._metrics = hashlib.blake2b(digest_size=20)  # of metrics.jsonl as it has been written so far
         self._lock = self._take_folder()
@@ -71,7 +72,7 @@ class Run(Stoppable):
         try:
             if options.resume == "never":
                 self._clear()
-            stored = self._check_identity(options)
+            stored = self._check_identity(options, content)
             self.check_content(content, stored or {})
             if stored is not None and "content" not in stored:
                 self.log(
@@ -87,7 +88,7 @@ class Run(Stoppable):
             if self.broken:
                 names = " and ".join(self.broken)
                 self.log(
-                    f"{names} in {self.folder}: missing, damaged or of another run; made again from the checkpoint"
+                    f"{names} in {self.folder}: missing, damaged or of another run; made again if the checkpoint has it"
                 )
         except BaseException:
             self.close()
@@ -141,6 +142,7 @@ class Run(Stoppable):
         serialised = torch_bytes({
             "metrics_bytes": metrics.stat().st_size,
             "metrics_checksum": self._metrics.hexdigest(),
+            "identity": identity(self._options),
             "state": state,
         })  # fmt: skip
 
@@ -160,7 +162,7 @@ class Run(Stoppable):
         found = [self.folder / name for name in _CHECKPOINTS if (self.folder / name).exists()]
         for path in found:
             try:
-                content = _read_checkpoint(path, self.folder / METRICS)
+                content = self._read_checkpoint(path)
             except UNREADABLE as error:
                 self.log(f"{path} is damaged ({error}): trying the one before it")
                 continue
@@ -186,9 +188,16 @@ class Run(Stoppable):
     def last_state(self) -> dict[str, Any] | None:
         """The state of the newest checkpoint, or None if it cannot be read. Nothing in the folder is changed."""
         try:
-            return _read_checkpoint(self.folder / _CHECKPOINTS[0], self.folder / METRICS)["state"]
+            return self._read_checkpoint(self.folder / _CHECKPOINTS[0])["state"]
         except UNREADABLE:
             return None
+
+    def _read_checkpoint(self, path: Path) -> dict[str, Any]:
+        content = _read_checkpoint(path, self.folder / METRICS)
+        stored = content.get("identity")  # which older versions did not keep; `check_content` compares the images
+        if stored is not None and (told := differences(wherever_it_lies(stored, self._options), self._options)):
+            raise ValueError(f"it is of another run: {told}")
+        return content
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -197,7 +206,7 @@ class Run(Stoppable):
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write summary.json and the checksums of the run's files, which marks the run as finished."""
-        write_finished(self.folder, summary)
+        write_finished(self.folder, summary, identity(self._options))
         self._summary, self.broken = summary, []
 
     def close(self) -> None:
@@ -234,8 +243,11 @@ class Run(Stoppable):
                 f"restore them, give another --name, or --resume never to replace the run"
             )
 
-    def _check_identity(self, options: DistillOptions) -> dict[str, Any] | None:
-        """The stored configuration, None for a new run. Raises InputError where it is that of another run."""
+    def _check_identity(self, options: DistillOptions, content: dict[str, Any]) -> dict[str, Any] | None:
+        """The stored configuration, None for a new run. Raises InputError where it is that of another run.
+
+        content: `content_of` the data. A folder of the same images is the same dataset wherever it lies.
+        """
         path = self.folder / "config.json"
         if not path.exists():
             if any((self.folder / name).exists() for name in _CHECKPOINTS):
@@ -247,7 +259,9 @@ class Run(Stoppable):
         try:
             config = dict(read_json(path))
             stored = dict(config["identity"])
-        except (ValueError, LookupError, TypeError) as error:
+            if "content" in config and not different_content(config["content"], content):
+                stored = wherever_it_lies(stored, options)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path} is not the configuration of a run: give another --name") from error
         told = differences(stored, options)
         if told:
@@ -318,4 +332,4 @@ def _read_checkpoint(path: Path, metrics: Path) -> dict[str, Any]:
             written = hashlib.blake2b(file.read(content["metrics_bytes"]), digest_size=20).hexdigest()
         if written != content["metrics_checksum"]:
             raise ValueError(f"{metrics.name} is not what the run wrote")
-    return {key: content[key] for key in ("metrics_bytes", "state")}
+    return content
