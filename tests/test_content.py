@@ -107,6 +107,26 @@ def test_a_folder_that_is_moved_touched_or_copied_is_the_same(images, tmp_path):
     assert "is finished" in result.out
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["finished", "interrupted"])
+def test_a_run_goes_on_wherever_its_folder_of_images_lies(images, tmp_path, monkeypatch, stopped):
+    """With its name it is found again; a folder of other images there is refused as ever."""
+    if stopped:
+        stop_after(monkeypatch, 2)
+    assert distil(images, tmp_path / "runs", "--name", "n").code == (143 if stopped else 0)
+    monkeypatch.undo()
+    moved = tmp_path / "elsewhere" / images.name
+    moved.parent.mkdir()
+    images.rename(moved)
+    result = distil(moved, tmp_path / "runs", "--name", "n")
+    assert result.code == 0, result.err
+    assert ("resumed from iteration" if stopped else "is finished") in result.out
+    assert "is finished" in distil(moved, tmp_path / "runs", "--name", "n").out
+    repaint(moved / "test/dog/1.png")
+    assert_refused(distil(moved, tmp_path / "runs", "--name", "n"), "other pixels")
+    third = shutil.copytree(moved, tmp_path / "third" / images.name)
+    assert_refused(distil(third, tmp_path / "runs", "--name", "n"), "other pixels")
+
+
 def test_a_set_is_not_evaluated_on_other_images_without_a_word(images, tmp_path):
     assert distil(images, tmp_path / "runs").code == 0
     (file,) = (tmp_path / "runs").rglob("synset.safetensors")

@@ -302,7 +302,7 @@ def test_a_run_reports_networks_that_diverged(tmp_path, monkeypatch, diverging, 
     counts = [sum(number // 2 == point for number in diverging) for point in range(3)]
     assert [point.get("diverged", 0) for point in points] == counts
     assert [point["n"] for point in points] == [2 - count for count in counts]
-    middle = f"iteration 1: accuracy {in_percent(points[1])} (1 networks)"
+    middle = f"iteration 1: accuracy {in_percent(points[1])} (1 network)"
     assert ", 1 diverged" in middle
     assert middle in result.err + result.out
     _, metadata = load_synset(folder / "synset.safetensors")
