@@ -115,6 +115,8 @@ def test_a_file_says_how_many_diverged():
         "selection": "energy", "accuracy": point_of({"A": [0.5, None]}, "A"),
     }  # fmt: skip
     assert describe_set(metadata)["accuracy"] == "50.00 +- 0.00 %, 1 diverged (1 x A), measured on the test images"
+    del metadata["accuracy"]["network"]  # as files of older versions
+    assert describe_set(metadata)["accuracy"].endswith("1 diverged (1 network), measured on the test images")
 
 
 def test_accuracies_of_the_authors_that_are_nan(tmp_path):

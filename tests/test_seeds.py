@@ -46,6 +46,20 @@ def test_what_is_no_list_of_seeds_is_refused(text):
     assert_refused(call("DM/distill.py", *WORDS, f"--seeds={text}"), "--seeds")
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("3-1", "--seeds 3-1 is an empty range, its first number is above its last: give 1-3"),
+        ("0, 7-5", "--seeds 7-5 is an empty range, its first number is above its last: give 5-7"),
+        ("0-1000", "--seeds 0-1000 is a range of 1,001: give 1 to 1,000 seeds"),
+    ],
+)
+def test_what_is_wrong_with_a_range_is_told(text, told):
+    with pytest.raises(InputError) as refused:
+        parse_seeds(text)
+    assert str(refused.value) == told
+
+
 def test_figures_over_sets():
     """Of three sets with means 0.5, 0.6 and 0.7 and variances 0.01, 0 and 0.01; the last lost a network."""
     points = [mean_and_std(each) for each in ([0.4, 0.6], [0.6, 0.6], [0.8, 0.6, None])]
@@ -302,6 +316,6 @@ def test_drifted_images_are_tested_with_each_set(here, tmp_path):
 
 def test_reproduce_refuses_what_is_no_list_of_seeds(tmp_path):
     words = ["--table", "dm-lowres", "--output", tmp_path]
-    assert_refused(call("reproduce.py", "run", *words, "--seeds", "4-0"), "--seeds 4-0 is a range of 0")
+    assert_refused(call("reproduce.py", "run", *words, "--seeds", "4-0"), "--seeds 4-0 is an empty range")
     dry = call("reproduce.py", "run", *words, "--seeds", "0-4", "--dry_run", "--cells", "MNIST/1")
     assert "--seeds 0-4" in dry.out

@@ -34,7 +34,7 @@ from common.config.places import dataset_folder
 from common.datasets import ImageData
 from common.system.errors import InputError
 from common.system.files import read_json, take_lock, write_atomically, write_json
-from common.system.text import difference
+from common.system.text import counted, difference
 from common.system.version import code_version
 
 FORMAT = "fred-experts"
@@ -187,7 +187,7 @@ def read_snapshots(file: Path, epochs: Iterable[int]) -> Iterator[Tensor]:
             for epoch in epochs:
                 weights = torch.from_numpy(rows[epoch])
                 if version == EXPERT_VERSION and checksums[epoch] != row_checksum(weights):
-                    raise ValueError(f"the weights after {epoch} epochs have a wrong checksum")
+                    raise ValueError(f"the weights after {counted(epoch, 'epoch')} have a wrong checksum")
                 yield weights
     except (*UNREADABLE_TENSORS, RecursionError) as error:
         raise damaged(file, str(error)) from error

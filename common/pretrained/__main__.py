@@ -31,7 +31,7 @@ from common.synset.open import check_no_pixels
 from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import write_json
-from common.system.text import in_percent, published_with_std
+from common.system.text import counted, in_percent, published_with_std
 from common.training.evaluate_command import check_json, evaluate_file
 
 FOLDER = "pretrained"
@@ -71,7 +71,7 @@ class Download:
 
     def run(self) -> None:
         recorded = drive.download(Path(self.folder))
-        print(f"{len(recorded)} files in {self.folder}, checksums in {Path(self.folder) / drive.RECORD}")
+        print(f"{counted(len(recorded), 'file')} in {self.folder}, checksums in {Path(self.folder) / drive.RECORD}")
 
 
 @dataclass
@@ -194,7 +194,7 @@ def check(options: Check, file: str) -> dict[str, Any]:
     recipe = recipes.find(objective, dataset, ipc)
     notes = []
     if not options.as_pixels and synset.ipc != ipc:
-        notes.append(f"what it holds is a budget of {synset.ipc} images per class, not {ipc}")
+        notes.append(f"what it holds is a budget of {counted(synset.ipc, 'image')} per class, not {ipc}")
     evaluation = metadata["evaluation"] or {}
     asked = dataclasses.replace(options, synset=file, dataset=options.dataset or dataset, ipc=None)
     learned = "lr" not in evaluation and "step_size" not in metadata

@@ -33,8 +33,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that, at every moment, `path` is either the old file or the whole new file.
 
     Calls `write(temporary)` with a temporary path in the same folder, flushes that file to the disk and renames it to
-    `path`. Raises InputError if the folder cannot be written or the disk is full.
+    `path`. Raises InputError if the folder cannot be written, the disk is full, or `path` is a directory.
     """
+    _refuse_directory(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,9 +103,10 @@ def take_lock(path: Path, called: str, flag: str) -> BaseFileLock | None:
 
     Creates the file and its folder. The lock lasts until `release()` or until the process ends in any way. Do not use
     the returned lock in a `with` statement, which would acquire it a second time. Raises InputError if the file
-    cannot be written. That message uses `called`, a phrase for the folder ("the run folder"), and `flag`, the option
-    that chooses another folder ("--save_path").
+    cannot be written or is a directory. That message uses `called`, a phrase for the folder ("the run folder"), and
+    `flag`, the option that chooses another folder ("--save_path").
     """
+    _refuse_directory(path)
     lock = FileLock(path, thread_local=False)  # so that any thread can release it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +127,13 @@ def torch_bytes(content: Any) -> memoryview:
     buffer = BytesIO()
     torch.save(content, buffer)
     return buffer.getbuffer()
+
+
+def _refuse_directory(path: Path) -> None:
+    """Raise InputError if a file cannot be written because a directory has its name."""
+    # A link to a directory is replaced like a file, and what it leads to stays.
+    if path.is_dir() and not path.is_symlink():
+        raise InputError(f"cannot write {path}, which is a directory: remove that directory")
 
 
 def _fsync_folder(folder: Path) -> None:

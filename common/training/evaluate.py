@@ -117,7 +117,8 @@ def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: Imag
             raise InputError("the images to train on are not finite: they hold NaN or infinity")
         if not isinstance(synset, SynSet):
             remedy = (
-                "which gives a wrong accuracy if these are pixels in 0..{top}: normalise them as test.normalise does"
+                "which gives a wrong accuracy if these are pixels in {range}: {first}normalise them as test.normalise "
+                "does"
             )
             warn_unless_like(images.detach(), test, "the set to train on", remedy)
         data = Batches(images.detach().to(test.device), labels.to(test.device))
