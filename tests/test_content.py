@@ -12,6 +12,7 @@ from common.datasets import load_dataset
 from common.images import decoded
 from common.images.image_data import content_of, different_content
 from tests.command_line import assert_refused, call
+from tests.conftest import ROOT
 from tests.image_sets import make_folder
 
 pytestmark = pytest.mark.usefixtures("cache", "no_pictures", "no_report", "one_thread")
@@ -137,6 +138,14 @@ def test_a_set_is_not_evaluated_on_other_images_without_a_word(images, tmp_path)
     chosen = call("DM/evaluate.py", *words, "--dataset", f"folder:{images}")
     assert chosen.code == 0
     assert "was made from other images than these" in chosen.out + chosen.err
+
+
+def test_a_set_that_does_not_say_what_it_was_made_from_is_believed_with_a_line():
+    file = ROOT / "tests/old_runs/finished/DM.safetensors"
+    result = call("DM/evaluate.py", "--synset", file, "--device", "cpu", "--num_eval", 1, "--epoch_eval_train", 0)
+    assert result.code == 0
+    told = f"{file} does not say which images it was made from: those of digits are taken to be the same"
+    assert result.out.splitlines().count(told) == 1
 
 
 @pytest.mark.parametrize("map_above", [None, 0], ids=["in memory", "mapped"])

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,19 @@ from common.runs.track import TRACKER_FOLDERS
 from common.system import parallel
 from common.system.devices import describe_hardware
 from common.system.errors import InputError
-from common.system.files import UNREADABLE, read_json, take_lock, torch_bytes, write_atomically, write_json
+from common.system.files import (
+    UNREADABLE,
+    check_torch_file,
+    read_json,
+    take_lock,
+    torch_bytes,
+    write_atomically,
+    write_json,
+)
 from common.system.signals import Stoppable
 from common.system.version import code_version
 
 _CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
-_ZIP_FOLDER = 0x10  # attribute of a folder; torch.load would silently leave the entry's memory uninitialised
 # In the order of removal: checkpoints go first, and config.json, which says whose folder it is, goes last.
 _OWN_FILES = (*_CHECKPOINTS, CHECKSUMS, SUMMARY, "report.html", METRICS, "log.txt", "config.json")
 
@@ -315,14 +321,8 @@ def open_run(
 
 
 def _read_checkpoint(path: Path, metrics: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        # torch.load does not verify the checksums that torch.save writes.
-        bad = archive.testzip()
-        folders = [info.filename for info in archive.infolist() if info.external_attr & _ZIP_FOLDER]
-    if bad is not None:
-        raise ValueError(f"wrong checksum of {bad}")
-    if folders:
-        raise ValueError(f"{folders[0]} is marked as a folder")
+    if not check_torch_file(path):
+        raise ValueError("it holds no checksums")
     content = torch.load(path, map_location="cpu", weights_only=True)
     if metrics.stat().st_size < content["metrics_bytes"]:
         raise ValueError(f"{metrics.name} is shorter than it was")

@@ -168,11 +168,16 @@ class SynSet:
         return images[:, 0], self.labels[rows]
 
     def optim_zero_grad(self) -> None:
-        """Clear the gradient of the coefficients."""
+        """Clear the gradient of the coefficients. Raises InputError before `init` or `load_state_dict`."""
+        self.check_filled()
         self.optimizer.zero_grad()
 
     def optim_step(self) -> None:
-        """Take one SGD step with momentum on the coefficients (lr_freq is in the transform's own units)."""
+        """Take one SGD step with momentum on the coefficients (lr_freq is in the transform's own units).
+
+        Raises InputError before `init` or `load_state_dict`.
+        """
+        self.check_filled()
         self.optimizer.step()
 
     # -- contents ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import BytesIO, StringIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -27,6 +27,9 @@ UNREADABLE = (
     OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError,
     AttributeError, pickle.UnpicklingError,
 )  # fmt: skip
+_ZIP = b"PK\x03\x04"  # the first bytes of a zip file, by which torch.load recognises one
+_ZIP_FOLDER = 0x10  # attribute of a folder; torch.load would silently leave the entry's memory uninitialised
+_BLOCK = 1 << 20  # bytes that are read at a time
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -57,9 +60,14 @@ def checksum(path: Path) -> str:
     """BLAKE2b of a file's bytes, as 40 hexadecimal digits. Raises OSError where the file cannot be read."""
     digest = hashlib.blake2b(digest_size=20)
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def json_checksum(content: Any) -> str:
+    """BLAKE2b of JSON values, as 40 hexadecimal digits; the order of keys has no part in it."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=20).hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -134,6 +142,33 @@ def _refuse_directory(path: Path) -> None:
     # A link to a directory is replaced like a file, and what it leads to stays.
     if path.is_dir() and not path.is_symlink():
         raise InputError(f"cannot write {path}, which is a directory: remove that directory")
+
+
+def check_torch_file(path: Path, storages: bool = True) -> set[tuple[int, int]]:
+    """Compare the CRC-32 of each entry of a file of torch.save, which torch.load does not do.
+
+    storages: False does not read the numbers of the tensors, for a file that is mapped into memory. Everything else is
+    read, and whoever uses a storage compares it with the result: (bytes, CRC-32) of every storage.
+    Raises an error of UNREADABLE for a damaged file. Torch before 1.6 wrote no zip files, and so no checksums: its
+    files are believed, and the result is empty.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            return set()
+    known = set()
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.external_attr & _ZIP_FOLDER:
+                raise ValueError(f"{info.filename} is marked as a folder")
+            is_storage = PurePosixPath(info.filename).parent.name == "data"
+            if is_storage:
+                known.add((info.file_size, info.CRC))
+            # To open an entry compares its name in the directory with the one before its content, so that a storage
+            # is not taken for another one; to read it to its end compares the CRC-32.
+            with archive.open(info) as entry:
+                while (storages or not is_storage) and entry.read(_BLOCK):
+                    pass
+    return known
 
 
 def _fsync_folder(folder: Path) -> None:
