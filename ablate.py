@@ -29,7 +29,7 @@ from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import read_json, write_csv
 from common.system.scripts import run_script
-from common.system.text import diverged_in, in_percent, percent
+from common.system.text import counted, diverged_in, in_percent, percent
 
 
 @dataclass
@@ -187,7 +187,7 @@ def show(options: Options, rows: list[dict[str, Any]]) -> None:
     first = rows[0]
     print(
         f"\n{first['dataset']}, {options.objective}, ipc {options.ipc}, k {first['k']}, n {first['n']}: test accuracy "
-        f"in % after {first['updates']} updates (before any), {first['networks']} networks each"
+        f"in % after {first['updates']} updates (before any), {counted(first['networks'], 'network')} each"
     )
     print(f"{'':<10}" + "".join(f"{selection:>24}" for selection in options.selections))
     for transform in options.transforms:

@@ -16,6 +16,7 @@ from typing import Literal
 
 from common import recipes
 from common.config.command_line import read_first
+from common.config.options import EVALUATION_EPOCHS
 from common.config.places import buffers_of
 from common.networks.pools import EvalMode, EvalProtocol
 from common.system.command import run_command
@@ -51,7 +52,7 @@ class Defaults(Objective):
     eval_protocol: EvalProtocol = DEFAULTS["eval_protocol"]
     """glad: the learning rate depends on the architecture (1e-3, for VGG11 1e-4), warms up and falls by a cosine, and
     the moving average of the weights is tested; dc: as for small images"""
-    epoch_eval_train: int | None = 1000
+    epoch_eval_train: int | None = EVALUATION_EPOCHS
     """epochs for which evaluation networks are trained"""
     Iteration: int = 1000
     """updates of the synthetic set (DC: iterations, of one or more updates each)"""
@@ -79,9 +80,9 @@ class TM(Defaults, tm.Options):
 
     buffer_path: str = buffers_of("ImageNet-abcde/TM")
     """folder of the expert trajectories from ImageNet-abcde/buffer.py, which are in <dataset>[_zca]/<model>"""
-    Iteration: int = 15000
+    Iteration: int = tm.Options.Iteration
     """updates of the synthetic set"""
-    eval_it: int = 500
+    eval_it: int = tm.Options.eval_it
     """updates between two evaluations (0: only before the first and after the last update)"""
 
 

@@ -29,7 +29,7 @@ from common.system.command import run_command
 from common.system.devices import can_compile, check_precision, precision, resolve_device
 from common.system.progress import Progress
 from common.system.signals import Stoppable
-from common.system.text import percent
+from common.system.text import counted, percent
 from common.training.train import accuracy, batches_of_test
 
 
@@ -86,7 +86,9 @@ def train_experts(options: BufferOptions) -> None:
                                 if epoch in tested:
                                     accuracies[epoch] = accuracy(network, test, forward, bar.update)
                             save_expert(folder, number, trajectory, accuracies)
-                            told = ", ".join(f"{_told(each)} after {e} epochs" for e, each in accuracies.items())
+                            told = ", ".join(
+                                f"{_told(each)} after {counted(e, 'epoch')}" for e, each in accuracies.items()
+                            )
                             tqdm.write(f"expert {number}: {told}")
                     if not free and options.wait and not patiently:
                         left.append(number)

@@ -40,4 +40,4 @@ if not TYPE_CHECKING:  # a type checker would assume that a module with this fun
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_PACKAGES})

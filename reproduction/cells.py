@@ -23,8 +23,9 @@ from common.datasets import default_data_path
 from common.experts.folder import buffer_folder, expert_files
 from common.experts.open import find_buffer
 from common.report.seeds import FILE as SEEDS_FILE
+from common.report.seeds import named_runs
 from common.robustness.targets import target_folder
-from common.system.files import read_json
+from common.runs.finished import SUMMARY, is_finished_run
 from common.system.scripts import as_typed
 from reproduction.plan import Images, Plan, images_of
 from reproduction.programs import program
@@ -52,10 +53,13 @@ class Command:
 
     @property
     def is_done(self) -> bool:
-        """Whether the product exists, and is about these seeds."""
+        """Whether the product exists and is whole, and of several seeds is about at least these."""
         if self.product is None or not self.product.exists():
             return False
-        return not self.seeds or read_json(self.product)["seeds"] == list(self.seeds)
+        if self.product.name == SEEDS_FILE:
+            runs = named_runs(self.product.parent)
+            return runs.keys() >= set(self.seeds) and all(map(is_finished_run, runs.values()))
+        return self.product.name != SUMMARY or is_finished_run(self.product.parent)
 
     @property
     def command(self) -> str:
@@ -171,7 +175,7 @@ def _distillation(cell: Cell, whose: Cell, plan: Plan, make: bool) -> list[Comma
         where |= {"track": plan.track, "track_group": f"{cell.name}, {plan.scale}"}
     words = (*scripts.flags, *_words(shared | own | where))
     folder, keep = _run_folder(cell, images, plan), plan.resume == "auto"
-    product = folder / "summary.json" if plan.seeds is None else seeds_folder(folder) / SEEDS_FILE
+    product = folder / SUMMARY if plan.seeds is None else seeds_folder(folder) / SEEDS_FILE
     return [*before, Command(scripts.script, words, plan.nproc, product, keep, seeds_of(plan.seeds))]
 
 

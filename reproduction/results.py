@@ -11,7 +11,9 @@ from common.config.command_line import find_recipe
 from common.config.options import BufferOptions
 from common.report.record import RunRecord, read_run
 from common.report.seeds import FILE as SEEDS_FILE
+from common.report.seeds import figures_over_sets, named_runs
 from common.robustness.authors_set import AUTHORS_PROTOCOL
+from common.runs.finished import is_finished_run
 from common.system.files import read_json
 from common.system.text import counted, diverged_in, over_sets
 from common.system.version import code_version
@@ -102,7 +104,12 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
     accuracy = published.get("accuracy")
     mean = figures.get("mean")
     state: State = "finished" if figures else record["state"]
-    notes = [figures.get("note"), record.get("reason") if state in ("failed", "interrupted") else None]
+    lost = state == "finished" and not figures
+    state = "interrupted" if lost else state
+    notes = [
+        "the files of its run are damaged or gone: run it again" if lost else figures.get("note"),
+        record.get("reason") if state in ("failed", "interrupted") else None,
+    ]
     if times := record.get("interruptions"):
         notes.append(f"interrupted {'once' if times == 1 else f'{times} times'}")
     images = record.get("images", images_of(cell, plan).label)
@@ -144,16 +151,16 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
 def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
     """The results of a finished cell, accuracies in %; {} if the cell is not finished."""
     key = TABLES[cell.table].figure
-    if (folder / SEEDS_FILE).exists():
-        summary = read_json(folder / SEEDS_FILE)
-        runs = [read_run(folder.parent / name) for name in summary["runs"].values()]
-        chosen, last = ({} if summary[each] is None else _of_sets(summary[each]) for each in (key, "last"))
-    elif (folder / "summary.json").exists():
-        runs = [read_run(folder)]
+    folders = list(named_runs(folder).values()) if (folder / SEEDS_FILE).exists() else [folder]
+    if not folders or not all(map(is_finished_run, folders)):
+        return {}
+    runs = [read_run(each) for each in folders]
+    if folders == [folder]:
         summary = runs[0].summary or {}
         chosen, last = ({} if summary[each] is None else _of_networks(summary[each]) for each in (key, "last"))
     else:
-        return {}
+        summary = figures_over_sets([run.summary or {} for run in runs])
+        chosen, last = ({} if summary[each] is None else _of_sets(summary[each]) for each in (key, "last"))
     summaries = [run.summary or {} for run in runs]
     notes = [] if chosen else ["no best on test: a network diverged in every evaluation"]
     if summary[key] is not summary["last"] and (count := last["diverged"]):
@@ -208,7 +215,7 @@ def _of_sets(figures: dict[str, Any]) -> dict[str, Any]:
     over, within = _percent(figures), figures["within"]
     return {
         "mean": over["mean"],
-        "std": round(100 * within["std"], 2),
+        "std": None if within["std"] is None else round(100 * within["std"], 2),
         "n": within["n"],
         "diverged": diverged_in(within),
         "sets": figures["n"],
@@ -221,7 +228,8 @@ def accuracy_text(figures: dict[str, Any]) -> str:
     mean, std, sets = figures.get("mean"), figures.get("std"), figures.get("sets")
     text = _with_std(mean, std)
     if sets is not None:
-        text = f"{_with_std(mean, figures['sets_std'])} over {counted(sets, 'set')}, ± {std:.2f} within a set"
+        text = f"{_with_std(mean, figures['sets_std'])} over {counted(sets, 'set')}"
+        text += "" if std is None else f", ± {std:.2f} within a set"
     return ", ".join(filter(None, [text, f"{figures['diverged']} diverged" if figures.get("diverged") else ""]))
 
 

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.report.seeds import FILE as SEEDS_FILE
-from common.system.files import read_json
+from common.report.seeds import named_runs
 from common.system.text import describe_bytes, describe_seconds
 from reproduction.results import Row
 from reproduction.tables import TABLES, Figure
@@ -107,9 +106,8 @@ def as_page_rows(rows: Sequence[Row], page: Path) -> list[dict[str, Any]]:
 def _page_row(row: Row, page: Path) -> dict[str, Any]:
     folder = Path(row.folder) if row.folder else None
     pictures = sorted(folder.glob("images_*.png")) if folder else []
-    if folder and not pictures and (folder / SEEDS_FILE).exists():  # of several sets, that of the first
-        first = next(iter(read_json(folder / SEEDS_FILE)["runs"].values()))
-        pictures = sorted((folder.parent / first).glob("images_*.png"))
+    if folder and not pictures:  # of several sets, that of the first
+        pictures = [path for run in [*named_runs(folder).values()][:1] for path in sorted(run.glob("images_*.png"))]
     report = folder / "report.html" if folder else None
     return {
         "table": f"{TABLES[row.table].title} ({row.table})",

@@ -11,4 +11,5 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from ([f"common.{each.name}" for each in node.names] if node.module == "common" else [node.module])
+            module = node.module or "."  # of a relative import
+            yield from ([f"common.{each.name}" for each in node.names] if module == "common" else [module])

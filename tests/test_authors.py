@@ -11,6 +11,7 @@ import torch
 from common.synset.authors import is_authors, read_authors
 from common.system.errors import InputError
 from tests.authors_files import synthetic, write_pair, write_results
+from tests.bit_flips import assert_noticed
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +224,35 @@ def test_files_that_are_not_whole(tmp_path, whole):
         with pytest.raises(InputError, match=r"images_best.pt cannot be read \(.*copy it again") as refusal:
             read_authors(path)
         assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("damaged", ["images_best.pt", "labels_best.pt", "res.pt"])
+def test_no_flipped_bit_changes_what_is_read(tmp_path, whole, damaged):
+    path = write_pair(tmp_path, *whole)
+    if damaged == "res.pt":
+        path = write_results(tmp_path / damaged, whole, accuracies={"ConvNet": [np.float64(0.5)]})
+
+    def read():
+        found = read_authors(path)
+        return found.images, found.labels, found.accuracies
+
+    assert_noticed(tmp_path / damaged, read, 300)
+
+
+def test_a_flipped_bit_of_an_image_is_told_of(tmp_path, whole):
+    path = write_pair(tmp_path, *whole)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK", content.index(b"data/0")) - 9] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"images_best.pt cannot be read \(Bad CRC-32 .*data/0'\).*copy it again"):
+        read_authors(path)
+
+
+def test_files_of_torch_without_checksums_are_believed(tmp_path, whole):
+    images, labels = whole
+    for name, tensor in (("images", images), ("labels", labels)):
+        torch.save(tensor, tmp_path / f"{name}_best.pt", _use_new_zipfile_serialization=False)
+    assert_read(read_authors(tmp_path / "images_best.pt"), images, labels)
 
 
 def test_names():

@@ -272,7 +272,7 @@ def test_folders_that_cannot_be_read(tmp_path):
     file.write_bytes(file.read_bytes()[:200])
     refused(damaged, str(file), "cannot be read as an image")
     few = make_folder(tmp_path / "few", count=1)
-    refused(few, "class cat has 1 images", "decodes 2")
+    refused(few, "class cat has 1 image,", "decodes 2")
 
 
 def test_unwritable_run_folder(tmp_path):
@@ -358,7 +358,10 @@ def test_an_output_that_would_be_overwritten_or_is_read_is_refused(finished, tmp
         (["--synset", ROOT], ["no synthetic set at"]),
         (["--model", "ConvNte"], ["There is no network"]),
         (["--num_eval", 0], ["--num_eval 0 is too small"]),
-        (["--lr_net", 0], ["must be positive"]),
+        (["--lr_net", 0], ["error: --lr_net 0.0 must be positive"]),
+        (["--lr_net", -1], ["error: --lr_net -1.0 must be positive"]),
+        (["--epoch_eval_train", -1], ["error: --epoch_eval_train -1 is too small: give at least 0"]),
+        (["--batch_train", 0], ["error: --batch_train 0 is too small: give at least 1"]),
         (["--dsa_strategy", "turn"], ["not a DSA strategy"]),
         (["--dataset", "MNIST", "--no_download", "--data_path", "nowhere"], ["MNIST is not in"]),
         (["--epoch_eval_train", 0, "--num_eval", 1, "--output", ROOT / "LICENSE" / "result.json"], ["cannot write"]),

@@ -12,6 +12,7 @@ from common.datasets import load_dataset
 from common.images import decoded
 from common.images.image_data import content_of, different_content
 from tests.command_line import assert_refused, call
+from tests.conftest import ROOT
 from tests.image_sets import make_folder
 
 pytestmark = pytest.mark.usefixtures("cache", "no_pictures", "no_report", "one_thread")
@@ -107,6 +108,26 @@ def test_a_folder_that_is_moved_touched_or_copied_is_the_same(images, tmp_path):
     assert "is finished" in result.out
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["finished", "interrupted"])
+def test_a_run_goes_on_wherever_its_folder_of_images_lies(images, tmp_path, monkeypatch, stopped):
+    """With its name it is found again; a folder of other images there is refused as ever."""
+    if stopped:
+        stop_after(monkeypatch, 2)
+    assert distil(images, tmp_path / "runs", "--name", "n").code == (143 if stopped else 0)
+    monkeypatch.undo()
+    moved = tmp_path / "elsewhere" / images.name
+    moved.parent.mkdir()
+    images.rename(moved)
+    result = distil(moved, tmp_path / "runs", "--name", "n")
+    assert result.code == 0, result.err
+    assert ("resumed from iteration" if stopped else "is finished") in result.out
+    assert "is finished" in distil(moved, tmp_path / "runs", "--name", "n").out
+    repaint(moved / "test/dog/1.png")
+    assert_refused(distil(moved, tmp_path / "runs", "--name", "n"), "other pixels")
+    third = shutil.copytree(moved, tmp_path / "third" / images.name)
+    assert_refused(distil(third, tmp_path / "runs", "--name", "n"), "other pixels")
+
+
 def test_a_set_is_not_evaluated_on_other_images_without_a_word(images, tmp_path):
     assert distil(images, tmp_path / "runs").code == 0
     (file,) = (tmp_path / "runs").rglob("synset.safetensors")
@@ -117,6 +138,14 @@ def test_a_set_is_not_evaluated_on_other_images_without_a_word(images, tmp_path)
     chosen = call("DM/evaluate.py", *words, "--dataset", f"folder:{images}")
     assert chosen.code == 0
     assert "was made from other images than these" in chosen.out + chosen.err
+
+
+def test_a_set_that_does_not_say_what_it_was_made_from_is_believed_with_a_line():
+    file = ROOT / "tests/old_runs/finished/DM.safetensors"
+    result = call("DM/evaluate.py", "--synset", file, "--device", "cpu", "--num_eval", 1, "--epoch_eval_train", 0)
+    assert result.code == 0
+    told = f"{file} does not say which images it was made from: those of digits are taken to be the same"
+    assert result.out.splitlines().count(told) == 1
 
 
 @pytest.mark.parametrize("map_above", [None, 0], ids=["in memory", "mapped"])

@@ -115,6 +115,8 @@ def test_a_file_says_how_many_diverged():
         "selection": "energy", "accuracy": point_of({"A": [0.5, None]}, "A"),
     }  # fmt: skip
     assert describe_set(metadata)["accuracy"] == "50.00 +- 0.00 %, 1 diverged (1 x A), measured on the test images"
+    del metadata["accuracy"]["network"]  # as files of older versions
+    assert describe_set(metadata)["accuracy"].endswith("1 diverged (1 network), measured on the test images")
 
 
 def test_accuracies_of_the_authors_that_are_nan(tmp_path):
@@ -302,7 +304,7 @@ def test_a_run_reports_networks_that_diverged(tmp_path, monkeypatch, diverging, 
     counts = [sum(number // 2 == point for number in diverging) for point in range(3)]
     assert [point.get("diverged", 0) for point in points] == counts
     assert [point["n"] for point in points] == [2 - count for count in counts]
-    middle = f"iteration 1: accuracy {in_percent(points[1])} (1 networks)"
+    middle = f"iteration 1: accuracy {in_percent(points[1])} (1 network)"
     assert ", 1 diverged" in middle
     assert middle in result.err + result.out
     _, metadata = load_synset(folder / "synset.safetensors")

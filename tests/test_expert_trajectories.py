@@ -20,6 +20,7 @@ from common.experts.open import find_buffer, open_buffer
 from common.matching.trajectory import flatten
 from common.networks import build_network
 from common.system.errors import InputError
+from tests.bit_flips import assert_noticed
 from tests.expert_buffers import (
     EPOCHS,
     EXPERTS,
@@ -347,6 +348,35 @@ def test_the_authors_files_with_too_few_epochs_or_nan(authors):
     buffer = open_buffer(replay(authors, rows[:2], 2), made_for())
     buffer.pair(0, 0, 2)
     refused(lambda: buffer.pair(0, 1, 2), "replay_buffer_2.pt, expert 0", "after 3 epochs are not finite")
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one storage", "one for each tensor"])
+def test_no_flipped_bit_changes_what_the_authors_files_give(tmp_path, together):
+    folder = replay(tmp_path, random_rows(1, 2))
+    file = folder / "replay_buffer_0.pt"
+    if not together:
+        content = torch.load(file, weights_only=True)
+        torch.save([[[tensor.clone() for tensor in tensors] for tensors in each] for each in content], file)
+
+    def read():
+        buffer = open_buffer(folder, made_for())
+        return len(buffer), buffer.epochs, buffer.digest, *buffer.pair(0, 0, 1), *buffer.pair(0, 1, 1)
+
+    assert_noticed(file, read, 400)
+
+
+def test_damage_in_the_authors_files_is_told_of_when_it_is_used(authors):
+    file = authors / "replay_buffer_2.pt"
+    content = [[[tensor.clone() for tensor in each] for each in every] for every in torch.load(file, weights_only=True)]
+    torch.save(content, file)
+    last = content[0][3][0].numpy().tobytes()
+    damaged = bytearray(file.read_bytes())
+    damaged[damaged.index(last)] ^= 1
+    file.write_bytes(damaged)
+    buffer = open_buffer(authors, made_for())
+    buffer.pair(0, 1, 1)  # only what is used is read
+    refused(lambda: buffer.pair(0, 1, 2), "replay_buffer_2.pt is damaged", "wrong checksum", "copy it again")
+    buffer.pair(1, 1, 2)
 
 
 class Evil:

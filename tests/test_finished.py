@@ -77,6 +77,30 @@ def test_a_file_that_is_not_the_runs_is_made_again_or_refused(finished, copy, na
         assert "is finished" in distil(copy).out
 
 
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_all_results_of_another_run_are_no_result(finished, copy, checkpoints):
+    """Each is whole by itself, and its checksums beside it fit."""
+    there, here = run_folder(finished / "1"), run_folder(copy)
+    names = [*SETS, "summary.json", "metrics.jsonl", "checksums.json"]
+    for name in names + (["checkpoint.pt", "checkpoint_previous.pt"] if checkpoints else []):
+        shutil.copy(there / name, here / name)
+    assert_refused(distil(copy), "has the results of another run than its config.json says")
+    (here / "summary.json").unlink()
+    if checkpoints:
+        assert_refused(distil(copy), "no readable checkpoint")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", '{"identity": 3}', '{"content": 3, "identity": {}}', None])
+def test_a_configuration_that_is_none_is_refused(copy, content):
+    file = run_folder(copy) / "config.json"
+    file.unlink()
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_text(content)
+    assert_refused(distil(copy), "config.json is not the configuration of a run")
+
+
 def test_the_best_set_is_made_again_where_the_checkpoint_has_it(finished, copy):
     """Here with a single evaluation, which is the last and the best."""
     words = ["--Iteration", "0", "--save_path", copy, "--name", "one"]

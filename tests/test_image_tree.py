@@ -82,8 +82,18 @@ def test_content_in_alpha_is_read(
 @pytest.mark.parametrize(
     ("colour", "how", "words"),
     [
-        (0, {"decoding": "stored"}, "all 6 training images of .* are alike and of one colour.*give --decoding shown"),
-        (255, {}, "all 6 training images of .* are alike and of one colour.*laid over white, on which white is not"),
+        (
+            0,
+            {"decoding": "stored"},
+            "all 6 training images of .* are alike and of one colour.*: replace them, or, as 12 images of the dataset "
+            "have transparent pixels, which may be all that they show, give --decoding shown$",
+        ),
+        (
+            255,
+            {},
+            "all 6 training images of .* are alike and of one colour.*: replace them; 12 images of the dataset have "
+            "transparent pixels, which were laid over white, on which white is not seen$",
+        ),
     ],
 )
 def test_training_images_that_are_all_alike_are_refused(
@@ -93,6 +103,18 @@ def test_training_images_that_are_all_alike_are_refused(
     for _ in range(2):
         with pytest.raises(InputError, match=words):
             load(root, map_above=map_above, **how)
+
+
+@pytest.mark.parametrize("how", [{}, {"decoding": "stored"}, {"decoding": "shown"}])
+def test_of_transparency_nothing_is_said_where_there_is_none(tmp_path: Path, how: dict) -> None:
+    """Opaque files, also those that have an alpha channel."""
+    for mode in ("RGB", "RGBA"):
+        root = make_folder(tmp_path / mode)
+        for file in root.rglob("*.png"):
+            Image.new(mode, (SIDE, SIDE), "red").save(file)
+        for _ in range(2):  # the second time from the cache
+            with pytest.raises(InputError, match=r"so nothing tells their classes apart: replace them$"):
+                load(root, **how)
 
 
 def test_one_picture_over_and_over_is_refused_too(tmp_path: Path) -> None:
@@ -271,6 +293,27 @@ def test_one_line_says_what_is_left_out(tmp_path: Path, caplog: pytest.LogCaptur
             "1 neither file nor folder (pipe.png), 1 outside the class folders (stray.png), "
             "1 second test split (val/), 1 without an extension (README)"
         ]
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_what_lies_beside_the_splits_is_counted(tmp_path: Path, test: str, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_folder(tmp_path / "pets")
+    (root / "test").rename(root / test)
+    for name in (".git", "@eaDir"):  # hidden ones are no part of the tree
+        (root / name).mkdir()
+    (root / ".DS_Store").touch()
+    load(root)
+    assert not caplog.messages
+    for name in ("validation", "more"):
+        (root / name / "cat").mkdir(parents=True)
+    for name in ("extra.zip", "cover.png", "LICENSE"):
+        (root / name).write_bytes(b"1")
+    train, _ = load(root)
+    assert len(train) == 6
+    assert caplog.messages == [
+        "5 entries of pets are not read as images: 2 beside the splits (more/, ...), 1 .zip (extra.zip), "
+        "1 outside the class folders (cover.png), 1 without an extension (LICENSE)"
+    ]
 
 
 def test_nothing_left_out_is_nothing_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -104,6 +104,23 @@ def test_what_cannot_be_written_is_told_in_a_sentence(tmp_path, monkeypatch):
         take(tmp_path / ".lock")
 
 
+def test_a_directory_in_place_of_a_file_is_to_be_removed(tmp_path):
+    for name in ("results.json", ".lock"):
+        (tmp_path / name).mkdir()
+    told = "cannot write {}, which is a directory: remove that directory"
+    with pytest.raises(InputError) as refused:
+        write_json(tmp_path / "results.json", {})
+    assert str(refused.value) == told.format(tmp_path / "results.json")
+    with pytest.raises(InputError) as refused:
+        take(tmp_path / ".lock")
+    assert str(refused.value) == told.format(tmp_path / ".lock")
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".lock", "results.json"]
+    (tmp_path / "link.json").symlink_to(tmp_path / "results.json")
+    write_json(tmp_path / "link.json", {})  # over the link, not into what it leads to
+    assert (tmp_path / "link.json").read_text() == "{}\n"
+    assert not any((tmp_path / "results.json").iterdir())
+
+
 def test_windows_opens_no_folder(tmp_path, monkeypatch):
     """A written file is on the disk there without its folder being flushed."""
 

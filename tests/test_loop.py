@@ -207,6 +207,11 @@ def test_a_loss_that_is_not_finite_ends_the_run(options):
         make(options, lambda run, iteration: update(run, iteration, float("nan")))
 
 
+def nested(depth):
+    """A list in a list in a list ..."""
+    return [nested(depth - 1)] if depth else []
+
+
 class Counter:
     """State of an objective of one's own."""
 
@@ -262,6 +267,26 @@ def resume(options, **kept):
         next(iter(run))
 
 
+class Sourced(Counter):
+    """What an objective reads beside the images."""
+
+    def as_metadata(self):
+        return {}
+
+    def check(self, metadata):
+        pass
+
+
+def test_a_source_has_a_state(options):
+    """Without one a resumed run could not tell it from none at all."""
+    source = Sourced()
+    source.state_dict = lambda: None
+    with Distillation(*options, "DM") as run:
+        run.keep(source=source)
+        with pytest.raises(TypeError, match="the state of source"):
+            next(iter(run))
+
+
 def test_a_checkpoint_with_more_than_is_kept_is_refused(options):
     begun(options, counter=Counter(), teacher=Counter())
     with pytest.raises(InputError, match="has teacher, which the script must give to `keep`"):
@@ -274,14 +299,14 @@ def test_a_checkpoint_with_more_than_is_kept_is_refused(options):
 @pytest.mark.parametrize("name", ["step_size", "source"])
 def test_a_run_that_was_begun_without_a_step_size_or_source_is_refused(options, name):
     begun(options)
-    given = {"step_size": StepSize(0.1, 0.1, torch.device("cpu")), "source": Counter()}[name]
+    given = {"step_size": StepSize(0.1, 0.1, torch.device("cpu")), "source": Sourced()}[name]
     with pytest.raises(InputError, match=f"has no {name}, which the script gives to `keep`"):
         resume(options, **{name: given})
 
 
 @pytest.mark.parametrize(
     "state",
-    [np.float64(1.0), {"a": np.zeros(2)}, Path("x"), [print], Counter()],
+    [np.float64(1.0), {"a": np.zeros(2)}, Path("x"), [print], Counter(), nested(200)],
     ids=lambda state: str(type(state)),
 )
 def test_a_state_that_no_checkpoint_can_hold_is_refused_before_the_first_update(options, state):
@@ -289,7 +314,7 @@ def test_a_state_that_no_checkpoint_can_hold_is_refused_before_the_first_update(
     counter.count = state
     with Distillation(*options, "DM") as run:
         run.keep(counter=counter)
-        with pytest.raises(TypeError, match="given counter, whose state a checkpoint cannot hold"):
+        with pytest.raises(TypeError, match="the state of counter, which `keep` was given, cannot be saved"):
             next(iter(run))
 
 
@@ -311,7 +336,7 @@ def test_what_is_kept_is_given_once_and_before_the_loop(options):
             run.keep(other=Counter())
     with Distillation(*options, "DM") as run:
         for _ in run:
-            with pytest.raises(RuntimeError, match="before the loop begins"):
+            with pytest.raises(RuntimeError, match="before the loop"):
                 run.keep(counter=Counter())
             break
 
@@ -320,16 +345,87 @@ def test_a_run_is_looped_over_once_and_inside_its_block(options):
     with Distillation(*options, "DM") as run:
         iterations = iter(run)
         update(run, next(iterations))
-        with pytest.raises(RuntimeError, match="looped over once"):
+        with pytest.raises(RuntimeError, match="loop over a Distillation once"):
             next(iter(run))
-    assert list(iterations) == []  # it has ended with the block, which released the run folder
+    for late in (lambda: next(iterations), lambda: next(iter(run)), lambda: update(run, 1), run.__enter__, run.keep):
+        with pytest.raises(RuntimeError, match=r"block|inside the loop"):
+            late()
+
+
+def test_a_run_outside_its_block_is_refused_before_it_takes_the_folder(options, tmp_path):
+    run = Distillation(*options, "DM")
     with pytest.raises(RuntimeError, match="inside its `with` block"):
         next(iter(run))
+    with pytest.raises(RuntimeError, match="known once the loop has begun"):
+        _ = run.folder
+    with run:
+        with pytest.raises(RuntimeError, match="call `update` inside the loop"):
+            update(run, 0)
+        assert not list(tmp_path.iterdir())
+        next(iter(run))
+        assert run.folder == tmp_path / "DM/digits/ipc1/run"
 
 
-def test_a_loss_is_a_tensor(options):
-    with pytest.raises(TypeError, match="loss is a float: give a tensor"):
-        make(options, lambda run, iteration: run.update(run.synset.decode(), run.synset.decode().detach(), 1.0))
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (1.0, "a float"),
+        (torch.tensor(1), "a tensor [] of int64"),
+        (torch.ones(3), "a tensor [3] of float32"),
+        (torch.ones((), requires_grad=True) * 1, "with a graph"),
+        (torch.tensor(1j), "complex64"),
+    ],
+)
+def test_a_loss_is_a_scalar_tensor_without_a_graph(options, loss, told):
+    with pytest.raises(TypeError, match="give a floating-point tensor") as refused:
+        make(options, lambda run, iteration: run.update(run.synset.decode(), run.synset.decode().detach(), loss))
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("gradient", [1.0, torch.ones(2)])
+def test_a_gradient_is_like_the_images(options, gradient):
+    with pytest.raises(TypeError, match="like the images"):
+        make(options, lambda run, iteration: run.update(run.synset.decode(), gradient, torch.ones(())))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"x": 3}, "a int as x"),
+        ({"x": None}, "a NoneType as x"),
+        ({"x": torch.ones(2)}, r"a tensor \[2\] of float32 as x"),
+        ({"step_size": Counter()}, "a Counter as step_size: give a StepSize"),
+        ({"source": Counter()}, "a Counter as source"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_at_once(options, given, told):
+    with Distillation(*options, "DM") as run, pytest.raises(TypeError, match=told):
+        run.keep(**given)
+
+
+def test_a_finished_run_gives_back_what_was_kept(options):
+    for _ in range(2):
+        counter = Counter()
+        with Distillation(*options, "DM") as run:
+            run.keep(counter=counter)
+            for iteration in run:
+                update(run, iteration)
+                counter.count += 1
+        assert counter.count == 6
+    before = {path: path.read_bytes() for path in run.folder.iterdir() if path.suffix in (".pt", ".jsonl")}
+    assert len(before) == 3
+    (run.folder / "checkpoint.pt").write_bytes(b"")
+    with Distillation(*options, "DM") as run:
+        run.keep(counter=Counter())
+        assert list(run) == []
+    assert "no readable checkpoint: counter is as it was before the run" in (run.folder / "log.txt").read_text()
+    assert {path.name for path, content in before.items() if path.read_bytes() != content} == {"checkpoint.pt"}
+
+
+@pytest.mark.parametrize("name", ["", "../x", "/x", "a/b/c", "a/", "."])
+def test_an_objective_is_the_name_of_a_folder(options, name):
+    with pytest.raises(InputError, match="names no objective"):
+        Distillation(*options, name)
 
 
 def test_an_objective_of_ones_own_has_a_name_of_its_own(tmp_path, options):

@@ -9,7 +9,7 @@ import torch
 
 from common.matching import distribution, gradient
 from common.networks import build_network
-from common.runs.sharding import ClassShare
+from common.runs.pieces import ClassShare
 from common.system import command, parallel
 from common.system.errors import ProcessLost, Stopped
 from common.system.parallel import launch

@@ -24,7 +24,8 @@ KNOWN = ["--dataset", "digits", "--model", "ConvNetD1W32"]
 PROTOCOL = ["--epoch_eval_train", 20, "--lr_net", 0.01, "--batch_train", 256, "--dsa_strategy", "none"]
 QUICK = ["--num_eval", 1, "--device", "cpu"]
 MEAN, STD = (each[0] for each in statistics("digits"))
-TOP = {"unit": 1, "bytes": 255}
+TOP = {"unit": 1, "signed": 1, "bytes": 255}
+BOTTOM = {"unit": 0, "signed": -1, "bytes": 0}
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,16 @@ def digits():
 
 
 def in_units(images, values):
-    """Normalised images of digits as others would store them, in 0..1 or 0..255, and a little beyond."""
-    return (images * STD + MEAN) * TOP.get(values, 1) if values in TOP else images
+    """Normalised images of digits as others would store them, in 0..1, -1..1 or 0..255, and a little beyond."""
+    if values not in TOP:
+        return images
+    return (images * STD + MEAN) * (TOP[values] - BOTTOM[values]) + BOTTOM[values]
+
+
+def real_pixels(values, count=20):
+    """Real images of digits in 0..1, -1..1 or 0..255."""
+    raw = load_dataset("digits")[1].images[:count].float() / 255
+    return raw * (TOP[values] - BOTTOM[values]) + BOTTOM[values]
 
 
 # -- told apart ------------------------------------------------------------------------------------------------------
@@ -77,13 +86,35 @@ def test_where_normalised_images_are_in_0_to_1_nothing_is_said():
     assert likely_values(volumes, (0.0, 1.0), ((0.0,), (1.0,))) == "normalised"  # 3D-MNIST: mean 0, std 1
 
 
-@pytest.mark.parametrize("values", ["unit", "bytes"])
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "SVHN", "CIFAR10", "CIFAR100", "Tiny", "digits"])
+def test_pixels_in_minus_1_to_1_are_told_by_their_ends(name):
+    """Boards of the dataset's own mean and spread, with a black and a white pixel; distilled ones lie far beyond."""
+    mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in statistics(name))
+    bounds = float((-mean / std).min()), float(((1 - mean) / std).max())
+    board = (-1.0) ** torch.arange(64).view(1, 1, 8, 8).expand(4, mean.shape[1], 8, 8)
+    raw = (mean + std * board).clamp(0, 1)
+    raw[0, :, 0, 0], raw[0, :, 0, 1] = 0.0, 1.0
+    signed = 2 * raw - 1
+    assert likely_values(signed, bounds, statistics(name)) == "signed"
+    assert likely_values(signed, (-5.0, 7.0), None) == "signed"  # whitened images
+    assert likely_values(raw, bounds, statistics(name)) == "unit"
+    for images in (board, 3 * signed, 0.5 * signed, (raw - mean) / std, board * torch.linspace(0.1, 3, 8)):
+        assert likely_values(images, bounds, statistics(name)) == "normalised"
+
+
+def test_where_normalised_images_are_in_minus_1_to_1_nothing_is_said():
+    signed = torch.tensor([-1.0, 1.0, *[0.0] * 14]).view(1, 1, 4, 4)
+    assert likely_values(signed, (-1.0, 1.0), ((0.5,), (0.5,))) == "normalised"
+    assert likely_values(signed, (-1.02, 1.02), ((0.5,), (0.49,))) == "normalised"
+
+
+@pytest.mark.parametrize("values", ["unit", "signed", "bytes"])
 def test_pixels_are_normalised_as_the_dataset_is(digits, values, caplog):
     _, test = load_dataset("digits")
     images, _ = digits
     torch.testing.assert_close(as_normalised(in_units(images, values), values, test, "x"), images)
-    raw = test.images[:5].float() * (TOP[values] / 255)
-    torch.testing.assert_close(as_normalised(raw, values, test, "x"), test.batch(torch.arange(5)))
+    raw = real_pixels(values)
+    torch.testing.assert_close(as_normalised(raw, values, test, "x"), test.batch(torch.arange(20)))
     assert not caplog.records
     for declared in (None, "normalised"):
         caplog.clear()
@@ -99,21 +130,51 @@ def test_colour_has_a_mean_and_a_std_for_each_channel():
 
 
 @pytest.mark.parametrize(("values", "declared"), [
-    ("bytes", "unit"), ("unit", "bytes"), ("normalised", "bytes"),
+    ("bytes", "unit"), ("bytes", "signed"), ("unit", "bytes"), ("signed", "bytes"), ("normalised", "bytes"),
+    ("normalised", "unit"), ("signed", "unit"), ("normalised", "signed"), ("unit", "signed"),
 ])  # fmt: skip
-def test_a_declaration_that_the_range_contradicts_is_refused(digits, values, declared):
+def test_a_declaration_that_the_values_contradict_is_refused(digits, values, declared):
     _, test = load_dataset("digits")
-    with pytest.raises(InputError, match=rf"x has values from .*give another --pixels than {declared}"):
-        as_normalised(in_units(digits[0], values), declared, test, "x")
+    alike = [in_units(digits[0], values)]
+    alike += [real_pixels(values)] if values in TOP else [test.batch(torch.arange(20)), 2 * digits[0]]
+    for images in alike:
+        with pytest.raises(InputError, match=rf"x has values from .*give another --pixels than {declared}"):
+            as_normalised(images, declared, test, "x")
+
+
+@pytest.mark.parametrize("name", ["MNIST", "SVHN", "CIFAR10", "Tiny", "digits"])
+@pytest.mark.parametrize("values", ["unit", "signed"])
+def test_distilled_pixels_beyond_the_range_are_accepted(name, values):
+    """Half as much contrast again as real images have, or half of it; normalised images of any contrast are not."""
+    known = statistics(name)
+    mean, std = (torch.tensor(each).view(1, -1, 1, 1) for each in known)
+    board = (-1.0) ** torch.arange(64).view(1, 1, 8, 8).expand(4, mean.shape[1], 8, 8)
+    for contrast in (0.5, 1, 1.5):
+        raw = mean + contrast * std * board
+        raw[0, :, 0, :2] = torch.tensor([-0.2, 1.3])
+        pixels = raw if values == "unit" else 2 * raw - 1
+        torch.testing.assert_close(normalised_by(pixels, values, known, "x"), (raw - mean) / std)
+    for contrast in (0.75, 1, 1.5, 5):
+        with pytest.raises(InputError, match=f"give another --pixels than {values}"):
+            normalised_by(contrast * board * torch.linspace(0.7, 1.3, 8), values, known, "x")
 
 
 def test_whitened_images_are_neither(digits):
     train, test = whitened(*load_dataset("digits"), progress=False)
-    for values in ("unit", "bytes"):
+    for values in ("unit", "signed", "bytes"):
         with pytest.raises(InputError, match="leave it out with --zca"):
             as_normalised(in_units(digits[0], values), values, test, "x")
     own = train.batch(torch.arange(20))
     assert as_normalised(own, None, test, "x") is own
+
+
+@pytest.mark.parametrize("values", ["unit", "signed", "bytes"])
+def test_a_warning_of_whitened_images_gives_flags_that_work(values, caplog):
+    _, test = whitened(*load_dataset("digits"), progress=False)
+    raw = real_pixels(values)
+    assert as_normalised(raw, None, test, "x") is raw
+    (said,) = caplog.messages
+    assert f"leave out --zca and give --pixels {values} to normalise them" in said
 
 
 def test_real_and_synthetic_normalised_images_raise_no_warning(digits, caplog):
@@ -158,6 +219,26 @@ def test_an_evaluation_warns_and_converts(digits, tmp_path, values, caplog):
     assert_refused(refused, "--pixels says what the authors' files hold", "converted again")
 
 
+def test_pixels_in_minus_1_to_1_are_warned_of_and_converted(tmp_path, caplog):
+    _, test = load_dataset("digits")
+    order = test.labels.argsort(stable=True)
+    chosen = torch.cat([order[test.labels[order] == label][:2] for label in range(10)])
+    known, images = [*KNOWN, *PROTOCOL, *QUICK], test.images[chosen].float() / 255
+    right = call(
+        "DM/evaluate.py", "--synset", write_pair(tmp_path / "right", test.batch(chosen), test.labels[chosen]), *known
+    )
+    assert not caplog.records
+    file = write_pair(tmp_path / "signed", 2 * images - 1, test.labels[chosen])
+    assert accuracy(call("DM/evaluate.py", "--synset", file, *known)) != accuracy(right)
+    (said,) = caplog.messages
+    assert f"{file} has values from -1 to 1, where normalised images of the dataset have -0.812 to 1.85" in said
+    assert "wrong accuracy if these are pixels in -1..1: give --pixels signed" in said
+    caplog.clear()
+    assert accuracy(call("DM/evaluate.py", "--synset", file, *known, "--pixels", "signed")) == accuracy(right)
+    assert not caplog.records
+    assert_refused(call("DM/evaluate.py", "--synset", file, *known, "--pixels", "unit"), "no pixels in 0..1")
+
+
 def test_robustness_and_check_convert_too(digits, tmp_path, caplog, monkeypatch):
     from common.robustness import authors_set
     from common.robustness.options import RobustnessOptions
@@ -195,7 +276,7 @@ def test_files_that_say_it_themselves_take_no_pixels(digits, tmp_path):
 # -- converted -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("values", ["unit", "bytes"])
+@pytest.mark.parametrize("values", ["unit", "signed", "bytes"])
 def test_coefficients_are_recovered_from_pixels(digits, tmp_path, values, caplog):
     images, labels = digits
     right, _ = from_authors(read_authors(write_pair(tmp_path / "right", images, labels)), Provenance("digits"))
@@ -209,6 +290,8 @@ def test_coefficients_are_recovered_from_pixels(digits, tmp_path, values, caplog
     for provenance, told in (
         (Provenance(pixels=values), "give a --dataset"),
         (Provenance("digits", pixels=values, zca=True), "--zca"),
+        (Provenance("digits", pixels=values, lr_net=-1.0), "--lr_net -1.0 must be positive"),
+        (Provenance("digits", pixels=values, epochs=-1), "--epochs -1 is too small"),
     ):
         with pytest.raises(InputError, match=told):
             from_authors(read_authors(file), provenance)
@@ -242,7 +325,13 @@ def test_evaluate_warns_of_tensors_that_are_not_like_the_test_images(digits, cap
     evaluate((in_units(digits[0], "unit"), digits[1]), test, **quick)
     (said,) = [record.getMessage() for record in caplog.records]
     assert "the set to train on has values from" in said
-    assert said.endswith("normalise them as test.normalise does")
+    assert said.endswith("pixels in 0..1: normalise them as test.normalise does")
+    for values in ("signed", "bytes"):
+        caplog.clear()
+        evaluate((real_pixels(values), test.labels[:20]), test, **quick)
+        (said,) = [record.getMessage() for record in caplog.records]
+        where = f"pixels in {BOTTOM[values]}..{TOP[values]}"
+        assert said.endswith(f"{where}: bring them to 0..1 and normalise them as test.normalise does")
     caplog.clear()
     evaluate(dataclasses.replace(train, mean=(0.5,), std=(0.5,)), test, **quick)
     (said,) = [record.getMessage() for record in caplog.records]

@@ -21,12 +21,13 @@ from common.config.options import BufferOptions
 from common.costs.estimate import RATES
 from common.datasets.presence import is_there
 from common.robustness.options import RobustnessOptions
+from common.runs.finished import write_finished
 from common.system.errors import InputError, Stopped
 from common.system.files import read_json, write_json
 from common.system.scripts import Script
 from reproduction import jobs, listing, results, sweep, tabulate
 from reproduction.cells import experts, folder_of, steps
-from reproduction.jobs import CellJob, read_record, record_file
+from reproduction.jobs import CellJob, is_finished, read_record, record_file
 from reproduction.page import STATES
 from reproduction.plan import Plan, images_of, parse_images
 from reproduction.programs import program
@@ -302,11 +303,31 @@ def test_nothing_to_report(tmp_path):
     assert_refused(call("reproduce.py", "report", "--output", tmp_path), "nothing has been run yet", str(tmp_path))
 
 
+def change(folder, **entries):
+    """Give a finished run another summary, as if it had ended so."""
+    identity = read_json(folder / "config.json")["identity"]
+    write_finished(folder, read_json(folder / "summary.json") | entries, identity)
+
+
+def test_a_summary_that_the_run_did_not_write_is_no_result(here, tmp_path):
+    plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
+    CellJob(SMALL, plan)()
+    assert is_finished(SMALL, plan)
+    file = folder_of(SMALL, plan) / "summary.json"
+    summary = read_json(file)
+    write_json(file, summary | {"last": summary["last"] | {"mean": 0.99}})
+    assert not is_finished(SMALL, plan)
+    row = results.row_of(SMALL, plan)
+    assert (row.state, row.mean) == ("interrupted", None)
+    assert "damaged or gone: run it again" in row.note
+    CellJob(SMALL, plan)()
+    assert results.row_of(SMALL, plan).mean == round(100 * summary["last"]["mean"], 2)
+
+
 def test_results_of_another_version_are_kept_and_labelled(here, tmp_path):
     plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
     CellJob(SMALL, plan)()
-    summary = folder_of(SMALL, plan) / "summary.json"
-    write_json(summary, {**read_json(summary), "version": "0.0.1-of-old"})
+    change(folder_of(SMALL, plan), version="0.0.1-of-old")
     CellJob(SMALL, plan)()
     row = results.row_of(SMALL, plan, "now")
     assert (row.state, row.version) == ("finished", "0.0.1-of-old")
@@ -317,13 +338,12 @@ def test_results_of_another_version_are_kept_and_labelled(here, tmp_path):
 def test_networks_that_diverged_stand_beside_the_figures(here, tmp_path, monkeypatch):
     plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
     CellJob(SMALL, plan)()
-    file = folder_of(SMALL, plan) / "summary.json"
+    folder = folder_of(SMALL, plan)
     whole = results.row_of(SMALL, plan)
     assert "diverged" not in tabulate.as_csv_rows([whole])[0]
-    summary = read_json(file)
     figures = {"mean": 0.5, "std": 0.25, "n": 2, "diverged": 1}
-    last = summary["last"] | figures
-    write_json(file, summary | {"last": last, "best_on_test": last})
+    last = read_json(folder / "summary.json")["last"] | figures
+    change(folder, last=last, best_on_test=last)
     row = results.row_of(SMALL, plan)
     assert (row.ours, row.n, row.diverged) == ("50.00 ± 25.00, 1 diverged", 2, 1)
     assert "1 diverged" in tabulate.as_markdown([row])
@@ -331,7 +351,7 @@ def test_networks_that_diverged_stand_beside_the_figures(here, tmp_path, monkeyp
     assert [each["diverged"] for each in tabulate.as_csv_rows([row, whole])] == [1, 0]
 
     monkeypatch.setitem(TABLES, SMALL.table, replace(TABLES[SMALL.table], figure="best_on_test"))
-    write_json(file, summary | {"last": last, "best_on_test": None})
+    change(folder, last=last, best_on_test=None)
     row = results.row_of(SMALL, plan)
     assert (row.state, row.ours, row.mean, row.n, row.difference) == ("finished", "", None, None, None)
     assert "no best on test: a network diverged in every evaluation" in row.remarks
@@ -569,7 +589,11 @@ def test_a_job_array_is_submitted_to_slurm(monkeypatch, tmp_path):
     assert read_record(SMALL, plan)["state"] == "not started"
     (commands / "kept").replace(commands / "sbatch")
     done = replace(SMALL, ipc=10)
-    write_json(folder_of(done, plan) / "summary.json", {})
+    folder = folder_of(done, plan)
+    write_json(folder / "config.json", {"identity": {}})
+    for name in ("synset.safetensors", "metrics.jsonl"):
+        (folder / name).write_text("")
+    write_finished(folder, dict.fromkeys(("start", "last", "best_on_test", "file", "content")), {})
     sweep.submit_slurm([CellJob(cell, plan) for cell in (SMALL, LONG, done)], cluster, tmp_path / "jobs")
     script = (tmp_path / "script").read_text()
     for line in (

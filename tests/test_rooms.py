@@ -22,20 +22,36 @@ PUBLIC = Path("common/__init__.py")  # resolves its names on first use
 
 # They import by a path: the one module that knows where scripts lie, and the tables of all scripts.
 MAY_LOAD = {Path("common/system/scripts.py"), Path("reproduction/programs.py")}
-LOADERS = {"import_module", "__import__", "exec", "run_path", "run_module", "spec_from_file_location", "load_script"}
+LOADERS = {
+    "import_module", "__import__", "eval", "exec", "run_path", "run_module", "spec_from_file_location",
+    "module_from_spec", "exec_module", "load_module", "load_script", "resolve_name", "locate", "modules",
+}  # fmt: skip
+LOADING = {"importlib", "importlib.util", "importlib.machinery", "pkgutil", "runpy", "pydoc", "builtins", "imp"}
 
 
 def ways_round(tree):
-    """Names of functions that import what no import statement names."""
-    found = set()
+    """What a file does to import what no import statement of its own names."""
+    found, imports = set(), set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
+        if isinstance(node, ast.Import):
+            imports |= {each.name for each in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imports.add(node.module or ".")  # "." is a relative import
+            found |= {each.name for each in node.names if each.name in LOADERS}
+        elif isinstance(node, ast.Name) and node.id in LOADERS and node.id != "modules":
             found.add(node.id)
         elif isinstance(node, ast.Attribute):
-            found.add(node.attr)
-        elif isinstance(node, ast.ImportFrom):
-            found |= {each.name for each in node.names}
-    return found & LOADERS
+            name = spelt(node, {"common": "common", "sys": "sys", "torch": ""})
+            # `import common.system.files` and then common.runs: the package resolves its rooms by itself.
+            known = any(f"{name}.".startswith(f"{each}.") or each.startswith(name) for each in imports)
+            if name.startswith("common.") and not known:
+                found.add(name)
+            if node.attr in LOADERS - {"modules", "eval"} or name == "sys.modules":
+                found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= {node.value} & (LOADERS - {"modules", "eval", "locate"})
+            found |= {node.value} if re.fullmatch(r"common(\.\w+)+", node.value) else set()
+    return found | (imports & (LOADING | {"."}))
 
 
 def is_ours(module):
@@ -71,10 +87,27 @@ def test_a_room_imports_only_rooms_before_it(path):
         "from importlib.util import spec_from_file_location",
         "from common.system.scripts import load_script",
         "module = __import__('x')",
+        "import importlib",
+        "from importlib.util import find_spec",
+        "import pkgutil",
+        "from pydoc import locate",
+        "eval('1')",
+        "import sys\nsys.modules['x']",
+        "name = 'common.runs.loop'",
+        "getattr(x, 'import_module')('y')",
+        "loader.exec_module(x)",
+        "import common.system.errors\ncommon.runs",
+        "import common.system.errors\ncommon.evaluate",
+        "from .. import runs",
     ],
 )
 def test_ways_round_an_import_are_seen(code):
     assert ways_round(ast.parse(code))
+
+
+def test_plain_imports_are_no_way_round():
+    code = "import sys, importlib.metadata, common.system.start\nfrom common import recipes\nnet.eval(), x.modules()"
+    assert not ways_round(ast.parse(f"{code}\ncommon.system.start.x, sys.argv, 'run_page'"))
 
 
 @pytest.mark.parametrize("room", sorted({path.parent for path in FILES}), ids=str)

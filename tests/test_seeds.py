@@ -46,6 +46,20 @@ def test_what_is_no_list_of_seeds_is_refused(text):
     assert_refused(call("DM/distill.py", *WORDS, f"--seeds={text}"), "--seeds")
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("3-1", "--seeds 3-1 is an empty range, its first number is above its last: give 1-3"),
+        ("0, 7-5", "--seeds 7-5 is an empty range, its first number is above its last: give 5-7"),
+        ("0-1000", "--seeds 0-1000 is a range of 1,001: give 1 to 1,000 seeds"),
+    ],
+)
+def test_what_is_wrong_with_a_range_is_told(text, told):
+    with pytest.raises(InputError) as refused:
+        parse_seeds(text)
+    assert str(refused.value) == told
+
+
 def test_figures_over_sets():
     """Of three sets with means 0.5, 0.6 and 0.7 and variances 0.01, 0 and 0.01; the last lost a network."""
     points = [mean_and_std(each) for each in ([0.4, 0.6], [0.6, 0.6], [0.8, 0.6, None])]
@@ -54,10 +68,13 @@ def test_figures_over_sets():
     assert figures["mean"] == pytest.approx(0.6)
     assert figures["std"] == pytest.approx(math.sqrt(0.02 / 3))
     assert figures["within"] == {"std": pytest.approx(math.sqrt(0.02 / 3)), "n": 6, "diverged": 1}
-    assert sets_in_percent(figures) == "60.00 +- 8.16 % over 3 sets; 6 networks, +- 8.16 within a set, 1 diverged"
+    assert sets_in_percent(figures) == "60.00 +- 8.16 % over 3 sets; 6 networks, 1 diverged, +- 8.16 within a set"
     alone = over_sets(points[:1])
     assert (alone["std"], alone["n"]) == (None, 1)  # one set has no deviation
     assert sets_in_percent(alone) == "50.00 % over 1 set; 2 networks, +- 10.00 within a set"
+    single = over_sets([mean_and_std([0.4]), mean_and_std([0.6])])
+    assert single["within"] == {"std": None, "n": 2}  # one network per set has no deviation within a set
+    assert sets_in_percent(single) == "50.00 +- 10.00 % over 2 sets; 2 networks"
 
 
 # -- distilling ----------------------------------------------------------------------------------------------------
@@ -149,15 +166,16 @@ def test_the_page_says_what_each_number_is_over(made):
 def test_texts_of_the_summary_are_text(made):
     folder = made
     file = folder / "n-seeds/seeds.json"
-    summary = json.loads(file.read_text())
-    summary["runs"] = {HOSTILE: "n-seed0"}
-    summary["name"] = HOSTILE
-    file.write_text(json.dumps(summary))
+    config = json.loads((folder / "n-seed0/config.json").read_text())
+    config["options"]["model"]["value"] = HOSTILE
+    (folder / "n-seed0/config.json").write_text(json.dumps(config))
     assert call("common/report/__main__.py", "html", folder / "n-seeds").code == 0
     page(folder / "n-seeds/report.html")
-    for broken in ("{}", "[]", "", '{"runs": {"0": "gone"}}'):
+    for broken in ("{}", "[]", "", '{"runs": {"a": "n-seed0"}}', '{"runs": [1]}', "[" * 100_000):
         file.write_text(broken)
-        assert_refused(call("common/report/__main__.py", "html", folder / "n-seeds"), "seeds.json")
+        assert_refused(call("common/report/__main__.py", "html", folder / "n-seeds"), "seeds.json names no runs")
+    file.write_text('{"runs": {"0": "../../gone"}}')
+    assert_refused(call("common/report/__main__.py", "html", folder / "n-seeds"), "gone is not the folder of a run")
 
 
 def test_more_seeds_are_added_to_those_that_are_there(made, tmp_path):
@@ -166,7 +184,26 @@ def test_more_seeds_are_added_to_those_that_are_there(made, tmp_path):
     result = call("DM/distill.py", *WORDS, "--seeds", "0,3", "--name", "n", "--save_path", tmp_path)
     assert "n-seed0 is finished" in result.out
     assert outcome(folder / "n-seed0") == before
-    assert json.loads((folder / "n-seeds/seeds.json").read_text())["seeds"] == [0, 3]
+    assert json.loads((folder / "n-seeds/seeds.json").read_text())["seeds"] == [0, 1, 2, 3]
+    other = call("DM/distill.py", *WORDS, "--seeds", 5, "--lr_freq", 3, "--name", "n", "--save_path", tmp_path)
+    assert "left out: seed 0, seed 1, seed 2, seed 3, of other options or not finished" in other.out
+    assert json.loads((folder / "n-seeds/seeds.json").read_text())["seeds"] == [5]
+
+
+def test_a_summary_that_was_changed_is_not_believed(made, tmp_path):
+    """The figures over sets are those of the runs, whatever seeds.json says; a run that is not whole is no set."""
+    folder = made
+    file = folder / "n-seeds/seeds.json"
+    before = json.loads(file.read_text())
+    file.write_text(json.dumps(before | {"last": before["last"] | {"mean": 0.99}}))
+    assert call("common/report/__main__.py", "html", folder / "n-seeds").code == 0
+    assert f"{100 * before['last']['mean']:.2f}" in words_of(folder / "n-seeds/report.html")
+    assert "99.00" not in words_of(folder / "n-seeds/report.html")
+    lost = folder / "n-seed1/summary.json"
+    lost.write_text(lost.read_text().replace('"mean": 0.', '"mean": 0.9', 1))
+    result = call("DM/distill.py", *WORDS, "--seeds", 0, "--name", "n", "--save_path", tmp_path)
+    assert "left out: seed 1, of other options or not finished" in result.out
+    assert json.loads(file.read_text())["seeds"] == [0, 2]
 
 
 def test_a_stopped_run_of_several_goes_on(tmp_path, monkeypatch):
@@ -243,6 +280,7 @@ def test_a_cell_of_several_sets_stands_in_the_tables(here, tmp_path):
     plan = Plan(scale="smoke", output=str(tmp_path), device="cpu", seeds="0-1")
     CellJob(SMALL, plan)()
     assert is_finished(SMALL, plan)
+    assert is_finished(SMALL, Plan(scale="smoke", output=str(tmp_path), device="cpu", seeds="1"))
     assert not is_finished(SMALL, Plan(scale="smoke", output=str(tmp_path), device="cpu", seeds="0-2"))
     assert not is_finished(SMALL, Plan(scale="smoke", output=str(tmp_path), device="cpu"))
     summary = json.loads((folder_of(SMALL, plan) / "seeds.json").read_text())
@@ -250,8 +288,8 @@ def test_a_cell_of_several_sets_stands_in_the_tables(here, tmp_path):
     last = summary["last"]
     assert (row.state, row.sets, row.n) == ("finished", 2, last["within"]["n"])
     assert (row.last_mean, row.last_sets_std) == (round(100 * last["mean"], 2), round(100 * last["std"], 2))
-    mean, std, within = (f"{100 * each:.2f}" for each in (last["mean"], last["std"], last["within"]["std"]))
-    told = f"{mean} ± {std} over 2 sets, ± {within} within a set"
+    assert last["within"] == {"std": None, "n": 2}  # one network per set
+    told = f"{100 * last['mean']:.2f} ± {100 * last['std']:.2f} over 2 sets"
     assert row.ours == told
     result = call("reproduce.py", "report", "--output", tmp_path)
     assert told in result.out
@@ -278,6 +316,6 @@ def test_drifted_images_are_tested_with_each_set(here, tmp_path):
 
 def test_reproduce_refuses_what_is_no_list_of_seeds(tmp_path):
     words = ["--table", "dm-lowres", "--output", tmp_path]
-    assert_refused(call("reproduce.py", "run", *words, "--seeds", "4-0"), "--seeds 4-0 is a range of 0")
+    assert_refused(call("reproduce.py", "run", *words, "--seeds", "4-0"), "--seeds 4-0 is an empty range")
     dry = call("reproduce.py", "run", *words, "--seeds", "0-4", "--dry_run", "--cells", "MNIST/1")
     assert "--seeds 0-4" in dry.out

@@ -189,6 +189,8 @@ def test_a_set_that_holds_nothing_is_refused(tmp_path):
         synset.state_dict,
         lambda: synset.get([0], need_copy=True),
         lambda: synset.mask,
+        synset.optim_zero_grad,
+        synset.optim_step,
         lambda: save_synset(synset, tmp_path / "set.safetensors", {}),
     ):
         with pytest.raises(InputError, match=r"holds nothing yet: call init"):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from common import recipes
-from common.config.options import DistillOptions, EvaluationOptions, Sources
+from common.config.options import DistillOptions, EvaluateOptions, EvaluationOptions, Sources
 from common.config.seeds import parse_seeds
 from common.datasets import check_dataset
 from common.matching.augment import parse_strategy
@@ -60,9 +60,17 @@ def check_least(options: object, key: str, bound: int) -> None:
 
 
 def check_positive(options: object, key: str) -> None:
-    """Raise InputError if the option is not above zero."""
-    if not getattr(options, key) > 0:
-        raise InputError(f"--{key} {getattr(options, key)} must be positive")
+    """Raise InputError if the option is not above zero. An option that is None passes."""
+    value = getattr(options, key)
+    if value is not None and not value > 0:
+        raise InputError(f"--{key} {value} must be positive")
+
+
+def check_training(options: EvaluateOptions) -> None:
+    """Raise InputError for the first flag that says how evaluation networks are trained and is out of range."""
+    check_least(options, "epoch_eval_train", 0)
+    check_positive(options, "lr_net")
+    check_least(options, "batch_train", 1)
 
 
 def refuse_step_size(options: EvaluationOptions, sources: Sources) -> None:

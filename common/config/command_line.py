@@ -143,7 +143,7 @@ def parse_command(kinds: dict[str, type], program: str, argv: Sequence[str] | No
 
 
 def parse_some(kind: type[Plain], argv: Sequence[str] | None = None) -> tuple[Plain, list[str]]:
-    """Return the options of a command that uses no recipe, and the words that it does not know, to be passed on."""
+    """Return the options of a command that uses no recipe, and the words that are none of its options."""
     return _read(kind, _spell_out_booleans(kind, argv), return_unknown_args=True)
 
 

@@ -337,9 +337,9 @@ class EvaluateOptions:
     (default: from the file; baselines: the recipe's)"""
     networks_at_once: NetworksAtOnce = 0
     pixels: PixelValues | None = None
-    """what the pixel values in an authors' file are: normalised (as their scripts write them), unit (0..1) or bytes
-    (0..255). unit and bytes are normalised by the dataset's mean and std
-    (default: normalised, with a warning if the values look like unit or bytes)"""
+    """what the pixel values in an authors' file are: normalised (as their scripts write them), or those of pixels:
+    unit (0..1), signed (-1..1) or bytes (0..255), which are normalised by the dataset's mean and std
+    (default: normalised, with a warning if the values look like those of pixels)"""
     dataset: str | None = None
     """dataset of the test images, e.g. folder:PATH
     (default: the one named in the file; baselines: the default of distill.py)"""
@@ -393,6 +393,7 @@ class EvaluateOptions:
 
 
 Sources = dict[str, str]
+"""Where the value of each option comes from: "flag", "default" or the source that a recipe states."""
 
 
 TrackerName = Literal["none", "wandb", "tensorboard"]

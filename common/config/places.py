@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+from common.system.errors import InputError
 
 BUFFERS = "buffers"
 """The default --buffer_path of TM, relative to the current folder."""
+
+
+def check_objective(name: str) -> None:
+    """Raise InputError if the name of an objective cannot be that of a folder, or of a folder in a folder."""
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        raise InputError(f"'{name}' names no objective: give the name of a folder, such as DM or ImageNet-abcde/DM")
 
 
 def buffers_of(objective: str, root: str | Path = BUFFERS) -> str:

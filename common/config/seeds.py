@@ -20,10 +20,12 @@ def parse_seeds(text: str) -> list[int]:
         if found is None:
             raise InputError(f"--seeds '{text}' is no list of seeds: give one such as 0-4 or 0,2,5-7")
         first, last = int(found[1]), int(found[2] or found[1])
-        if not first <= last < first + _MOST:
+        if first > last:
             raise InputError(
-                f"--seeds {part.strip()} is a range of {max(0, last - first + 1):,}: give 1 to {_MOST:,} seeds"
+                f"--seeds {part.strip()} is an empty range, its first number is above its last: give {last}-{first}"
             )
+        if last >= first + _MOST:
+            raise InputError(f"--seeds {part.strip()} is a range of {last - first + 1:,}: give 1 to {_MOST:,} seeds")
         seeds += range(first, last + 1)
     if len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds {text} names a seed twice: each makes one set")

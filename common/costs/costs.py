@@ -111,7 +111,7 @@ def dm_update(work: Workload, batch_real: int, chunk: int) -> Cost:
 def dc_iteration(
     work: Workload, batch_real: int, chunk: int | None, distance: str, outer: int, inner: int, batch_train: int
 ) -> Cost:
-    """The cost of an iteration of DC: `outer` updates, with `inner` epochs of network training between two updates."""
+    """FLOPs and memory of an iteration of DC: `outer` updates, with `inner` epochs of training between two of them."""
     update = _dc_update(work, batch_real, chunk, distance)
     batch = min(batch_train, work.count)
     trained = training(work.model, work.shape, batch)

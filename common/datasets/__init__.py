@@ -118,7 +118,7 @@ def load_dataset(
         sides = " x ".join(map(str, splits[0].im_size))
         raise InputError(f"images of {name} are {sides} pixels, not {image_size}: leave out --image_size")
     for data, split in zip(splits, ("training", "test"), strict=True):
-        refuse_alike(data, f"{split} images", _remedy(name, decoding))
+        refuse_alike(data, f"{split} images")
     train, test = (with_statistics(data, mean, std) for data in splits)
     if zca:
         train, test = whitened(train, test, progress=progress)
@@ -153,15 +153,6 @@ def has_image_files(name: str) -> bool:
 def is_imagenet(name: str) -> bool:
     """Whether a name is that of a subset of ImageNet."""
     return canonical(name) in imagenet.LOADERS
-
-
-def _remedy(name: str, decoding: Decoding | None) -> str:
-    """What else may help where all images are alike."""
-    if decoding == "stored":
-        return ", or, if they show something in transparency alone, give --decoding shown"
-    if name.startswith(tuple(PREFIXES)):
-        return "; what is transparent has been laid over white, on which white is not seen"
-    return ""
 
 
 def _check_decoding(

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.images.image_data import ImageData, Request
-from common.images.image_tree import EXTENSIONS, ImageFile, LeftOut, Tree, class_folders, image_files, load_tree
+from common.images.image_tree import (
+    EXTENSIONS,
+    ImageFile,
+    LeftOut,
+    Tree,
+    class_folders,
+    count_beside,
+    image_files,
+    load_tree,
+)
 from common.system.errors import InputError
 
 PREFIX = "folder:"
@@ -40,8 +49,11 @@ def read_tree(folder: Path) -> Tree:
             f"{train} has {len(names)} class folder(s), at least 2 are needed: one folder for each class{others}"
         )
     test_names = class_folders(test, left_out)
+    read = [train.name, test.name]
     if test.name == TEST_FOLDERS[0] and (folder / TEST_FOLDERS[1]).is_dir():
         left_out.add("second test split", f"{TEST_FOLDERS[1]}/")
+        read.append(TEST_FOLDERS[1])
+    count_beside(folder, read, left_out)
     if names != test_names:
         only = [
             f"{', '.join(sorted(set(a) - set(b)))} only in {where}"

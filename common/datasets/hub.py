@@ -21,8 +21,8 @@ import torch
 from common.datasets.stored_names import check_stored_names
 from common.images import disk_cache
 from common.images.decoded import check_request, decode_once
-from common.images.encoded import FORMAT, Encoded, Source
-from common.images.image_data import ImageData, Request
+from common.images.encoded import FORMAT, Encoded, Source, transparency
+from common.images.image_data import ImageData, Request, refuse_alike
 from common.images.pixels import Decoding, Resize, resize_key
 from common.system.errors import InputError
 
@@ -76,7 +76,7 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
 
     uint8 `[N, ch, H, W]`: ch is 1 if every image is grayscale, else 3. Mean and std are those of the training images.
     Raises `InputError` if the dataset is not there or cannot be fetched, if it does not say which columns and splits
-    are meant, and for an image that is damaged or of another size than the rest.
+    are meant, for an image that is damaged or of another size than the rest, and if all images of a split are alike.
     """
     check_request(request)
     name = parse(text)
@@ -101,6 +101,8 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
             (decoded.train, decoded.test), decoded.fingerprints, decoded.checks, strict=True
         )
     )
+    for data, split in ((train, "training"), (test, "test")):
+        refuse_alike(data, f"{split} images", transparency(decoded.remarks, decoding))
     return train, test
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from common.system.errors import InputError
 from common.system.seeds import generator
+from common.system.text import counted
 
 
 class Expert(NamedTuple):
@@ -62,7 +63,8 @@ class Buffer:
         for epoch, weights in zip((start, start + expert_epochs), pair, strict=True):
             if not weights.isfinite().all():
                 raise InputError(
-                    f"{chosen.name}: the weights after {epoch} epochs are not finite; remove it and train it again"
+                    f"{chosen.name}: the weights after {counted(epoch, 'epoch')} are not finite; "
+                    "remove it and train it again"
                 )
         if torch.equal(*pair):
             raise InputError(

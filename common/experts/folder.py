@@ -12,7 +12,6 @@ Every file is written once and atomically, so several processes can fill a folde
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sys
@@ -30,8 +29,8 @@ from tqdm import tqdm
 from common.config.places import dataset_folder
 from common.datasets import ImageData
 from common.system.errors import InputError
-from common.system.files import opened_tensors, read_json, take_lock, write_atomically, write_json
-from common.system.text import difference
+from common.system.files import json_checksum, opened_tensors, read_json, take_lock, write_atomically, write_json
+from common.system.text import counted, difference
 from common.system.version import code_version
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def filling(folder: Path, made_for: dict[str, Any], made_by: dict[str, Any]) -> 
             if not _is_begun(folder):
                 _remove_temporary(folder, MANIFEST)
                 manifest["version"] = code_version()
-                write_json(folder / MANIFEST, manifest | {"checksum": _checksum(manifest)})
+                write_json(folder / MANIFEST, manifest | {"checksum": json_checksum(manifest)})
         finally:
             lock.release()
     told = differences(read_manifest(folder), made_for | made_by)
@@ -189,7 +188,7 @@ def read_snapshots(file: Path, epochs: Iterable[int]) -> Iterator[Tensor]:
             for epoch in epochs:
                 weights = torch.from_numpy(rows[epoch])
                 if version == EXPERT_VERSION and checksums[epoch] != row_checksum(weights):
-                    raise ValueError(f"the weights after {epoch} epochs have a wrong checksum")
+                    raise ValueError(f"the weights after {counted(epoch, 'epoch')} have a wrong checksum")
                 yield weights
     except (*UNREADABLE_TENSORS, RecursionError) as error:
         raise damaged(file, str(error)) from error
@@ -254,16 +253,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{file} is not of expert trajectories, but of {kind!r}: give another --buffer_path")
     if version > VERSION:
         raise InputError(f"{file} has format version {version}, this code reads up to {VERSION}: update it")
-    if version not in (1, VERSION) or (version == VERSION and manifest.pop("checksum", None) != _checksum(manifest)):
+    if version not in (1, VERSION) or (
+        version == VERSION and manifest.pop("checksum", None) != json_checksum(manifest)
+    ):
         raise InputError(
             f"{file} is damaged: restore it, or remove the folder and train its experts again with buffer.py"
         )
     return manifest
-
-
-def _checksum(manifest: dict[str, Any]) -> str:
-    """A BLAKE2b hash of a manifest without its checksum."""
-    return hashlib.blake2b(json.dumps(manifest, sort_keys=True).encode(), digest_size=20).hexdigest()
 
 
 def differences(stored: dict[str, Any], asked: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from common.experts.replay import replay_files, replayed_experts
 from common.images.pixels import fingerprint
 from common.system.errors import InputError
 from common.system.scripts import buffer_script
+from common.system.text import counted
 
 # Keys of a manifest that describe the code, not the experts.
 _OF_THE_CODE = ("format", "format_version", "version")
@@ -72,8 +73,8 @@ def open_buffer(
     buffer = Buffer(folder, tuple(experts), digest)
     if buffer.epochs < epochs:
         raise InputError(
-            f"the experts in {folder} have {buffer.epochs} epochs; max_start_epoch - 1 + expert_epochs is {epochs}: "
-            f"train others with --train_epochs {epochs} or more (and --keep_epochs {epochs}, which suffices) "
+            f"the experts in {folder} have {counted(buffer.epochs, 'epoch')}; max_start_epoch - 1 + expert_epochs is "
+            f"{epochs}: train others with --train_epochs {epochs} or more (and --keep_epochs {epochs}, which suffices) "
             "into another --buffer_path, or lower --max_start_epoch"
         )
     return buffer

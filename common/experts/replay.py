@@ -8,6 +8,7 @@ the tensors and the name of the folder can be checked.
 from __future__ import annotations
 
 import re
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from common.config.places import dataset_folder
 from common.experts.buffer import Expert
 from common.experts.folder import numbered_files
 from common.system.errors import InputError
-from common.system.files import UNREADABLE
+from common.system.files import UNREADABLE, check_torch_file
 
 _REPLAY = re.compile(r"replay_buffer_(\d+)\.pt")
 
@@ -35,22 +36,46 @@ def replayed_experts(folder: Path, files: list[Path], made_for: dict[str, Any]) 
     made_for: `folder.describe` of the training images and the network. The files are memory-mapped: the lists are read
     at once, each snapshot only when it is used.
     Raises InputError for a file that is damaged, holds objects other than tensors, or does not fit the network, and for
-    a folder whose name contradicts made_for about whitening.
+    a folder whose name contradicts made_for about whitening. Damage in the weights of a snapshot is found when the
+    snapshot is used, and raises InputError then.
     """
     _check_whitening(folder, made_for)
     shapes = {name: tuple(shape) for name, shape in made_for["parameters"].items()}
     experts = []
     for file in files:
-        for number, snapshots in enumerate(_read_replay(file)):
+        content, check = _read_replay(file)
+        for number, snapshots in enumerate(content):
             name = f"{file}, expert {number}"
             for tensors in snapshots:
                 _check_shapes(name, [tuple(tensor.shape) for tensor in tensors], shapes, made_for["model"])
-            experts.append(Expert(name, len(snapshots) - 1, partial(_replayed_snapshot, snapshots)))
+            experts.append(Expert(name, len(snapshots) - 1, partial(_replayed_snapshot, snapshots, check)))
     return experts
 
 
-def _read_replay(file: Path) -> list[list[list[Tensor]]]:
+class _StorageCheck:
+    """Compares the storages of a mapped file with the checksums in the file, each when it is first used."""
+
+    def __init__(self, file: Path, known: set[tuple[int, int]]) -> None:
+        self._file, self._known = file, known  # (bytes, CRC-32) of every storage
+        self._checked: set[int] = set()  # addresses
+
+    def __call__(self, tensor: Tensor) -> None:
+        """Raises InputError if the storage of this tensor is not what was written."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in self._checked or not storage.nbytes():
+            return
+        content = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+        if (storage.nbytes(), zlib.crc32(content.data)) not in self._known:
+            raise InputError(
+                f"{self._file} is damaged (weights with a wrong checksum): copy it again, or train experts with "
+                "buffer.py"
+            )
+        self._checked.add(storage.data_ptr())
+
+
+def _read_replay(file: Path) -> tuple[list[list[list[Tensor]]], _StorageCheck]:
     try:
+        check = _StorageCheck(file, check_torch_file(file, storages=False))
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except UNREADABLE as error:
         reason = (str(error).splitlines() or [""])[0].partition(". ")[0]
@@ -67,7 +92,7 @@ def _read_replay(file: Path) -> list[list[list[Tensor]]]:
             f"{file} is not a list of experts, each a list of snapshots, each a list of tensors: "
             "give a --buffer_path with replay buffers"
         )
-    return content
+    return content, check
 
 
 def _check_shapes(name: str, found: list[tuple[int, ...]], wanted: dict[str, tuple[int, ...]], model: str) -> None:
@@ -83,7 +108,9 @@ def _check_shapes(name: str, found: list[tuple[int, ...]], wanted: dict[str, tup
             )
 
 
-def _replayed_snapshot(snapshots: list[list[Tensor]], epoch: int) -> Tensor:
+def _replayed_snapshot(snapshots: list[list[Tensor]], check: _StorageCheck, epoch: int) -> Tensor:
+    for tensor in snapshots[epoch]:
+        check(tensor)
     return torch.cat([tensor.detach().float().flatten() for tensor in snapshots[epoch]])
 
 

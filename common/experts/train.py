@@ -18,6 +18,7 @@ from common.matching.trajectory import flatten
 from common.networks import reinitialise
 from common.system.errors import InputError
 from common.system.seeds import derive, generator, seeded
+from common.system.text import counted
 from common.training.train import TrainingSet, slow_from, train_epoch
 
 
@@ -111,7 +112,7 @@ def expert_epochs(
         weights = flatten(network.parameters())
         if not weights.isfinite().all():
             raise InputError(
-                f"the weights of expert {number} are not finite after {epoch + 1} epochs: "
+                f"the weights of expert {number} are not finite after {counted(epoch + 1, 'epoch')}: "
                 f"lower --lr_teacher ({protocol.lr_teacher:g})"
             )
         yield epoch + 1, weights

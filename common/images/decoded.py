@@ -37,6 +37,8 @@ class Decoded(NamedTuple):
     """`pixels.fingerprint` of the training and the test images"""
     checks: tuple[PartCheck | None, PartCheck | None]
     """of the training and the test images, if they are mapped from the cache"""
+    remarks: dict[str, int]
+    """how many images of both splits each remark of `encoded` is about"""
 
 
 def check_request(request: Request) -> None:
@@ -97,7 +99,8 @@ def decode_once(
         else None
         for split in ("train", "test")
     ]
-    return Decoded(splits[0], splits[1], (mean, std), (known["train"], known["test"]), (checks[0], checks[1]))
+    fingerprints = (known["train"], known["test"])
+    return Decoded(splits[0], splits[1], (mean, std), fingerprints, (checks[0], checks[1]), metadata["remarks"])
 
 
 def _left(

@@ -11,6 +11,7 @@ import numpy as np
 
 from common.images.pixels import Decoding, Resize
 from common.system.errors import InputError
+from common.system.text import counted
 
 FORMAT = 2  # the version of the decoded images: increase it when the same files decode to other pixels
 
@@ -159,6 +160,19 @@ def describe_remarks(remarks: Mapping[str, int], images: int, name: str, decodin
         otherwise = "stored ignores" if decoding == "shown" else "shown follows"
         other = f" (--decoding {otherwise} orientation and transparency)"
     return f"of the {images} images of {name}, {', '.join(counts)}{other}"
+
+
+def transparency(remarks: Mapping[str, int], decoding: Decoding) -> str:
+    """The end of a sentence on images that are all alike: how transparency may be the cause; "" if no image has any.
+
+    remarks: how many images each remark is about.
+    """
+    if not (count := remarks.get("transparent", 0)):
+        return ""
+    told = f"{counted(count, 'image')} of the dataset {'has' if count == 1 else 'have'} transparent pixels"
+    if decoding == "stored":
+        return f", or, as {told}, which may be all that they show, give --decoding shown"
+    return f"; {told}, which were laid over white, on which white is not seen"
 
 
 def resized(image: Any, resize: Resize) -> np.ndarray:

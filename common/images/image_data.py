@@ -250,7 +250,7 @@ Loader = Callable[[Request], tuple[ImageData, ImageData]]
 
 
 def with_statistics(data: ImageData, mean: Sequence[float] | None, std: Sequence[float] | None) -> ImageData:
-    """Replace the mean, the std or both; None keeps that of `data`.
+    """A copy of `data` with another mean, std or both; None keeps the old one.
 
     Raises `InputError` unless there is one value per channel.
     """

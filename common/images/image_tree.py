@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ import torch
 
 from common.images.decoded import check_request, decode_once
 from common.images.disk_cache import named_file
-from common.images.encoded import FORMAT
-from common.images.image_data import ImageData, Request, Statistics
+from common.images.encoded import FORMAT, transparency
+from common.images.image_data import ImageData, Request, Statistics, refuse_alike
 from common.images.pixels import Decoding, Resize, resize_key
 
 # First torchvision's IMG_EXTENSIONS, then others of formats that Pillow reads and people keep images in. Importing
@@ -92,6 +92,18 @@ def class_folders(split: Path, left_out: LeftOut) -> list[str]:
             else:
                 left_out.add(_kind(entry), entry.name)
     return sorted(names)
+
+
+def count_beside(folder: Path, read: Collection[str], left_out: LeftOut) -> None:
+    """Count in `left_out` what lies in `folder` beside the entries named in `read`; hidden entries are passed over."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name in read or _is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                left_out.add("beside the splits", f"{entry.name}/")
+            else:
+                left_out.add("outside the class folders" if _is_image(entry.name) else _kind(entry), entry.name)
 
 
 def image_files(folder: Path, label: int, left_out: LeftOut, expected: tuple[str, ...] = ()) -> list[ImageFile]:
@@ -172,7 +184,7 @@ def load_tree(
     colour: whether ch is always 3. Otherwise, ch is 1 if all files are grayscale and 3 if any is not.
     usual: how files are decoded unless the request says so.
     Logs one line about the entries that are left out, and one about the images that are not shown as they are stored.
-    Raises `InputError` if a file is damaged, or differs in size from the others.
+    Raises `InputError` if a file is damaged, or differs in size from the others, or all images of a split are alike.
     """
     check_request(request)
     files = [file.path for file in tree.train + tree.test]
@@ -197,6 +209,8 @@ def load_tree(
             (decoded.train, decoded.test), decoded.fingerprints, decoded.checks, strict=True
         )
     )
+    for data, split in ((train, "training"), (test, "test")):
+        refuse_alike(data, f"{split} images", transparency(decoded.remarks, decoding))
     return train, test
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.images.image_data import ImageData
 from common.system.errors import InputError
+from common.system.text import counted
 
 
 class ClassSampler:
@@ -83,7 +84,7 @@ def draw_per_class(data: ImageData | Sequence[Tensor], n: int, generator: torch.
     for name, count in zip(sampler.names, sampler.counts.tolist(), strict=True):
         if count < n:
             raise InputError(
-                f"class {name!r} has {count} images, but {n} of each class are needed: "
+                f"class {name!r} has {counted(count, 'image')}, but {n} of each class are needed: "
                 "lower --ipc, raise --msz_per_channel, or add images to the class"
             )
     return sampler.draw(n, generator)

@@ -32,7 +32,7 @@ _EPSILON = 1e-6  # added to a product of norms, as in the authors' code
 
 
 def row_cosine(some: Gradients, others: Gradients) -> Tensor:
-    """Return the distance that the authors call "ours": the sum of 1 - <a, b> / (|a| |b| + 1e-6) over all rows.
+    """The distance `--dis_metric ours`: the sum of 1 - <a, b> / (|a| |b| + 1e-6) over all rows.
 
     A row holds the values of a parameter for one output: a convolution's weights [out, in, h, w] have `out` rows of
     length in * h * w. Biases and other one-dimensional parameters are left out.
@@ -47,7 +47,7 @@ def squared(some: Gradients, others: Gradients) -> Tensor:
 
 
 def whole_cosine(some: Gradients, others: Gradients) -> Tensor:
-    """Return 1 - <a, b> / (|a| |b| + 1e-6), where the vectors a and b hold all parameters."""
+    """The distance `--dis_metric cos`: 1 - <a, b> / (|a| |b| + 1e-6), where the vectors a and b hold all parameters."""
     a, b = (torch.cat([each[name].flatten() for name in some]) for each in (some, others))
     return 1 - _cosine(a, b)
 

@@ -25,7 +25,7 @@ class AlexNet(Network):
 
     h and w are the sides of the last feature map. Images are [B, channels, H, W] with sides of at least 8 (4 with one
     channel), square or not. The variants for CIFAR and for ImageNet are the same network. With batchnorm, batch norm
-    follows each convolution; without it, there is no norm. Raises InputError for smaller images.
+    follows each convolution. Raises InputError for smaller images.
     """
 
     def __init__(

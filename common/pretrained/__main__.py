@@ -23,6 +23,7 @@ from common.config.options import DistillOptions, EvaluateOptions
 from common.datasets import PREFIXES
 from common.pretrained import drive, share
 from common.pretrained.convert import Provenance, defaults_of, from_authors, likely_objective
+from common.robustness.authors_set import AUTHORS_LR
 from common.synset import hub
 from common.synset.authors import is_authors, read_authors
 from common.synset.file import StoredSet, load_synset, save_synset
@@ -30,12 +31,12 @@ from common.synset.open import check_no_pixels
 from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import write_json
-from common.system.text import in_percent, published_with_std
+from common.system.text import counted, in_percent, published_with_std
 from common.training.evaluate_command import check_json, evaluate_file
 
 FOLDER = "pretrained"
 # The authors' files lack the learned step size; their corruption script trains with this learning rate.
-LR_NET = 0.01
+LR_NET = AUTHORS_LR
 
 File = Annotated[str, tyro.conf.Positional]
 
@@ -70,12 +71,12 @@ class Download:
 
     def run(self) -> None:
         recorded = drive.download(Path(self.folder))
-        print(f"{len(recorded)} files in {self.folder}, checksums in {Path(self.folder) / drive.RECORD}")
+        print(f"{counted(len(recorded), 'file')} in {self.folder}, checksums in {Path(self.folder) / drive.RECORD}")
 
 
 @dataclass
 class Convert(Provenance):
-    """Convert an authors' file into our format. Metadata that it lacks stay unknown unless a flag gives them."""
+    """Convert an authors' file into our format. What it does not say stays unknown unless a flag says it."""
 
     file: File = field(kw_only=True)
     """the authors' file: images_*.pt or labels_*.pt of a pair, or res_*.pt"""
@@ -193,7 +194,7 @@ def check(options: Check, file: str) -> dict[str, Any]:
     recipe = recipes.find(objective, dataset, ipc)
     notes = []
     if not options.as_pixels and synset.ipc != ipc:
-        notes.append(f"what it holds is a budget of {synset.ipc} images per class, not {ipc}")
+        notes.append(f"what it holds is a budget of {counted(synset.ipc, 'image')} per class, not {ipc}")
     evaluation = metadata["evaluation"] or {}
     asked = dataclasses.replace(options, synset=file, dataset=options.dataset or dataset, ipc=None)
     learned = "lr" not in evaluation and "step_size" not in metadata

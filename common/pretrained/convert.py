@@ -15,18 +15,20 @@ import torch
 import tyro
 
 from common import recipes
+from common.config.checks import check_least, check_positive
 from common.config.command_line import find_recipe, with_recipe
 from common.config.options import DataOptions, DistillOptions, Subset
 from common.datasets import check_dataset, is_resizable, statistics
 from common.datasets.imagenet_classes import PREFIX, SUBSETS, resolve
 from common.images.image_data import Statistics
-from common.images.pixel_values import PixelValues, normalised_by
+from common.images.pixel_values import PIXELS, PixelValues, normalised_by
 from common.recipes import OBJECTIVES
 from common.synset import open as opening
 from common.synset.authors import AuthorsSet
 from common.synset.recover import recover
 from common.synset.synset import SynSet
 from common.system.errors import InputError
+from common.system.text import counted
 from common.training.train import EvaluationProtocol
 
 
@@ -56,9 +58,9 @@ class Provenance:
     zca: bool = False
     """say that the images are ZCA-whitened, as those of some ancestors of FreD are"""
     pixels: PixelValues | None = None
-    """what the pixel values in the file are: normalised (as the authors' scripts write them), unit (0..1) or bytes
-    (0..255). unit and bytes are normalised by the mean and std of --dataset
-    (default: normalised, with a warning if the values look like unit or bytes)"""
+    """what the pixel values in the file are: normalised (as the authors' scripts write them), or those of pixels:
+    unit (0..1), signed (-1..1) or bytes (0..255), which are normalised by the mean and std of --dataset
+    (default: normalised, with a warning if the values look like those of pixels)"""
 
     def __post_init__(self) -> None:
         if self.dataset is not None:
@@ -78,18 +80,20 @@ def from_authors(
 
     as_pixels: store the images unchanged, with the transform "identity", k = d and ipc = n (d pixels, n images per
     class). Raises InputError for images that are not a FreD set (unless as_pixels is given), and for a provenance that
-    contradicts the images.
+    contradicts the images or cannot work.
     """
     provenance = provenance or Provenance()
+    check_least(provenance, "epochs", 0)
+    check_positive(provenance, "lr_net")
     ipc = provenance.ipc or authors.num_per_class
-    if provenance.pixels in ("unit", "bytes") and provenance.ipc is None and not as_pixels:
+    if provenance.pixels in PIXELS and provenance.ipc is None and not as_pixels:
         # The recipe's mean and std may depend on the budget, which can only be recovered from normalised images.
         ipc = recover(_normalised(authors, provenance, ipc)).ipc
     authors = _normalised(authors, provenance, ipc)
     if as_pixels:
         if provenance.ipc not in (None, authors.num_per_class):
             raise InputError(
-                f"--as_pixels stores the {authors.num_per_class} images per class as they are, which is ipc "
+                f"--as_pixels keeps {counted(authors.num_per_class, 'image')} per class, which is ipc "
                 f"{authors.num_per_class}: leave out --ipc {provenance.ipc}"
             )
         synset, residual = opening.as_pixels(authors, device), 0.0
@@ -110,7 +114,7 @@ def _normalised(authors: AuthorsSet, provenance: Provenance, ipc: int) -> Author
     """Return the set with normalised values. Raises InputError if the mean and std that this needs are unknown."""
     mean, std = _statistics(authors, provenance, _recipe(provenance, ipc))
     if mean is None or std is None:
-        if provenance.pixels in ("unit", "bytes"):
+        if provenance.pixels in PIXELS:
             known = "leave it out with --zca" if provenance.zca else "give a --dataset that has both, such as CIFAR10"
             raise InputError(f"--pixels {provenance.pixels} takes a mean and a std to normalise by: {known}")
         return authors

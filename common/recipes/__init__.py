@@ -37,9 +37,10 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Recipe:
-    """The recipe of one cell: option name -> value and option name -> source.
+    """The hyper-parameters of one cell.
 
-    `published` is the published accuracy {"accuracy", "std", "source"} in %, or None.
+    `values`: option name -> value. `sources`: option name -> where the value comes from. `published`: the published
+    accuracy {"accuracy", "std", "source"} in %, or None.
     """
 
     objective: str

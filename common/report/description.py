@@ -62,5 +62,5 @@ def clipped(pixels: Tensor) -> str:
 def _accuracy(figures: dict[str, Any] | None) -> str | None:
     if not figures:
         return None
-    networks = f"{figures['n']} x {figures['network']}" if "network" in figures else f"{figures['n']} networks"
+    networks = f"{figures['n']} x {figures['network']}" if "network" in figures else counted(figures["n"], "network")
     return f"{in_percent(figures)} ({networks}), measured on the test images"

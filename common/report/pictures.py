@@ -131,7 +131,7 @@ def draw_evaluations(path: Path, evaluations: Sequence[dict[str, Any]]) -> None:
     _save(figure, path)
 
 
-def draw_sets(path: Path, evaluations: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+def draw_sets(path: Path, evaluations: Mapping[int, Sequence[dict[str, Any]]]) -> None:
     """Plot accuracy in % against the updates, one line per synthetic set. evaluations: of each set, by its seed."""
     figure = _figure(4.2, 3.2)
     axis = figure.subplots()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,16 @@ from common.report.page import TEMPLATES, svg_uri, write_page
 from common.report.record import RunRecord, read_run
 from common.system.errors import InputError
 from common.system.files import read_json
-from common.system.text import counted, describe_seconds, diverged_in, percent, percent_with_std, published_with_std
+from common.system.text import (
+    counted,
+    describe_seconds,
+    diverged_in,
+    networks_of,
+    over_sets,
+    percent,
+    percent_with_std,
+    published_with_std,
+)
 
 FILE = "seeds.json"
 POINTS = ("start", "last", "best_on_test")
@@ -22,17 +31,22 @@ POINTS = ("start", "last", "best_on_test")
 def write_seeds_report(folder: Path) -> Path:
     """Write `report.html` into the folder that has seeds.json, and return its path.
 
-    Raises InputError if the file is not what `--seeds` writes, or a run that it names is gone.
+    The figures are computed anew from the runs. Raises InputError if the file names no runs, or one that is not there
+    or not finished.
     """
-    try:
-        summary = read_json(folder / FILE)
-        runs = {seed: read_run(folder.parent / name) for seed, name in summary["runs"].items()}
-        figures = {key: _figures(summary[key]) for key in POINTS}
-        pool = {name: {key: _figures(each[key]) for key in each} for name, each in summary.get("networks", {}).items()}
-        asked = {"seeds": ",".join(map(str, summary["seeds"])), "name": summary["name"], "seed": None}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / FILE} is not what --seeds writes ({error!r}): distil again") from error
+    folders = named_runs(folder)
+    if not folders:
+        raise InputError(f"{folder / FILE} names no runs: distil again with --seeds")
+    runs = {seed: read_run(each) for seed, each in folders.items()}
+    for each in runs.values():
+        if each.summary is None:
+            raise InputError(f"{each.folder} is not finished: distil again with --seeds")
+    summary = figures_over_sets([each.summary or {} for each in runs.values()])
+    figures = {key: _figures(summary[key]) for key in POINTS}
+    pool = {name: {key: _figures(each[key]) for key in each} for name, each in summary.get("networks", {}).items()}
     first = next(iter(runs.values()))
+    named = folder.resolve().name.removesuffix("-seeds") if first.option("name") else None
+    asked = {"seeds": ",".join(map(str, runs)), "name": named, "seed": None}
     reduced, changed = first.departures()
     path = folder / "report.html"
     write_page(
@@ -54,6 +68,39 @@ def write_seeds_report(folder: Path) -> Path:
     return path
 
 
+def named_runs(folder: Path) -> dict[int, Path]:
+    """The run folders that seeds.json in a folder names, by seed; {} if there is no such file, or not such a one."""
+    try:
+        runs = dict(read_json(folder / FILE)["runs"])
+        return {int(seed): folder.parent / Path(name).name for seed, name in runs.items()}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
+
+
+def figures_over_sets(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`over_sets` of the evaluations in the summaries of several runs: {"start", "last", "best_on_test"}.
+
+    A set without a best evaluation is left out there, and None stands where no set has one. For a pool, "networks" has
+    the last and the best evaluation of each network.
+    """
+    figures: dict[str, Any] = {key: _over([each[key] for each in summaries]) for key in POINTS}
+    names = networks_of(summaries[0]["last"])
+    if len(names) > 1:
+        figures["networks"] = {
+            name: {
+                "last": _over([networks_of(each["last"]).get(name) for each in summaries]),
+                "best_on_test": _over([each["best_on_test_by_network"].get(name) for each in summaries]),
+            }
+            for name in names
+        }
+    return figures
+
+
+def _over(points: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    made = [point for point in points if point is not None and point["mean"] is not None]
+    return over_sets(made) if made else None
+
+
 def _figures(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The result of `over_sets` as texts, accuracies in %."""
     if figures is None:
@@ -63,13 +110,13 @@ def _figures(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "mean": percent(figures["mean"]),
         "std": None if figures["std"] is None else percent(figures["std"]),
         "sets": figures["n"],
-        "within": percent(within["std"]),
+        "within": None if within["std"] is None else percent(within["std"]),
         "networks": within["n"],
         "diverged": diverged_in(within),
     }
 
 
-def _row(seed: str, run: RunRecord, folder: Path) -> dict[str, Any]:
+def _row(seed: int, run: RunRecord, folder: Path) -> dict[str, Any]:
     """The table row of a set; accuracies are over its networks."""
     summary = run.summary or {}
     points = {key: summary.get(key) for key in POINTS}

@@ -21,8 +21,9 @@ from common.system.errors import InputError
 from common.training.evaluation_setup import EvaluationSetup, override
 from common.training.train import Batches, EvaluationProtocol
 
+AUTHORS_LR = 0.01
 # The authors' script uses this protocol for every set.
-AUTHORS_PROTOCOL = EvaluationProtocol(epochs=1000, lr=0.01, batch=256, strategy=DSA_STRATEGY)
+AUTHORS_PROTOCOL = EvaluationProtocol(epochs=1000, lr=AUTHORS_LR, batch=256, strategy=DSA_STRATEGY)
 AUTHORS_NETWORK, AUTHORS_IMAGENET_NETWORK = "ConvNetD3", "ConvNetD5"
 
 

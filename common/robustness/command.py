@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from common.config.checks import check_training
 from common.config.command_line import parse_plain
 from common.datasets import default_data_path, is_imagenet
 from common.images.image_data import with_statistics
@@ -77,6 +78,7 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
     diverge.
     """
     levels = _levels(options.level)
+    check_training(options)
     device = resolve_device(options.device)
     check_precision(options.precision, device)
     if is_authors_set(options):

@@ -50,7 +50,7 @@ def summarise(
 def mean_corruption_error(
     errors: Mapping[Condition, Sequence[float | None]], baseline: Mapping[Condition, float]
 ) -> dict[str, Any]:
-    """Compute the mean corruption error (mCE) of networks relative to a baseline; 1 means as many errors.
+    """Compute the mean corruption error (mCE) of networks relative to a baseline; 1 means as many errors as it makes.
 
     CE_c = sum over levels s of E_{s,c}  /  sum over levels s of E^baseline_{s,c},  mCE = mean over corruptions c
     (Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR

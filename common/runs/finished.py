@@ -12,35 +12,42 @@ from common.system.files import UNREADABLE, checksum, read_json, write_json
 
 SETS = ("synset.safetensors", "synset_best.safetensors")
 """The synthetic set of the last and of the best evaluation."""
-SUMMARY, METRICS, CHECKSUMS = "summary.json", "metrics.jsonl", "checksums.json"
+SUMMARY, METRICS, CHECKSUMS, CONFIG = "summary.json", "metrics.jsonl", "checksums.json", "config.json"
 _ENTRIES = {"start", "last", "best_on_test", "file"}  # without which a summary is none
 
 
-def write_finished(folder: Path, summary: dict[str, Any]) -> None:
-    """Write summary.json, then the checksums of what a run leaves: from now on the run is finished."""
+def write_finished(folder: Path, summary: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Write summary.json, then the checksums of what a run leaves: from now on the run is finished.
+
+    identity: the run's, as in config.json; it says whose checksums these are.
+    """
     write_json(folder / SUMMARY, summary)
-    write_json(folder / CHECKSUMS, {name: checksum(folder / name) for name in (*_sets_of(summary), METRICS, SUMMARY)})
+    sums = {name: checksum(folder / name) for name in (*_sets_of(summary), METRICS, SUMMARY)}
+    write_json(folder / CHECKSUMS, sums | {"identity": identity})
 
 
 def read_finished(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Any] | None, list[str]]:
     """Read the summary of a finished run, and check the files beside it.
 
-    Returns (summary, []) where all are whole, (None, names of the files that are not) where some are damaged, missing
-    or of another run, and (None, []) where the run has not finished. Runs of versions that kept no checksums are
-    believed if their sets can be read; `say` gets one line about that.
+    Returns (summary, []) where all are whole, (None, names of the files that are not) where some are damaged or
+    missing, and (None, []) where the run has not finished. Runs of versions that kept no checksums are
+    believed if their sets can be read; `say` gets one line about that. Raises InputError if the files are whole and of
+    another run than config.json says.
     """
     if not (folder / SUMMARY).exists():
         return None, []
     try:
         summary = read_json(folder / SUMMARY)
-        checksums = read_json(folder / CHECKSUMS) if (folder / CHECKSUMS).exists() else None
         older = "content" not in summary
         if not summary.keys() >= _ENTRIES:
             raise ValueError("entries are missing")
-        if checksums is not None and not isinstance(checksums, dict):
-            raise TypeError("the checksums are no table")
     except (*UNREADABLE, RecursionError):
         return None, [SUMMARY]
+    try:
+        checksums = dict(read_json(folder / CHECKSUMS)) if (folder / CHECKSUMS).exists() else None
+        identity = read_json(folder / CONFIG)["identity"]
+    except (*UNREADABLE, RecursionError):
+        return None, [CHECKSUMS]
     if checksums is None and not older:  # it was killed between the two files
         return None, []
     if checksums is None:
@@ -50,7 +57,20 @@ def read_finished(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, A
     else:
         names = (*_sets_of(summary), METRICS, SUMMARY)
         broken = [name for name in names if not is_whole(folder / name, checksums.get(name))]
+        if not broken and checksums.get("identity", identity) != identity:
+            raise InputError(
+                f"{folder} has the results of another run than its {CONFIG} says: restore its own files, give another "
+                "--name, or --resume never to start over"
+            )
     return (None if broken else summary), broken
+
+
+def is_finished_run(folder: Path) -> bool:
+    """Whether a folder is that of a finished run whose files are whole."""
+    try:
+        return read_finished(folder, lambda line: None)[0] is not None
+    except InputError:
+        return False
 
 
 def _sets_of(summary: dict[str, Any]) -> tuple[str, ...]:

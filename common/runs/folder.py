@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +17,20 @@ from common.config.options import DistillOptions, Sources
 from common.config.places import dataset_folder, run_folder
 from common.images.image_data import different_content
 from common.runs.finished import CHECKSUMS, METRICS, SUMMARY, read_finished, write_finished
-from common.runs.identity import automatic_name, differences, identity
+from common.runs.identity import automatic_name, differences, identity, wherever_it_lies
 from common.runs.track import TRACKER_FOLDERS
 from common.system import parallel
 from common.system.devices import describe_hardware
 from common.system.errors import InputError
-from common.system.files import UNREADABLE, read_json, take_lock, torch_bytes, write_atomically, write_json
+from common.system.files import (
+    UNREADABLE,
+    check_torch_file,
+    read_json,
+    take_lock,
+    torch_bytes,
+    write_atomically,
+    write_json,
+)
 from common.system.signals import Stoppable
 from common.system.version import code_version
 
@@ -31,7 +38,6 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
-_ZIP_FOLDER = 0x10  # attribute of a folder; torch.load would silently leave the entry's memory uninitialised
 # In the order of removal: checkpoints go first, and config.json, which says whose folder it is, goes last.
 _OWN_FILES = (*_CHECKPOINTS, CHECKSUMS, SUMMARY, "report.html", METRICS, "log.txt", "config.json")
 
@@ -65,6 +71,7 @@ class Run(Stoppable):
         name = options.name or automatic_name(options, objective)
         self.folder = run_folder(options.save_path, objective, options.dataset, options.ipc, name)
         self.dataset = dataset_folder(options.dataset)
+        self._options = options
         self._entries: list[dict[str, Any]] = []
         self._metrics = hashlib.blake2b(digest_size=20)  # of metrics.jsonl as it has been written so far
         self._lock = self._take_folder()
@@ -89,7 +96,7 @@ class Run(Stoppable):
             if self.broken:
                 names = " and ".join(self.broken)
                 self.log(
-                    f"{names} in {self.folder}: missing, damaged or of another run; made again from the checkpoint"
+                    f"{names} in {self.folder}: missing, damaged or of another run; made again if the checkpoint has it"
                 )
         except BaseException:
             self.close()
@@ -143,6 +150,7 @@ class Run(Stoppable):
         serialised = torch_bytes({
             "metrics_bytes": metrics.stat().st_size,
             "metrics_checksum": self._metrics.hexdigest(),
+            "identity": identity(self._options),
             "state": state,
         })  # fmt: skip
 
@@ -162,7 +170,7 @@ class Run(Stoppable):
         found = [self.folder / name for name in _CHECKPOINTS if (self.folder / name).exists()]
         for path in found:
             try:
-                content = _read_checkpoint(path, self.folder / METRICS)
+                content = self._read_checkpoint(path)
             except UNREADABLE as error:
                 self.log(f"{path} is damaged ({error}): trying the one before it")
                 continue
@@ -185,6 +193,20 @@ class Run(Stoppable):
         (self.folder / METRICS).unlink(missing_ok=True)
         return None
 
+    def last_state(self) -> dict[str, Any] | None:
+        """The state of the newest checkpoint, or None if it cannot be read. Nothing in the folder is changed."""
+        try:
+            return self._read_checkpoint(self.folder / _CHECKPOINTS[0])["state"]
+        except UNREADABLE:
+            return None
+
+    def _read_checkpoint(self, path: Path) -> dict[str, Any]:
+        content = _read_checkpoint(path, self.folder / METRICS)
+        stored = content.get("identity")  # which older versions did not keep; `check_content` compares the images
+        if stored is not None and (told := differences(wherever_it_lies(stored, self._options), self._options)):
+            raise ValueError(f"it is of another run: {told}")
+        return content
+
     @property
     def summary(self) -> dict[str, Any] | None:
         """The content of summary.json; None while the run is not finished, or while its files have to be made again."""
@@ -192,7 +214,7 @@ class Run(Stoppable):
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write summary.json and the checksums of the run's files, which marks the run as finished."""
-        write_finished(self.folder, summary)
+        write_finished(self.folder, summary, identity(self._options))
         self._summary, self.broken = summary, []
 
     def close(self) -> None:
@@ -242,7 +264,11 @@ class Run(Stoppable):
         try:
             config = dict(read_json(path))
             stored = dict(config["identity"])
-        except (ValueError, LookupError, TypeError) as error:
+            if "content" in config:  # which `check_content` compares
+                if not config["content"].keys() >= {"fingerprint", "class_names", "train", "test"}:
+                    raise LookupError("content")
+                stored = wherever_it_lies(stored, options)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path} is not the configuration of a run: give another --name") from error
         told = differences(stored, options)
         if told:
@@ -297,14 +323,8 @@ def open_run(
 
 
 def _read_checkpoint(path: Path, metrics: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        # torch.load does not verify the checksums that torch.save writes.
-        bad = archive.testzip()
-        folders = [info.filename for info in archive.infolist() if info.external_attr & _ZIP_FOLDER]
-    if bad is not None:
-        raise ValueError(f"wrong checksum of {bad}")
-    if folders:
-        raise ValueError(f"{folders[0]} is marked as a folder")
+    if not check_torch_file(path):
+        raise ValueError("it holds no checksums")
     content = torch.load(path, map_location="cpu", weights_only=True)
     if metrics.stat().st_size < content["metrics_bytes"]:
         raise ValueError(f"{metrics.name} is shorter than it was")
@@ -313,4 +333,4 @@ def _read_checkpoint(path: Path, metrics: Path) -> dict[str, Any]:
             written = hashlib.blake2b(file.read(content["metrics_bytes"]), digest_size=20).hexdigest()
         if written != content["metrics_checksum"]:
             raise ValueError(f"{metrics.name} is not what the run wrote")
-    return {key: content[key] for key in ("metrics_bytes", "state")}
+    return content

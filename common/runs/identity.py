@@ -14,6 +14,8 @@ import json
 from typing import Any
 
 from common.config.options import NOT_PART_OF_A_RUN, DistillOptions
+from common.config.places import dataset_folder
+from common.system.errors import InputError
 from common.system.text import difference
 
 _EVERY_OBJECTIVE = frozenset({
@@ -45,7 +47,11 @@ ALWAYS_NAMED = {
 def identity(options: DistillOptions) -> dict[str, Any]:
     """Every option that affects the result, as JSON values. Two runs with equal identities are the same run."""
     values = {key: value for key, value in dataclasses.asdict(options).items() if key not in NOT_PART_OF_A_RUN}
-    return json.loads(json.dumps(values))  # turns tuples into lists
+    return json.loads(json.dumps(values, default=_refuse))  # turns tuples into lists
+
+
+def _refuse(value: object) -> str:
+    raise InputError(f"an option is a {type(value).__name__}, which config.json cannot hold: give it the type str")
 
 
 def automatic_name(options: DistillOptions, objective: str) -> str:
@@ -61,6 +67,13 @@ def differences(stored: dict[str, Any], options: DistillOptions) -> str:
     told = [difference(f"--{key}", there[key], asked[key]) for key in sorted(asked) if there[key] != asked[key]]
     gone = sorted(stored.keys() - asked.keys() - NOT_PART_OF_A_RUN)
     return ", ".join([*told, *(difference(f"--{key}", stored[key], "no such option") for key in gone)])
+
+
+def wherever_it_lies(stored: dict[str, Any], options: DistillOptions) -> dict[str, Any]:
+    """The stored identity with the path of the options, if both are of a folder of images with the same last name."""
+    there, here = str(stored.get("dataset")), options.dataset
+    folders = there.startswith("folder:") and here.startswith("folder:")
+    return stored | {"dataset": here} if folders and dataset_folder(there) == dataset_folder(here) else stored
 
 
 def _declared_defaults(kind: type[DistillOptions]) -> dict[str, Any]:

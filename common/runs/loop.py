@@ -9,40 +9,34 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cached_property, partial
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from common.config.options import DistillOptions, Sources
-from common.datasets import ClassSampler, Gathered
-from common.matching import augment
+from common.config.places import check_objective
 from common.matching.step_size import StepSize
-from common.networks import Network
 from common.runs.evaluation import Evaluations, Speed
 from common.runs.folder import open_run
-from common.runs.kept import Kept, Source, states_of, stored_states
+from common.runs.kept import Kept, Source, checked, described, states_of, stored_states
 from common.runs.losses import Losses
 from common.runs.output import Output, export, say, write_report
+from common.runs.pieces import Pieces
 from common.runs.setup import set_up
-from common.runs.sharding import ClassShare, share_statistics
 from common.system import parallel
-from common.system.devices import precision
 from common.system.errors import InputError
 from common.system.progress import Progress
-from common.system.seeds import Draws, seeded
 from common.system.text import best_of
 from common.training.train import EvaluationProtocol, all_finite
 
 _CHECKPOINT_SHARE = 0.01  # at most this share of the time goes to checkpoints
 
 
-class Distillation:
+class Distillation(Pieces):
     """One distillation, from its options to a run folder with the finished synthetic set.
 
         with Distillation(options, sources, "DM") as run:
@@ -58,27 +52,28 @@ class Distillation:
     synthetic set and what was passed to `keep`, so pass every other state that changes from one update to the next. All
     processes of a job run the same loop and leave it together.
 
-    Objects that a script reads: `train` and `test` (ImageData), `synset`, `network` (the network to match, in training
-    mode), `device`, `share` (the classes of this process; none if there are more processes than classes), `options`
-    (completed with what depends on the data), and `summary`, which is None before the loop has ended.
+    `config.command_line.parse` makes options and sources. objective: the name of a folder for its runs, or FOLDER/NAME.
+    `Pieces` lists the objects that a script reads and the parts of an update. `summary` is None before the loop has
+    ended.
 
-    Raises InputError for options that cannot work. The loop raises InputError for a run folder that cannot be used, for
+    Raises InputError for options that cannot work, and RuntimeError for methods called outside the `with` block or in
+    another order than here. The loop raises InputError for a run folder that cannot be used, for
     a loss that is not finite, and if all networks of an evaluation diverge; Stopped after SIGINT or SIGTERM, when
     everything has been saved; and ProcessLost if another process of the job has ended.
     """
 
     def __init__(self, options: DistillOptions, sources: Sources, objective: str) -> None:
         self.objective = objective
+        check_objective(objective)
         self._setup = setup = set_up(options, sources)
-        self.options, self.device = setup.options, setup.device
-        self.train, self.test, self.synset, self.network = setup.train, setup.test, setup.synset, setup.network
-        self.share = ClassShare.of(setup.train.num_classes)
+        super().__init__(setup)
         self.summary: dict[str, Any] | None = None
         self._step_size: StepSize | None = None
         self._source: Source | None = None
         self._kept: dict[str, Kept] = {}
+        self._folder: Path | None = None
         self._iteration = 0
-        self._begun = False
+        self._stage: Literal["outside", "before", "looping", "left"] = "outside"
         self._evaluations = Evaluations(setup)
         self._losses = Losses(
             self._record_loss,
@@ -91,70 +86,33 @@ class Distillation:
         self._open = ExitStack()
 
     def __enter__(self) -> Distillation:
+        if self._stage != "outside":
+            raise RuntimeError("a `with` block of a Distillation is entered once: open another one to resume")
+        self._stage = "before"
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self._begun = True
+        self._stage = "left"
         return bool(self._open.__exit__(kind, error, trace))
 
     def keep(self, *, step_size: StepSize | None = None, source: Source | None = None, **others: Kept) -> None:
-        """Save these objects in every checkpoint, and restore them before the first update. Call it before the loop.
+        """Save these objects in every checkpoint, and restore them at the first `next`. Call it before the loop.
 
-        step_size: the learned step size; evaluation networks are trained with it. source: what updates read beside the
-        images. others: anything else that changes from one update to the next, each under a name of your choice.
+        Of a finished run they are restored, too, as they were at its end. step_size: the learned step size; evaluation
+        networks are trained with it. source: what updates read beside the images. others: anything else that changes
+        from one update to the next, each under a name of your choice.
         The loop raises InputError for a checkpoint that holds other names, and TypeError for a state that a checkpoint
-        cannot hold (see `kept.Kept`). Raises RuntimeError if the loop has begun, and at a second call.
+        cannot hold (see `kept.Kept`). Raises TypeError for an object without the methods of `Kept`, and RuntimeError if
+        the loop has begun or at a second call.
         """
-        if self._begun or self._kept:
-            raise RuntimeError("call `keep` once, with everything to keep, before the loop begins")
-        given = {"step_size": step_size, "source": source, **others}
-        self._kept = {name: each for name, each in given.items() if each is not None}
+        if self._stage != "before" or self._kept:
+            raise RuntimeError("call `keep` once, with everything to keep, inside the `with` block and before the loop")
+        self._kept = checked({"step_size": step_size, "source": source, **others})
         self._step_size, self._source = step_size, source
 
-    # -- the pieces of an update -------------------------------------------------------------------------------
-
-    def draws(self, *numbers: int) -> Draws:
-        """The random draws of one update. numbers: the iteration, then the update or expert within the iteration."""
-        return Draws(self.options.seed, numbers)
-
-    def real(self, count: int, draws: Draws) -> Gathered:
-        """Draw `count` real images of each of this process's c classes: [c * count, ch, ...], made slice by slice.
-
-        c is 0 in a process that has no class to match (see `share`).
-        """
-        rows = self.sampler.draw(count, draws.generator("real"))  # [C, count]
-        return Gathered(self.train, rows[self.share.rows].flatten())
-
-    def synthetic(self, count: int, draws: Draws) -> Tensor:
-        """Draw `count` synthetic images of each of this process's c classes, or take all n images (count = 0).
-
-        Returns [c * count, ch, ...] or [c * n, ch, ...], grouped by class and differentiable with respect to the
-        coefficients. A count above n means n.
-        """
-        if count == 0:
-            whole = self.share.count == self.train.num_classes
-            return self.synset.decode(None if whole else self.share.rows)
-        count = min(count, self.synset.num_per_class)
-        rows = self._synthetic_sampler.draw(count, draws.generator("synthetic"))  # [C, count]
-        return self.synset.get(rows[self.share.rows].flatten())[0]
-
-    def augmentation(self, draws: Draws) -> augment.DSAParams:
-        """Draw one set of augmentation parameters per class of this process, shared by real and synthetic images."""
-        classes, im_size = self.train.num_classes, self.train.im_size
-        drawn = augment.sample(
-            self.options.strategy, classes, draws.generator("augmentation"), im_size, device=self.device
-        )
-        return drawn[self.share.rows]
-
-    @contextmanager
-    def matching(self, network: nn.Module, draws: Draws) -> Iterator[None]:
-        """Inside the block, networks run in --precision, and the dropout of `network` depends on `draws` alone."""
-        # Processes match different classes, so each has dropout of its own.
-        numbers = (*draws.numbers, self.share.first) if self.share.first else draws.numbers
-        with precision(self.options.precision, self.device), seeded(network, draws.base, "dropout", *numbers):
-            yield
+    # -- updates -----------------------------------------------------------------------------------------------
 
     def update(self, synthetic: Tensor, gradient: Tensor, loss: Tensor, *also: Tensor, whole: bool = False) -> None:
         """Backpropagate the gradient through the inverse transform, and take one optimiser step on the coefficients.
@@ -162,11 +120,15 @@ class Distillation:
         synthetic: the images from `synthetic` or `synset.decode`. gradient: the gradient of the loss with respect to
         `synthetic`. loss: a scalar without a graph. also: further tensors that processes combine. By default the
         processes sum their losses, gradients and `also` in place. whole: every process has the complete values already,
-        and all take those of process 0. An iteration may make several updates. Raises TypeError for a loss that is no
-        tensor.
+        and all take those of process 0. An iteration may make several updates.
+        Raises TypeError for a loss or a gradient of another kind, and RuntimeError outside the loop.
         """
-        if not isinstance(loss, Tensor):
-            raise TypeError(f"loss is a {type(loss).__name__}: give a tensor [] without a graph")
+        if self._stage != "looping":
+            raise RuntimeError("call `update` inside the loop, which evaluates and saves the set between iterations")
+        if not (isinstance(loss, Tensor) and loss.is_floating_point() and loss.ndim == 0 and not loss.requires_grad):
+            raise TypeError(f"loss is {described(loss)}: give a floating-point tensor [] without a graph")
+        if not isinstance(gradient, Tensor) or gradient.shape != synthetic.shape:
+            raise TypeError(f"gradient is {described(gradient)}: give a tensor {list(synthetic.shape)} like the images")
         self.synset.optim_zero_grad()
         synthetic.backward(gradient)
         assert self.synset.coefficients.grad is not None
@@ -190,49 +152,22 @@ class Distillation:
 
     @property
     def folder(self) -> Path:
-        """The run folder, once the loop has begun."""
-        return self._run.folder
-
-    @cached_property
-    def sampler(self) -> ClassSampler:
-        """Draws the same number of real images from every class."""
-        return ClassSampler(self.train)
-
-    @cached_property
-    def _synthetic_sampler(self) -> ClassSampler:
-        rows = torch.arange(len(self.synset.labels), device=self.device)
-        return ClassSampler(rows.split(self.synset.num_per_class))
-
-    def share_statistics(self, network: Network) -> Network:
-        """The network to match if batch statistics cover all classes. It also sets `share`; see `sharding`."""
-        network, self.share = share_statistics(network, self.train.num_classes, self.device, self.options.model)
-        return network
-
-    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, compiled if --compile is given and this machine can compile, otherwise unchanged."""
-        return torch.compile(function) if self._setup.compile else function
-
-    @property
-    def compiler(self) -> Callable[..., Any] | None:
-        """torch.compile for objectives that compile functions of their own, or None if nothing is to be compiled.
-
-        Every input size is compiled separately (dynamic=False), because with dynamic sizes older versions of torch fail
-        on second derivatives.
-        """
-        return partial(torch.compile, dynamic=False) if self._setup.compile else None
+        """The run folder. It is known once the loop has begun; before that, raises RuntimeError."""
+        if self._folder is None:
+            raise RuntimeError("the run folder is known once the loop has begun")
+        return self._folder
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[int]:
-        if self._begun:
-            raise RuntimeError("a Distillation is looped over once, inside its `with` block: open another to resume")
-        self._begun = True
-        iterations = self._iterations()
-        self._open.callback(iterations.close)
-        return iterations
+        if self._stage != "before":
+            raise RuntimeError("loop over a Distillation once, inside its `with` block; open another one to resume")
+        self._stage = "looping"
+        return self._iterations()
 
-    def _iterations(self) -> Generator[int]:
+    def _iterations(self) -> Iterator[int]:
         self._run = run = open_run(self.options, self._setup.sources, self.objective, self.device, self._setup.content)
+        self._folder = run.folder
         self._open.callback(run.close)
         if run.summary is None:
             self._restore()
@@ -248,6 +183,8 @@ class Distillation:
                 if self._iteration == self.options.Iteration:
                     break
                 yield self._iteration
+                if self._stage == "left":
+                    raise RuntimeError("the `with` block has ended, and the run is stopped: open another to resume")
                 self._count_update(bar)
             looping.close()
             self.summary = parallel.broadcast(self._finish() if parallel.is_main() else None)
@@ -256,6 +193,7 @@ class Distillation:
             if self._source is not None:
                 self._source.check(run.summary)
             run.check_content(self._setup.content, run.summary)
+            self._restore_finished()
             run.log(f"{run.folder} is finished; --resume never would start it over")
             if not (run.folder / "report.html").exists():  # it was killed before, or the page was removed
                 write_report(run)
@@ -368,7 +306,7 @@ class Distillation:
         stored = {} if state is None else stored_states(state, self._kept, self._run.folder)
         if self._source is not None:
             # Processes may see files appear at different moments, so in a new run too all take the files of process 0.
-            begun_with = self._source.state_dict() if state is None else stored["source"]
+            begun_with = states_of({"source": self._source})["source"] if state is None else stored["source"]
             self._source.load_state_dict(parallel.broadcast(begun_with))
             self._run.add_to_config(self._source.as_metadata())
         if state is None:
@@ -387,6 +325,17 @@ class Distillation:
         self._output = Output(self._setup, self._run, self._iteration)
         points = self._evaluations.points
         self._output.restore(state.get("files", {}), points, self._iteration, self._protocol, self._learned)
+
+    def _restore_finished(self) -> None:
+        """Give back what `keep` was given, as it was at the end of a finished run; its source has been checked."""
+        state = parallel.broadcast(self._run.last_state()) if self._kept else None
+        if state is not None:
+            stored = stored_states(state, self._kept, self._run.folder)
+            for name in stored.keys() - {"source"}:
+                self._kept[name].load_state_dict(stored[name])
+        elif self._kept:
+            names = ", ".join(self._kept)
+            self._run.log(f"{self._run.folder} has no readable checkpoint: {names} is as it was before the run")
 
     def _save(self) -> None:
         self._losses.look(self._iteration)

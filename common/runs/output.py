@@ -21,7 +21,7 @@ from common.system import parallel
 from common.system.devices import peak_memory
 from common.system.errors import InputError
 from common.system.files import checksum, write_atomically
-from common.system.text import best_by_network, best_of, in_percent
+from common.system.text import best_by_network, best_of, counted, in_percent
 from common.training.train import EvaluationProtocol
 
 
@@ -68,7 +68,7 @@ class Output:
         if not parallel.is_main():
             return
         setup, run, iteration = self._setup, self._run, point["iteration"]
-        text = f"accuracy {in_percent(point)} ({point['n']} networks)"
+        text = f"accuracy {in_percent(point)} ({counted(point['n'], 'network')})"
         before = " (before optimisation)" if iteration == 0 else ""
         run.log(f"iteration {iteration}: {text}{before}")
         for name, figures in point.get("networks", {}).items():

@@ -10,7 +10,7 @@ a folder beside theirs:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,13 +20,14 @@ from common.config.options import DistillOptions, Sources
 from common.config.places import run_folder, seed_name, seeds_folder
 from common.config.seeds import parse_seeds
 from common.report.record import read_run
-from common.report.seeds import FILE, POINTS, write_seeds_report
+from common.report.seeds import FILE, figures_over_sets, named_runs, write_seeds_report
+from common.runs.finished import CONFIG, is_finished_run
 from common.runs.identity import automatic_name
 from common.runs.loop import Distillation
 from common.system import parallel
 from common.system.errors import InputError
-from common.system.files import write_json
-from common.system.text import networks_of, over_sets, sets_in_percent
+from common.system.files import read_json, write_json
+from common.system.text import sets_in_percent
 from common.system.version import code_version
 
 Options = TypeVar("Options", bound=DistillOptions)
@@ -71,47 +72,36 @@ def _folder(options: DistillOptions, objective: str) -> Path:
 
 
 def _write_summary(options: DistillOptions, objective: str, folders: dict[int, Path]) -> dict[str, Any]:
-    """Write seeds.json and report.html about the finished runs in `folders`, by seed; returns what the former says."""
-    runs = {seed: read_run(each) for seed, each in folders.items()}
-    summaries = [each.summary for each in runs.values() if each.summary is not None]
-    first = next(iter(runs.values()))
+    """Write seeds.json and report.html about the finished runs in `folders`, by seed; returns what the former says.
+
+    The sets of other seeds that were made before, by runs that differ in nothing else, are kept.
+    """
+    folder = _folder(options, objective)
+    identity = _but_for_seed(next(iter(folders.values())))
+    before = {seed: each for seed, each in named_runs(folder).items() if seed not in folders}
+    others = {seed: each for seed, each in before.items() if _but_for_seed(each) == identity}
+    if left := before.keys() - others.keys():
+        _say(f"left out: {', '.join(f'seed {seed}' for seed in sorted(left))}, of other options or not finished")
+    folders = dict(sorted({**others, **folders}.items()))
+    first = read_run(next(iter(folders.values())))
     summary: dict[str, Any] = {
         "objective": first.objective,
         "dataset": first.option("dataset"),
         "ipc": first.option("ipc"),
         "name": options.name,
-        "seeds": list(runs),
+        "seeds": list(folders),
         "runs": {str(seed): each.name for seed, each in folders.items()},  # beside this folder
-        **{key: _over([each[key] for each in summaries]) for key in POINTS},
-        **_pool(summaries),
+        **figures_over_sets([read_run(each).summary or {} for each in folders.values()]),
         "version": code_version(),
     }
-    folder = _folder(options, objective)
     write_json(folder / FILE, summary)
     write_seeds_report(folder)
     return summary
 
 
-def _over(points: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """`over_sets` of the evaluations; a set without one is left out. None if no set has one."""
-    made = [point for point in points if point is not None and point["mean"] is not None]
-    return over_sets(made) if made else None
-
-
-def _pool(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """For each network of a pool the figures over sets of its last and its best evaluation; {} for one network."""
-    names = networks_of(summaries[0]["last"])
-    if len(names) == 1:
-        return {}
-    return {
-        "networks": {
-            name: {
-                "last": _over([networks_of(each["last"]).get(name) for each in summaries]),
-                "best_on_test": _over([each["best_on_test_by_network"].get(name) for each in summaries]),
-            }
-            for name in names
-        }
-    }
+def _but_for_seed(folder: Path) -> dict[str, Any] | None:
+    """The options of a finished run that affect its result, without the seed; None for a folder of no finished run."""
+    return read_json(folder / CONFIG)["identity"] | {"seed": None} if is_finished_run(folder) else None
 
 
 def _say(text: str) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from common.images.pixel_values import PixelValues
 from common.system.errors import InputError
-from common.system.files import UNREADABLE
+from common.system.files import UNREADABLE, check_torch_file
 
 SUFFIXES = (".pt", ".pth")
 _NAME = re.compile(r"(?P<before>.*)(?P<what>images|labels)(?P<after>[^/]*)")
@@ -115,6 +115,7 @@ def _load(file: Path) -> Any:
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
             # torch warns of pickles that torch.save did not write; they are refused below.
             warnings.simplefilter("ignore")
+            check_torch_file(file)
             return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         told = str(error)

@@ -2,11 +2,12 @@
 
 A `.safetensors` file holds `coefficients` float32 [C, n, ch, k] and `positions` int32 [C, k] (C classes, n images per
 class, ch channels, k coefficients), with trajectory matching also `step_size` float32 [1]. Its JSON metadata suffices
-to evaluate the set. It contains no pickle, so loading it cannot run code.
+to evaluate the set, and holds a checksum of everything. It contains no pickle, so loading it cannot run code.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from torch import Tensor
 
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
-from common.system.files import opened_tensors, torch_bytes, write_atomically
+from common.system.files import json_checksum, opened_tensors, torch_bytes, write_atomically
 
 # A synthetic set and its metadata, as `load_synset` returns them.
 StoredSet = tuple[SynSet, dict[str, Any]]
 
 FORMAT = "fred-synset"
-VERSION = 1
+VERSION = 2  # 2 has a checksum
 _METADATA_KEY = "fred"
 _FROM_SYNSET = (
     "channel", "num_classes", "im_size", "ipc", "msz_per_channel", "transform", "selection", "selection_images",
@@ -33,7 +34,7 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
     """Write a synthetic set atomically and return the path.
 
     metadata: what an evaluation needs besides the tensors (dataset, mean, std, class_names, network, evaluation, ...),
-    JSON values only. This function adds the set's shape, transform and learning rate.
+    JSON values only. This function adds the set's shape, transform and learning rate, and the checksum.
     Raises InputError if the file cannot be written, or if the set holds no images yet.
     """
     from safetensors.torch import save
@@ -55,7 +56,9 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
     }
     if step_size is not None:
         tensors["step_size"] = step_size.detach().cpu().float().reshape(1)
-    text = json.dumps(fields, allow_nan=False, ensure_ascii=False)
+    # The checksum is of the values as they will be read: lists for tuples, text for the keys of a table.
+    read = json.loads(json.dumps({key: value for key, value in fields.items() if key != "checksum"}, allow_nan=False))
+    text = json.dumps(read | {"checksum": _checksum(read, tensors)}, ensure_ascii=False)
     content = save(tensors, metadata={_METADATA_KEY: text})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
     return path
@@ -64,8 +67,8 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
 def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredSet:
     """Return the synthetic set and its metadata; `metadata["step_size"]` is the learned step size, if the set has one.
 
-    Raises InputError if the file is missing, truncated, not a synthetic set, or of a newer format version, or if its
-    numbers are not finite.
+    Raises InputError if the file is missing, damaged, not a synthetic set, or of a newer format version, or if its
+    numbers are not finite. Files of version 1, which have no checksum, are believed if they can be read.
     """
     path = Path(path)
     metadata, tensors = _read(path)
@@ -116,4 +119,17 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     version = metadata.get("format_version")
     if not isinstance(version, int) or version > VERSION:
         raise InputError(f"{path} has format version {version}, this code reads up to {VERSION}: update it")
+    if version not in (1, VERSION) or (
+        version == VERSION and metadata.pop("checksum", None) != _checksum(metadata, tensors)
+    ):
+        raise InputError(f"{path} is damaged (wrong checksum): copy it again, or run the command that made it again")
     return metadata, tensors
+
+
+def _checksum(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """A hash of all metadata but the checksum, and of the tensors with their names, types and shapes."""
+    told = {}
+    for name, tensor in tensors.items():
+        values = hashlib.blake2b(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, digest_size=20)
+        told[name] = [str(tensor.dtype), list(tensor.shape), values.hexdigest()]
+    return json_checksum([metadata, told])

@@ -17,6 +17,7 @@ from torch import Tensor
 from common import frequency
 from common.synset.authors import AuthorsSet
 from common.system.errors import InputError
+from common.system.text import counted
 
 # A coefficient counts as kept if its largest magnitude in a class exceeds this share of the mean magnitude of the kept
 # ones. The second share is for sets decoded in TF32, the default of the authors' version of torch on GPUs that have it;
@@ -129,6 +130,6 @@ def _budget(authors: AuthorsSet, k: int, ipc: int | None) -> tuple[int, int]:
     if ipc * d // k == n:
         return k, ipc
     raise InputError(
-        f"--ipc {ipc} does not fit {authors.files[0]}, which holds {n} images per class of {k} coefficients per "
-        f"channel (of {d}): leave it out, or give {each}"
+        f"--ipc {ipc} does not fit {authors.files[0]}, which holds {counted(n, 'image')} per class of "
+        f"{counted(k, 'coefficient')} per channel (of {d}): leave it out, or give {each}"
     )

@@ -15,6 +15,7 @@ from common import frequency
 from common.synset import selection
 from common.system.errors import InputError
 from common.system.seeds import generator
+from common.system.text import counted
 
 
 @dataclass
@@ -167,11 +168,16 @@ class SynSet:
         return images[:, 0], self.labels[rows]
 
     def optim_zero_grad(self) -> None:
-        """Clear the gradient of the coefficients."""
+        """Clear the gradient of the coefficients. Raises InputError before `init` or `load_state_dict`."""
+        self.check_filled()
         self.optimizer.zero_grad()
 
     def optim_step(self) -> None:
-        """Take one SGD step with momentum on the coefficients (lr_freq is in the transform's own units)."""
+        """Take one SGD step with momentum on the coefficients (lr_freq is in the transform's own units).
+
+        Raises InputError before `init` or `load_state_dict`.
+        """
+        self.check_filled()
         self.optimizer.step()
 
     # -- contents ------------------------------------------------------------------------------------------------
@@ -218,9 +224,10 @@ class SynSet:
         """Return the budget as one line of text."""
         b = self.budget()
         return (
-            f"{self.num_classes} classes x {b['images_per_class']} images of {self.msz_per_channel} "
-            f"{self.transform} coefficients per channel (of {self.d}): {b['coefficients']:,} numbers, "
-            f"{b['coefficient_bytes'] / 1000:.1f} kB, the budget of {self.ipc} image{'s' * (self.ipc != 1)} per class"
+            f"{self.num_classes} classes x {counted(b['images_per_class'], 'image')} of "
+            f"{counted(self.msz_per_channel, f'{self.transform} coefficient')} per channel (of {self.d}): "
+            f"{b['coefficients']:,} numbers, {b['coefficient_bytes'] / 1000:.1f} kB, "
+            f"the budget of {counted(self.ipc, 'image')} per class"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -264,8 +271,8 @@ class SynSet:
     def _draw(self, c: int, rows: Tensor, name: str | int) -> Tensor:
         if len(rows) < self.num_per_class:
             raise InputError(
-                f"class {name} has {len(rows)} images, but ipc {self.ipc} with msz_per_channel {self.msz_per_channel} "
-                f"decodes {self.num_per_class}: lower ipc or raise msz_per_channel to at least "
+                f"class {name} has {counted(len(rows), 'image')}, but ipc {self.ipc} with msz_per_channel "
+                f"{self.msz_per_channel} decodes {self.num_per_class}: lower ipc or raise msz_per_channel to at least "
                 f"{math.ceil(self.ipc * self.d / max(len(rows), 1))}"
             )
         return rows[

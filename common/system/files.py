@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO, StringIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,14 +29,18 @@ UNREADABLE = (
     OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError,
     AttributeError, pickle.UnpicklingError,
 )  # fmt: skip
+_ZIP = b"PK\x03\x04"  # the first bytes of a zip file, by which torch.load recognises one
+_ZIP_FOLDER = 0x10  # attribute of a folder; torch.load would silently leave the entry's memory uninitialised
+_BLOCK = 1 << 20  # bytes that are read at a time
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that, at every moment, `path` is either the old file or the whole new file.
 
     Calls `write(temporary)` with a temporary path in the same folder, flushes that file to the disk and renames it to
-    `path`. Raises InputError if the folder cannot be written or the disk is full.
+    `path`. Raises InputError if the folder cannot be written, the disk is full, or `path` is a directory.
     """
+    _refuse_directory(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,9 +62,14 @@ def checksum(path: Path) -> str:
     """BLAKE2b of a file's bytes, as 40 hexadecimal digits. Raises OSError where the file cannot be read."""
     digest = hashlib.blake2b(digest_size=20)
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def json_checksum(content: Any) -> str:
+    """BLAKE2b of JSON values, as 40 hexadecimal digits; the order of keys has no part in it."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=20).hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -104,11 +113,12 @@ def take_lock(path: Path, called: str, flag: str) -> BaseFileLock | None:
 
     Creates the file and its folder. The lock lasts until `release()` or until the process ends in any way. Do not use
     the returned lock in a `with` statement, which would acquire it a second time. Raises InputError if the file
-    cannot be written. That message uses `called`, a phrase for the folder ("the run folder"), and `flag`, the option
-    that chooses another folder ("--save_path").
+    cannot be written or is a directory. That message uses `called`, a phrase for the folder ("the run folder"), and
+    `flag`, the option that chooses another folder ("--save_path").
     """
     from filelock import FileLock, Timeout
 
+    _refuse_directory(path)
     lock = FileLock(path, thread_local=False)  # so that any thread can release it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,13 +156,38 @@ def torch_bytes(content: Any) -> memoryview:
     return buffer.getbuffer()
 
 
-def can_be_stored(content: Any) -> bool:
-    """Whether what `torch_bytes` makes of `content` can be read again without running code."""
-    try:
-        torch.load(BytesIO(torch_bytes(content)), map_location="cpu", weights_only=True)
-    except (pickle.PicklingError, pickle.UnpicklingError, AttributeError, TypeError):
-        return False
-    return True
+def _refuse_directory(path: Path) -> None:
+    """Raise InputError if a file cannot be written because a directory has its name."""
+    # A link to a directory is replaced like a file, and what it leads to stays.
+    if path.is_dir() and not path.is_symlink():
+        raise InputError(f"cannot write {path}, which is a directory: remove that directory")
+
+
+def check_torch_file(path: Path, storages: bool = True) -> set[tuple[int, int]]:
+    """Compare the CRC-32 of each entry of a file of torch.save, which torch.load does not do.
+
+    storages: False does not read the numbers of the tensors, for a file that is mapped into memory. Everything else is
+    read, and whoever uses a storage compares it with the result: (bytes, CRC-32) of every storage.
+    Raises an error of UNREADABLE for a damaged file. Torch before 1.6 wrote no zip files, and so no checksums: its
+    files are believed, and the result is empty.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            return set()
+    known = set()
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.external_attr & _ZIP_FOLDER:
+                raise ValueError(f"{info.filename} is marked as a folder")
+            is_storage = PurePosixPath(info.filename).parent.name == "data"
+            if is_storage:
+                known.add((info.file_size, info.CRC))
+            # To open an entry compares its name in the directory with the one before its content, so that a storage
+            # is not taken for another one; to read it to its end compares the CRC-32.
+            with archive.open(info) as entry:
+                while (storages or not is_storage) and entry.read(_BLOCK):
+                    pass
+    return known
 
 
 def _fsync_folder(folder: Path) -> None:

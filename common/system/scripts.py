@@ -76,7 +76,7 @@ def installed() -> Iterator[None]:
 
 
 def run_script(script: str, *flags: object) -> str:
-    """Run `python SCRIPT FLAGS` with its output on the screen; returns the command as a user would type it.
+    """Run `python SCRIPT FLAGS`, showing its output; returns the command as a user would type it.
 
     script: the path relative to the repository's root, e.g. DM/distill.py. Raises InputError if the exit code is not
     0.

@@ -33,7 +33,8 @@ def generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
 class Draws:
     """The random draws of one update.
 
-    The draws for a purpose depend only on (base, purpose, numbers), not on which code draws them, or when.
+    The draws for a purpose depend only on (base, purpose, numbers), not on which code draws them, or when. A purpose is
+    any text, such as "network": different texts give unrelated draws, and the same text gives the same.
     """
 
     base: int

@@ -114,8 +114,8 @@ def over_sets(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     points: the result of `mean_and_std` for each set, over the networks that were trained on it. Returns {"mean",
     "std", "n", "means", "within"}: mean and population standard deviation of the sets' means, which are "means". "std"
-    is None for a single set. "within" is {"std", "n"} over networks of one set: the root of the mean variance, and the
-    number of networks of all sets together, with "diverged" for those that it leaves out.
+    is None for a single set. "within" is {"std", "n"} over networks of one set: the root of the mean variance, None if
+    each set has one network, and the number of networks of all sets together, with "diverged" for those left out.
     """
     means, stds = [point["mean"] for point in points], [point["std"] for point in points]
     diverged = sum(map(diverged_in, points))
@@ -125,7 +125,7 @@ def over_sets(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "n": len(means),
         "means": means,
         "within": {
-            "std": float(np.sqrt(np.mean(np.square(stds)))),
+            "std": float(np.sqrt(np.mean(np.square(stds)))) if any(point["n"] > 1 for point in points) else None,
             "n": sum(point["n"] for point in points),
             **({"diverged": diverged} if diverged else {}),
         },
@@ -158,10 +158,10 @@ def sets_in_percent(figures: Mapping[str, Any] | None) -> str:
         return "none, for in every evaluation a network diverged"
     spread = "" if figures["std"] is None else f" +- {percent(figures['std'])}"
     within = figures["within"]
-    return (
-        f"{percent(figures['mean'])}{spread} % over {counted(figures['n'], 'set')}; "
-        f"{counted(within['n'], 'network')}, +- {percent(within['std'])} within a set{_diverged(within)}"
-    )
+    networks = counted(within["n"], "network") + _diverged(within)
+    if within["std"] is not None:
+        networks += f", +- {percent(within['std'])} within a set"
+    return f"{percent(figures['mean'])}{spread} % over {counted(figures['n'], 'set')}; {networks}"
 
 
 def _diverged(figures: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from common.networks import Network, reinitialise
 from common.system.errors import InputError
 from common.system.progress import Progress
 from common.system.seeds import derive, generator, seeded
+from common.system.text import counted
 from common.training.train import (
     MOMENTUM,
     TEST_BATCH,
@@ -121,7 +122,9 @@ def _by_class(features: Tensor, class_indices: Sequence[Tensor], ipc: int) -> tu
     """
     counts = torch.tensor([len(indices) for indices in class_indices], device=features.device)
     if int(counts.min()) < ipc:
-        raise InputError(f"a class has {int(counts.min())} images, but {ipc} of each are needed: lower --ipc")
+        raise InputError(
+            f"a class has {counted(int(counts.min()), 'image')}, but {ipc} of each are needed: lower --ipc"
+        )
     indices = pad_sequence(list(class_indices), batch_first=True)
     there = torch.arange(indices.shape[1], device=features.device) < counts[:, None]
     return features[indices], there, indices

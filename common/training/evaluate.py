@@ -85,6 +85,15 @@ def evaluate(
     return point_of(accuracies, model)
 
 
+def _pair(synset: object) -> tuple[Tensor, Tensor]:
+    """(images, labels). Raises InputError for what is neither a pair of tensors nor one of the other sets."""
+    if isinstance(synset, tuple) and len(synset) == 2 and all(isinstance(each, Tensor) for each in synset):
+        return synset
+    told = ", ".join(type(each).__name__ for each in synset) if isinstance(synset, tuple) else type(synset).__name__
+    hint = ": load_synset gives (SynSet, metadata), of which the first is meant" if "SynSet" in told else ""
+    raise InputError(f"give a SynSet, (images, labels) as tensors, or ImageData, not {told}{hint}")
+
+
 def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: ImageData) -> TrainingSet:
     """The set on the device of the test images. Raises InputError if the set does not fit the test images."""
     if isinstance(synset, ImageData):
@@ -96,7 +105,7 @@ def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: Imag
             )  # fmt: skip
         data: TrainingSet = synset.to(test.device)
     else:
-        images, labels = synset.get(need_copy=True) if isinstance(synset, SynSet) else synset
+        images, labels = synset.get(need_copy=True) if isinstance(synset, SynSet) else _pair(synset)
         shape = tuple(images.shape[1:])
         if labels.ndim != 1 or len(images) != len(labels) or labels.dtype != torch.long:
             raise InputError(f"{len(images)} images need as many int64 labels, not {labels.dtype} {list(labels.shape)}")
@@ -108,9 +117,10 @@ def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: Imag
             raise InputError("the images to train on are not finite: they hold NaN or infinity")
         if not isinstance(synset, SynSet):
             remedy = (
-                "which gives a wrong accuracy if these are pixels in 0..{top}: normalise them as test.normalise does"
+                "which gives a wrong accuracy if these are pixels in {range}: {first}normalise them as test.normalise "
+                "does"
             )
-            warn_unless_like(images, test, "the set to train on", remedy)
+            warn_unless_like(images.detach(), test, "the set to train on", remedy)
         data = Batches(images.detach().to(test.device), labels.to(test.device))
     if shape != (test.channels, *test.im_size):
         raise InputError(f"the images to train on are {shape}, those of {test.name} {(test.channels, *test.im_size)}")

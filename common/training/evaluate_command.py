@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common.config.checks import check_training
 from common.config.command_line import parse_plain
 from common.config.options import EvaluateOptions
 from common.networks import Network, build_network
@@ -104,6 +105,7 @@ def evaluate_file(
     ...}, with accuracies as fractions. stored: the content of the file options.synset, if the caller has read the file
     already. Raises InputError for options that cannot work, and if all networks diverge.
     """
+    check_training(options)
     device = resolve_device(options.device)
     setup = prepare_evaluation(options, objective, defaults, device, stored)
     compiles = options.compile and can_compile()

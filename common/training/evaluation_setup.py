@@ -134,10 +134,15 @@ def _check_content(
 ) -> None:
     """Raises InputError where a dataset no longer holds the images that the set was made from.
 
-    With a flag that chooses other images, one line says so instead. Files of older versions do not say what it held.
+    With a flag that chooses other images, one line says so instead. One line also tells of files of older versions,
+    which do not say what the dataset held; of sets that came from the authors' files ("source") nobody expects it.
     """
     there = metadata.get("content")
     if there is None:
+        if "source" not in metadata and parallel.is_main():
+            tqdm.write(
+                f"{file} does not say which images it was made from: those of {test.name} are taken to be the same"
+            )
         return
     told = different_content(there, content_of(train, test))
     chosen = (options.dataset, options.image_size, options.resize, options.antialias, options.decoding)
