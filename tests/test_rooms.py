@@ -46,7 +46,7 @@ def ways_round(tree):
             known = any(f"{name}.".startswith(f"{each}.") or each.startswith(name) for each in imports)
             if name.startswith("common.") and not known:
                 found.add(name)
-            if node.attr in LOADERS - {"modules", "eval"} or name == "sys.modules":
+            if node.attr in LOADERS - {"modules", "eval"}:
                 found.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found |= {node.value} & (LOADERS - {"modules", "eval", "locate"})
@@ -92,7 +92,7 @@ def test_a_room_imports_only_rooms_before_it(path):
         "import pkgutil",
         "from pydoc import locate",
         "eval('1')",
-        "import sys\nsys.modules['x']",
+        "import sys\nsys.modules['common.runs.loop']",
         "name = 'common.runs.loop'",
         "getattr(x, 'import_module')('y')",
         "loader.exec_module(x)",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets.matlab import read_variables
+from common.datasets.files import read_variables
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 META = "data/meta.mat"

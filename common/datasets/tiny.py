@@ -8,10 +8,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from common.datasets.files import damaged, downloading, missing
 from common.images.image_data import ImageData, Request, Statistics
 from common.images.image_tree import ImageFile, LeftOut, Tree, class_folders, image_files, load_tree
 from common.images.pixels import Resize
-from common.system.download import damaged, downloading, missing
 from common.system.errors import InputError
 
 STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's, as the published recipes use them

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.datasets.matlab import read_variables
+from common.datasets.files import damaged, downloading, missing, read_variables
 from common.images.image_data import ImageData, Loader, Request, Statistics
-from common.system.download import damaged, downloading, missing
 
 # The values that the published recipes normalise with; their learning rates depend on them.
 STATISTICS: dict[str, Statistics] = {

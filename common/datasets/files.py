@@ -1,16 +1,32 @@
-"""The errors of all loaders that download: for files that are missing or damaged, and for downloads that fail."""
+"""Files that hold datasets: missing, damaged or downloaded ones, and those of MATLAB."""
 
 from __future__ import annotations
 
 import http.client
 import socket
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from common.system.errors import InputError
 
 NETWORK_TIMEOUT = 30.0  # seconds without a byte, after which a download fails; torchvision sets no limit
+# What scipy raises for a file that is damaged or not a MATLAB file. MatReadError, which is imported below, is another.
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError, NotImplementedError, MemoryError, zlib.error)
+
+
+def read_variables(file: Path | IO[bytes], *names: str) -> dict[str, Any] | None:
+    """The arrays of these names, or None if one is missing or the file is damaged. Reading runs no code of the file."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        content = loadmat(file, variable_names=list(names))
+        return {name: content[name] for name in names}
+    except (*_UNREADABLE, MatReadError):
+        return None
 
 
 def missing(name: str, files: Sequence[Path], archives: Iterable[Path]) -> InputError:
