@@ -11,6 +11,8 @@ resumes the work.
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 import dataclasses
 import math
 from dataclasses import dataclass

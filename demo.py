@@ -6,6 +6,8 @@ test accuracy of networks trained only on the set.
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 import time
 from dataclasses import dataclass
 from pathlib import Path

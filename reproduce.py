@@ -14,6 +14,8 @@ If a command was stopped, run the same command again: finished cells are kept, a
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args

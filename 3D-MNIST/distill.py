@@ -7,6 +7,8 @@ sh 3D-MNIST/scripts/run_DM_FreD.sh                      distils at ipc 1 with th
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 from dataclasses import dataclass
 
 from common.datasets.voxels import NAME

@@ -1,5 +1,7 @@
 """Train networks from scratch on a synthetic set and test them: `python 3D-MNIST/evaluate.py --synset FILE`."""
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 from common.datasets.voxels import NAME
 from common.training.evaluate_command import main
 

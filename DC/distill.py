@@ -17,6 +17,8 @@ sh DC/scripts/run_DC_FreD.sh             distils CIFAR-10 at ipc 2 with the publ
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 import dataclasses
 from dataclasses import dataclass
 from typing import Literal

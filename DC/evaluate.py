@@ -1,5 +1,7 @@
 """Train networks from scratch on a synthetic set and test them: `python DC/evaluate.py --synset FILE`."""
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 from common.training.evaluate_command import main
 
 if __name__ == "__main__":

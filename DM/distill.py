@@ -19,6 +19,8 @@ DATASET=CIFAR10 sh DM/scripts/run_DM_FreD.sh --compile --Iteration 400 --batch_r
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 from dataclasses import dataclass
 
 from common.config.checks import refuse_step_size

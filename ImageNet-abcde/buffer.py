@@ -9,6 +9,8 @@ twice at the same time, the two processes share the experts between them.
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 from dataclasses import dataclass
 
 from common import recipes

@@ -11,6 +11,8 @@ IMAGENET=PATH sh ImageNet-abcde/scripts/run_buffer.sh; IMAGENET=PATH sh ImageNet
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 from dataclasses import dataclass
 from typing import Literal
 

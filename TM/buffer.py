@@ -12,6 +12,8 @@ twice at the same time, the two processes share the experts between them.
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 import math
 from dataclasses import asdict
 

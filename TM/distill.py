@@ -18,6 +18,8 @@ sh TM/scripts/run_buffer.sh; sh TM/scripts/run_TM_FreD.sh      distils CIFAR-10 
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 import math
 from dataclasses import dataclass
 

@@ -6,6 +6,8 @@ describes how time and memory are measured. The update of TM has its own benchma
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache

@@ -6,6 +6,8 @@ takes about 3 MB per image and step at 32 px, and 45 MB at 128 px with ConvNetD5
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

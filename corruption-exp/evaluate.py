@@ -3,6 +3,8 @@
 Usage: `python corruption-exp/evaluate.py --synset FILE`. The implementation is in common/robustness/.
 """
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 from pathlib import Path
 
 from common.robustness.command import main

@@ -92,9 +92,9 @@ def test_flip() -> None:
     images = pictures(16, 3, 12, 9)
     params = draw("flip", 16, im_size=(12, 9))
     result = apply(images, params)
-    assert 0 < params.moved.sum() < 16
-    equal(result[params.moved], TF.hflip(images[params.moved]))
-    assert torch.equal(result[~params.moved], images[~params.moved])
+    assert 0 < params.flipped.sum() < 16
+    assert torch.equal(result[params.flipped], TF.hflip(images[params.flipped]))
+    assert torch.equal(result[~params.flipped], images[~params.flipped])
 
 
 @pytest.mark.parametrize("size", SIZES[1:3])
@@ -169,24 +169,26 @@ def test_per_image_mode_draws_one_strategy_and_a_parameter_for_each_image() -> N
         params = draw(ALL, 8, seed=seed, one_strategy=True)
         assert len(set(params.strategies)) == 1
         seen.add(params.strategies[0])
-        drawn = {"color": params.color, "cutout": params.cutout}.get(params.strategies[0], params.theta)
+        stages = {"color": params.color, "cutout": params.cutout, "flip": params.flipped}
+        drawn = stages.get(params.strategies[0], params.theta)[:, None]
         assert len(drawn.flatten(1).unique(dim=0)) > 1
     assert seen == set(STRATEGIES)
 
 
-@pytest.mark.parametrize("strategy", ["color", "rotate", "cutout"])
+@pytest.mark.parametrize("strategy", ["color", "rotate", "cutout", "flip"])
 def test_stages_that_no_group_uses_are_absent(strategy: str) -> None:
     params = draw(strategy, 4)
     assert (params.theta is not None) == (params.moved is not None) == (strategy == "rotate")
     assert (params.color is not None) == (params.colored is not None) == (strategy == "color")
     assert (params.cutout is not None) == (strategy == "cutout")
+    assert (params.flipped is not None) == (strategy == "flip")
 
 
 def test_groups_are_untouched_by_the_strategies_of_others() -> None:
     images = pictures(40, 3, 16, 16).float()
     result = apply(images, draw("flip_cutout_color", 40))
     params = draw("flip_cutout_color", 40)
-    still = torch.tensor([name == "flip" for name in params.strategies]) & ~params.moved
+    still = torch.tensor([name == "flip" for name in params.strategies]) & ~params.flipped
     assert still.any()
     assert torch.equal(result[still], images[still])
 
@@ -260,7 +262,7 @@ def test_ranges() -> None:
         assert values.tolist() == list(range(low, high + 1))
         assert (counts / draws * len(values) - 1).abs().max() < 0.35
     assert draw("cutout", draws, im_size=(6, 6)).cutout.unique().tolist() == list(range(-1, 5))  # 3 is odd: 0..5
-    flips = draw("flip", draws).moved.double().mean().item()
+    flips = draw("flip", draws).flipped.double().mean().item()
     assert flips == pytest.approx(0.5, abs=0.03)
 
 

@@ -10,7 +10,8 @@ The strategies follow the authors' utils.py (DiffAugment, ParamDiffAug), with u 
             mean of the image
     crop    shift each axis by an integer in [-s, s], s = int(0.125 * side + 0.5); fill with zeros
     cutout  set a square of side int(0.5 * side + 0.5) to zero; its centre is uniform over the image's rows and columns
-    flip    flip left to right with probability 1/2
+    flip    flip left to right with probability 1/2; pixels change places, while the authors resample the image by a map
+            to the same positions, which rounds
     scale   scale each axis by a factor in [1/1.2, 1.2], where factors above 1 shrink; bilinear, zeros outside
     rotate  rotate by an angle in [-15, 15] degrees; bilinear, zeros outside
 Exactly one of the strategies is applied to each group. The authors resample with align_corners=False in DC and DM and
@@ -30,7 +31,7 @@ from common.system.errors import InputError
 
 STRATEGIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
-_GEOMETRIC = ("crop", "flip", "scale", "rotate")  # strategies that resample the image by an affine map
+_GEOMETRIC = ("crop", "scale", "rotate")  # strategies that resample the image by an affine map
 _CROP_RATIO = 0.125
 _CUTOUT_RATIO = 0.5
 _SCALE_RATIO = 1.2
@@ -41,7 +42,7 @@ _ROTATE_DEGREES = 15.0
 class DSAParams:
     """One drawn augmentation for each of G groups of images.
 
-    The tensors of a stage (resampling, colour, cutout) are None if no group uses that stage. This is known without
+    The tensors of a stage (resampling, flip, colour, cutout) are None if no group uses that stage. It is known without
     reading the tensors, so `apply` never waits for a device.
     `params[a:b]` are the parameters of groups a to b-1. They augment the images of these groups as `params` does.
     """
@@ -51,6 +52,7 @@ class DSAParams:
     align_corners: bool
     theta: torch.Tensor | None = None  # [G, 2, 3] affine map from output to input in normalised coordinates (x, y)
     moved: torch.Tensor | None = None  # [G] bool: whether theta differs from the identity
+    flipped: torch.Tensor | None = None  # [G] bool: whether the images are flipped left to right
     color: torch.Tensor | None = None  # [G, 3] brightness shift, saturation factor, contrast factor
     colored: torch.Tensor | None = None  # [G] bool: whether color changes the images
     cutout: torch.Tensor | None = None  # [G, 2] int64 top and left of the square, which lies outside for no cutout
@@ -86,6 +88,7 @@ class DSAParams:
             self.align_corners,
             theta=stage(self.theta, *_GEOMETRIC),
             moved=stage(self.moved, *_GEOMETRIC),
+            flipped=stage(self.flipped, "flip"),
             color=stage(self.color, "color"),
             colored=stage(self.colored, "color"),
             cutout=stage(self.cutout, "cutout"),
@@ -155,7 +158,8 @@ def sample(
         corner = (u[:, :2] * centres).floor().long() - torch.tensor([c // 2 for c in cut])
         cutout = torch.where(rows["cutout"][:, None], corner, cutout)
     moved = (theta != torch.eye(2, 3, dtype=torch.float64)).flatten(1).any(dim=1)
-    return DSAParams(strategies, size, align_corners, theta, moved, color, colored, cutout).to(device, dtype)
+    flipped = rows.get("flip", torch.zeros(groups, dtype=torch.bool)) & (u[:, 0] < 0.5)
+    return DSAParams(strategies, size, align_corners, theta, moved, flipped, color, colored, cutout).to(device, dtype)
 
 
 def join(parts: Sequence[DSAParams]) -> DSAParams:
@@ -170,6 +174,7 @@ def join(parts: Sequence[DSAParams]) -> DSAParams:
     neutral = {
         "theta": torch.eye(2, 3, dtype=torch.float64),
         "moved": torch.tensor(False),
+        "flipped": torch.tensor(False),
         "color": torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64),
         "colored": torch.tensor(False),
         "cutout": torch.tensor(size),
@@ -213,6 +218,8 @@ def apply(images: torch.Tensor, params: DSAParams) -> torch.Tensor:
             x = torch.where(_spread(params.colored), _recolor(x, params.color), x)
         if params.theta is not None and params.moved is not None:
             x = torch.where(_spread(params.moved), _resample(x, params.theta, params.align_corners), x)
+        if params.flipped is not None:
+            x = torch.where(_spread(params.flipped), x.flip(-1), x)
         if params.cutout is not None:
             x = x * _uncovered(params.cutout, params.im_size)
     return x.flatten(0, 1)
@@ -227,8 +234,6 @@ def _affine(name: str, u: torch.Tensor, size: Sequence[int], align_corners: bool
         for axis, (side, length) in enumerate(((width, across), (height, down))):
             most = int(_CROP_RATIO * side + 0.5)
             theta[:, axis, 2] = ((u[:, axis] * (2 * most + 1)).floor() - most) * 2 / length
-    elif name == "flip":
-        theta[:, 0, 0] = torch.where(u[:, 0] < 0.5, -1.0, 1.0)
     elif name == "scale":
         theta[:, 0, 0], theta[:, 1, 1] = (u[:, :2] * (_SCALE_RATIO - 1 / _SCALE_RATIO) + 1 / _SCALE_RATIO).unbind(1)
     elif name == "rotate":

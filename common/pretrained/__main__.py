@@ -10,6 +10,8 @@ pull hf://owner/name          download a set from the Hugging Face hub
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path

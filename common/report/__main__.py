@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 from dataclasses import dataclass
 from pathlib import Path
 
