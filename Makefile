@@ -27,8 +27,8 @@ lint: env
 	@for folder in ImageNet-abcde/ 3D-MNIST/ corruption-exp/; do echo "mypy $$folder" && $(BIN)/mypy "$$folder"*.py || exit 1; done
 
 bench: env
-	$(BIN)/python benchmarks/steps.py
-	$(BIN)/python benchmarks/trajectory.py
+	$(BIN)/python benchmarks/steps.py --repeats 2
+	$(BIN)/python benchmarks/trajectory.py --syn_steps 2 --repeats 1
 
 same: $(if $(AGAINST),env)
 	@[ -n '$(AGAINST)' ] || { echo 'make same compares with a commit, and was given none: make same AGAINST=HEAD~1' >&2; exit 2; }

@@ -222,7 +222,10 @@ def test_seed_and_seeds_exclude_each_other(tmp_path):
     ("script", "flags"),
     [
         ("DC/distill.py", ["--outer_loop", 1, "--inner_loop", 1, "--batch_real", 8]),
-        ("ImageNet-abcde/distill.py", ["--objective", "DM", "--msz_per_channel", 16, "--lr_freq", 1, "--eval_mode", "S"]),
+        (
+            "ImageNet-abcde/distill.py",
+            ["--objective", "DM", "--msz_per_channel", 16, "--lr_freq", 1, "--eval_mode", "S"],
+        ),
     ],
 )
 def test_every_objective_takes_seeds(tmp_path, script, flags):
