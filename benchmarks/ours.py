@@ -25,7 +25,7 @@ from common.matching.step_size import StepSize
 from common.networks import build_network, reinitialise
 from common.runs.loop import Distillation
 from common.synset.selection import select
-from common.system.devices import to_device
+from common.system.devices import can_compile, to_device
 from common.system.seeds import derive, generator
 from common.training.pool import EvaluationNetwork, evaluate_pool
 from common.training.train import Batches, EvaluationProtocol, accuracy
@@ -242,7 +242,7 @@ def _network(size: Size, device: torch.device) -> torch.nn.Module:
 
 
 def _compiled(network: torch.nn.Module, compile: bool) -> Callable[[Tensor], Tensor]:
-    return torch.compile(network) if compile else network
+    return torch.compile(network) if compile and can_compile() else network
 
 
 def _first(data: ImageData) -> ImageData:

@@ -28,6 +28,8 @@ from common.system.command import run_command
 from common.system.devices import can_compile, resolve_device
 from common.system.errors import InputError
 
+_SETTINGS = ("OMP_", "MKL_", "KMP_", "GOMP_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")  # of the environment
+
 
 @dataclass
 class Options:
@@ -64,7 +66,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     compiles = can_compile()
     results: dict[str, dict[str, Any]] = {name: {"what": case.what} for name, case in chosen.items()}
-    about = {"authors": _commit(authors), "repeats": options.repeats, "allocator": "as started", "omp": _openmp()}
+    about = {
+        "authors": _commit(authors),
+        "repeats": options.repeats,
+        "allocator": "as started",
+        "environment": _environment(),
+    }
     for name, case in chosen.items():
         if options.memory and case.network:
             tqdm.write(f"{name}: memory")
@@ -106,10 +113,24 @@ def timed(case: Case, authors: Path, repeats: int, compiles: bool, device: torch
     versions = {name: case.prepare(name, authors, device) for name in case.names(compiles)}
     if not case.network:
         return {"seconds": in_turns(versions, repeats, device, case.calls)}
-    work = weigh(next(iter(versions.values()))).flops
-    beside, flops = cases.references(case.size, device)
-    flops |= dict.fromkeys(versions, work)
-    return {"flops": flops, "seconds": in_turns(versions | beside, repeats, device, case.calls)}
+    first = next(iter(versions))
+    counted: list[int] = []
+    runs, flops = cases.references(case.size, device)
+    runs = versions | {first: counting(versions[first], counted)} | runs
+    seconds = in_turns(runs, repeats, device, case.calls)
+    return {"flops": flops | dict.fromkeys(versions, counted[0]), "seconds": seconds}
+
+
+def counting(version: cases.Run, counted: list[int]) -> cases.Run:
+    """The version, whose first call, which is not timed, counts its FLOPs into `counted`."""
+
+    def call() -> None:
+        if counted:
+            version()
+        else:
+            counted.append(weigh(version).flops)
+
+    return call
 
 
 def _commit(checkout: Path) -> str | None:
@@ -118,9 +139,9 @@ def _commit(checkout: Path) -> str | None:
     return told.stdout.strip() or None if told.returncode == 0 else None
 
 
-def _openmp() -> dict[str, str]:
-    """The settings of threads in the environment."""
-    return {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "MKL_", "KMP_", "GOMP_"))}
+def _environment() -> dict[str, str]:
+    """The settings of threads and of the allocator that this process was started with."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ def bench():
         import scaling
         import sizes
         import table
+        import versus_authors
 
         yield SimpleNamespace(
-            cases=cases, checkout=checkout, measure=measure, scaling=scaling, sizes=sizes, table=table
-        )
+            cases=cases, checkout=checkout, measure=measure, scaling=scaling, sizes=sizes, table=table,
+            versus_authors=versus_authors,
+        )  # fmt: skip
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(ROOT / "benchmarks")):
             del sys.modules[name]
@@ -145,6 +147,17 @@ def test_turns_give_medians_by_both_clocks(bench):
     assert len(timed["first"]["runs_s"]) == len(timed["first"]["cpu_runs_s"]) == 3
     assert timed["first"]["speedup"] == timed["first"]["cpu_speedup"] == 1
     assert timed["second"]["speedup"] > 1
+
+
+def test_flops_are_counted_once_beside_what_the_machine_reaches(bench, tiny, one_thread):
+    calls = []
+    a = torch.ones(4, 8)
+    ours = {"ours": lambda size, device: lambda: calls.append(a @ a.T)}
+    product = bench.cases.Case("a product", tiny, {}, ours, network=True)
+    found = bench.versus_authors.timed(product, None, 2, False, CPU)
+    assert len(calls) == 3, "one call to warm up and two timed ones"
+    assert found["flops"]["ours"] == 2 * 4 * 8 * 4
+    assert set(found["flops"]) == set(found["seconds"]) == {"ours", "matrix product", "convolution"}
 
 
 def seconds(median, cpu):
