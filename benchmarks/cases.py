@@ -8,10 +8,9 @@ authors', of their checkout, and then does the work at every call.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ours
@@ -69,12 +68,15 @@ class Case:
         return version.prepare(theirs.code_of(authors, version.folder, device.type == "cuda"), self.size, device)
 
 
-def compare(what: str, size: Size, folder: str, prepare: Any, own: Any, calls: int = 1, compiled: bool = True) -> Case:
-    """A case with the authors' version and ours. compiled: a network computes, and may be compiled."""
-    versions = {OURS: own}
-    if compiled:
-        versions = {OURS: partial(own, compile=False), COMPILED: partial(own, compile=True)}
-    return Case(what, size, {AUTHORS: Theirs(folder, prepare)}, versions, calls, network=compiled)
+def operation(what: str, size: Size, other: Theirs, own: Callable[[Size, torch.device], Run], calls: int = 1) -> Case:
+    """A case without a network: the authors' version and ours."""
+    return Case(what, size, {AUTHORS: other}, {OURS: own}, calls)
+
+
+def computation(what: str, size: Size, others: dict[str, Theirs], own: Callable[..., Run]) -> Case:
+    """A case with a network: the authors' versions, ours, and ours with --compile."""
+    versions = {OURS: partial(own, compile=False), COMPILED: partial(own, compile=True)}
+    return Case(what, size, others, versions, network=True)
 
 
 def references(size: Size, device: torch.device) -> tuple[dict[str, Run], dict[str, int]]:
@@ -90,75 +92,93 @@ def references(size: Size, device: torch.device) -> tuple[dict[str, Run], dict[s
     return runs, {PRODUCT: 2 * _SIDE**3, CONVOLUTION: 2 * _IMAGES * side**2 * channels * size.width * 9}
 
 
-def _cases(size: Size) -> dict[str, Case]:
-    """All cases at one size, by name without the size."""
-    network = f"{size.model}, {size.side} px, {size.classes} classes"
-    n = {name: size.per_class_synthetic(getattr(size, name)) for name in ("dm", "dc", "tm")}
-    k = {name: getattr(size, name)[1] for name in n}
-    decoded = f"the {size.classes * n['tm']} images of TM's set (k {k['tm']})"
-    test = f"{size.test_images} images, the authors' in batches of {theirs.TEST_BATCH} from normalised images in memory"
-    epochs = f"{size.evaluation_epochs + 1} epochs on {decoded}, DSA, tested on one image"
-    few = 20 if size.side < 64 else 1
-
-    cases = {
-        "selection": compare(
-            f"positions of 1 of {size.classes} classes, k {k['tm']} of {size.side}x{size.side} from {n['tm']} images",
-            size, "TM", theirs.selection, ours.selection, compiled=False,
-        ),
-        "decode": compare(f"{decoded}, forward and backward", size, "TM", theirs.decode, ours.decode, few, False),
-    }  # fmt: skip
-    for strategy in STRATEGIES:
-        cases[f"dsa_{strategy}"] = compare(
-            f"one class alike: {size.batch_real} real images, {n['dm']} synthetic ones with their gradient",
-            size, "DM", partial(theirs.augment_class, strategy), partial(ours.augment_class, strategy), few, False,
-        )  # fmt: skip
-    for strategy in STRATEGIES:
-        cases[f"dsa_each_{strategy}"] = compare(
-            f"a training batch of {size.batch_train} images, parameters of their own, without gradient",
-            size, "TM", partial(theirs.augment_each, strategy), partial(ours.augment_each, strategy), few, False,
-        )  # fmt: skip
-    cases["dm"] = compare(
-        f"one update, {size.batch_real} real and {n['dm']} synthetic images per class (k {k['dm']}), DSA; {network}",
-        size, "DM", theirs.dm, ours.dm,
-    )  # fmt: skip
-    cases["dc"] = compare(
-        f"one update, {size.batch_real} real and {n['dc']} synthetic images per class (k {k['dc']}); {network}",
-        size, "DC", theirs.dc, ours.dc,
-    )  # fmt: skip
-    cases["tm"] = Case(
-        f"one update of {size.syn_steps} steps (published: {50 if size.side == 32 else 20}) on {decoded}, DSA; "
-        f"{network}, experts in memory",
-        size,
-        {
-            AS_SHIPPED: Theirs("TM", partial(theirs.tm, anomalies=True)),
-            NO_ANOMALIES: Theirs("TM", partial(theirs.tm, anomalies=False)),
-        },
-        {OURS: partial(ours.tm, compile=False), COMPILED: partial(ours.tm, compile=True)},
-        network=True,
+def _operations(size: Size) -> dict[str, Case]:
+    """The choice of positions, decoding, and the augmentations."""
+    n = {name: size.per_class_synthetic(budget) for name, budget in (("dm", size.dm), ("tm", size.tm))}
+    calls = 20 if size.side < 64 else 1  # a few milliseconds each
+    chosen = (
+        f"positions of 1 of {size.classes} classes, k {size.tm[1]} of {size.side}x{size.side} from {n['tm']} images"
     )
-    cases["expert"] = compare(
-        f"{size.expert_images} images of an epoch, batches of {size.batch_train}, DSA; {network}",
-        size, "TM", theirs.expert, ours.expert,
-    )  # fmt: skip
-    cases["test"] = compare(f"{test}; {network}", size, "DM", theirs.test_pass, ours.test_pass)
-    cases["test_batches"] = compare(
-        f"the batches of the test, without the network: {test}", size, "DM", theirs.test_batches, ours.test_batches,
-        few, False,
-    )  # fmt: skip
-    for networks in (1, 5):
-        cases[f"evaluation_{networks}"] = compare(
-            f"training of {networks} x {network}: {epochs}",
-            size, "TM", partial(theirs.evaluation, networks), partial(ours.evaluation, networks),
-        )  # fmt: skip
+    alike = f"one class alike: {size.batch_real} real images, {n['dm']} synthetic ones with their gradient"
+    each = f"a training batch of {size.batch_train} images, parameters of their own, without gradient"
+    cases = {
+        "selection": operation(chosen, size, Theirs("TM", theirs.selection), ours.selection),
+        "decode": operation(
+            f"{_tm_set(size)}, forward and backward", size, Theirs("TM", theirs.decode), ours.decode, calls
+        ),
+    }
+    for name in STRATEGIES:
+        other = Theirs("DM", partial(theirs.augment_class, name))
+        cases[f"dsa_{name}"] = operation(alike, size, other, partial(ours.augment_class, name), calls)
+    for name in STRATEGIES:
+        other = Theirs("TM", partial(theirs.augment_each, name))
+        cases[f"dsa_each_{name}"] = operation(each, size, other, partial(ours.augment_each, name), calls)
     return cases
+
+
+def _updates(size: Size) -> dict[str, Case]:
+    """One update of each objective."""
+    published = {32: 50, 128: 20}.get(size.side)  # with all of them an update would take minutes
+    anomalies = {AS_SHIPPED: True, NO_ANOMALIES: False}
+    return {
+        "dm": computation(_update(size, size.dm, "DSA"), size, {AUTHORS: Theirs("DM", theirs.dm)}, ours.dm),
+        "dc": computation(_update(size, size.dc, "no DSA"), size, {AUTHORS: Theirs("DC", theirs.dc)}, ours.dc),
+        "tm": computation(
+            f"one update, {size.syn_steps} of {published} steps, on {_tm_set(size)}, DSA; {_network(size)}",
+            size,
+            {name: Theirs("TM", partial(theirs.tm, anomalies=on)) for name, on in anomalies.items()},
+            ours.tm,
+        ),
+    }
+
+
+def _trainings(size: Size) -> dict[str, Case]:
+    """Experts, and the networks of an evaluation."""
+    expert = f"{size.expert_images} images of an epoch, batches of {size.batch_train}, DSA; {_network(size)}"
+    test = f"{size.test_images} images, the authors' in batches of {theirs.TEST_BATCH} from normalised images in memory"
+    cases = {
+        "expert": computation(expert, size, {AUTHORS: Theirs("TM", theirs.expert)}, ours.expert),
+        "test": computation(
+            f"{test}; {_network(size)}", size, {AUTHORS: Theirs("DM", theirs.test_pass)}, ours.test_pass
+        ),
+        "test_batches": operation(
+            f"the batches of the test alone: {test}", size, Theirs("DM", theirs.test_batches), ours.test_batches
+        ),
+    }
+    for networks in (1, 5):
+        cases[f"evaluation_{networks}"] = computation(
+            f"{networks} x {size.evaluation_epochs + 1} epochs on {_tm_set(size)}, DSA, tested on one image; "
+            f"{_network(size)}",
+            size,
+            {AUTHORS: Theirs("TM", partial(theirs.evaluation, networks))},
+            partial(ours.evaluation, networks),
+        )
+    return cases
+
+
+def _update(size: Size, budget: tuple[int, int], augmented: str) -> str:
+    n = size.per_class_synthetic(budget)
+    images = f"{size.batch_real} real and {n} synthetic images per class (k {budget[1]})"
+    return f"one update, {images}, {augmented}; {_network(size)}"
+
+
+def _tm_set(size: Size) -> str:
+    return f"the {size.classes * size.per_class_synthetic(size.tm)} images of TM's set (k {size.tm[1]})"
+
+
+def _network(size: Size) -> str:
+    return f"{size.model}, {size.side} px, {size.classes} classes"
 
 
 def cases_of(*sizes: Size) -> dict[str, Case]:
     """All cases at these sizes, as name_side."""
-    cases = {f"{name}_{size.side}": case for size in sizes for name, case in _cases(size).items()}
-    if "selection_128" in cases:  # 16,384 matrices of 1 GiB per class would take hours
+    cases: dict[str, Case] = {}
+    for size in sizes:
+        here = _operations(size) | _updates(size) | _trainings(size)
+        cases |= {f"{name}_{size.side}": case for name, case in here.items()}
+    if "selection_128" in cases:  # for each class 16,384 passes over two matrices of 1 GiB
         large = cases["selection_128"]
-        cases["selection_128"] = Case(f"{large.what}; the authors' would take hours", LARGE, {}, large.ours)
+        cases["selection_128"] = replace(large, what=f"{large.what}; the authors' would take hours", theirs={})
     return cases
 
 
