@@ -75,7 +75,10 @@ def operation(what: str, size: Size, other: Theirs, own: Callable[[Size, torch.d
 
 def computation(what: str, size: Size, others: dict[str, Theirs], own: Callable[..., Run]) -> Case:
     """A case with a network: the authors' versions, ours, and ours with --compile."""
-    versions = {OURS: partial(own, compile=False), COMPILED: partial(own, compile=True)}
+    versions: dict[str, Callable[[Size, torch.device], Run]] = {
+        OURS: partial(own, compile=False),
+        COMPILED: partial(own, compile=True),
+    }
     return Case(what, size, others, versions, network=True)
 
 

@@ -37,7 +37,7 @@ class Size:
     batch_real: int = 256
     """real images per class in an update of DM or DC, and images per batch of an augmentation"""
     batch_train: int = 256
-    evaluation_epochs: int = 2
+    evaluation_epochs: int = 1
     """the option of the evaluations; they train one epoch more"""
 
     @property
