@@ -23,6 +23,7 @@ from sizes import LARGE, SMALL, Size
 from common.matching.augment import STRATEGIES
 
 AUTHORS, OURS, COMPILED = "authors", "ours", "ours, compiled"
+TOGETHER = "ours, all networks together"
 AS_SHIPPED, NO_ANOMALIES = "authors, as shipped", "authors, anomaly mode off"
 PRODUCT, CONVOLUTION = "matrix product", "convolution"
 REFERENCES = (PRODUCT, CONVOLUTION)
@@ -156,6 +157,8 @@ def _trainings(size: Size) -> dict[str, Case]:
             {AUTHORS: Theirs("TM", partial(theirs.evaluation, networks))},
             partial(ours.evaluation, networks),
         )
+    several = cases["evaluation_5"]
+    cases["evaluation_5"] = replace(several, ours=several.ours | {TOGETHER: partial(ours.evaluation, 5, together=5)})
     return cases
 
 

@@ -214,8 +214,14 @@ def test_batches(size: Size, device: torch.device) -> Run:
     return lambda: accuracy(network, data, lambda images: answers[: len(images)])
 
 
-def evaluation(networks: int, size: Size, device: torch.device, compile: bool) -> Run:
-    """Train networks on TM's set as an evaluation does, and test them on a single image."""
+def evaluation(
+    networks: int,
+    size: Size,
+    device: torch.device,
+    compile: bool = False,
+    together: int = DistillOptions.networks_at_once,
+) -> Run:
+    """Train networks on TM's set as an evaluation does (together: --networks_at_once), and test them on one image."""
     options, sources = options_of(TMOptions, "TM", size, size.tm, device, compile)
     run = Distillation(options, sources, "TM")
     batches, one = Batches(*run.synset.get(need_copy=True)), _first(run.test)
@@ -229,7 +235,7 @@ def evaluation(networks: int, size: Size, device: torch.device, compile: bool) -
         networks,
         options.seed,
         dataset=options.dataset,
-        together=options.networks_at_once,
+        together=together,
         precision=options.precision,
         progress=False,
     )

@@ -51,9 +51,11 @@ def tiny(bench):
 
 def test_every_version_of_ours_runs_again_and_again(bench, tiny, one_thread):
     for case in bench.cases.cases_of(tiny).values():
-        once = case.ours[bench.cases.OURS](tiny, CPU)
-        once()
-        once()
+        for name in case.names(compiles=False):
+            if name in case.ours:
+                once = case.ours[name](tiny, CPU)
+                once()
+                once()
 
 
 def test_the_work_stays_the_same(bench, tiny, one_thread):
