@@ -28,7 +28,7 @@ lint: env
 
 bench: env
 	$(BIN)/python benchmarks/steps.py --repeats 2
-	$(BIN)/python benchmarks/trajectory.py --syn_steps 2 --repeats 1
+	$(BIN)/python benchmarks/trajectory.py --syn_steps 2 --images 80 --repeats 2
 
 same: $(if $(AGAINST),env)
 	@[ -n '$(AGAINST)' ] || { echo 'make same compares with a commit, and was given none: make same AGAINST=HEAD~1' >&2; exit 2; }

@@ -27,6 +27,7 @@ from common.costs.meter import weigh
 from common.system.command import run_command
 from common.system.devices import can_compile, resolve_device
 from common.system.errors import InputError
+from common.system.version import code_version
 
 _SETTINGS = ("OMP_", "MKL_", "KMP_", "GOMP_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")  # of the environment
 
@@ -67,6 +68,7 @@ def main() -> None:
     compiles = can_compile()
     results: dict[str, dict[str, Any]] = {name: {"what": case.what} for name, case in chosen.items()}
     about = {
+        "version": code_version(),  # of the code that was loaded; a run is long, and the checkout may move on
         "authors": _commit(authors),
         "repeats": options.repeats,
         "allocator": "as started",
