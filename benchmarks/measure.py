@@ -6,6 +6,7 @@ seconds. Peak memory is measured in a separate process for each version.
 
 from __future__ import annotations
 
+import datetime
 import multiprocessing
 import resource
 import statistics
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,36 +29,52 @@ from common.system.version import code_version
 Versions = dict[str, Callable[[], object]]
 
 
-def in_turns(versions: Versions, repeats: int, device: torch.device) -> dict[str, Any]:
+def in_turns(versions: Versions, repeats: int, device: torch.device, calls: int = 1) -> dict[str, Any]:
     """Time every version `repeats` times, after one untimed run of each; print and return the results.
 
-    Returns for each version {"median_s", "runs_s": all times in seconds, "speedup": first version's median / own}.
+    calls: a timing is of this many calls, which what takes microseconds needs; seconds are those of one call.
+    Returns for each version {"median_s", "runs_s": all times in seconds, "speedup": first version's median / own}, by
+    the clock on the wall, and the same as "cpu_median_s", "cpu_runs_s", "cpu_speedup" by the CPU time of the process.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in versions}
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in versions}
     for turn in Progress(range(repeats + 1), desc="  turns", leave=False):
         for name, version in versions.items():
-            begun = time.perf_counter()
-            version()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            taken = _timed(version, calls, device)
             if turn > 0:
-                seconds[name].append(time.perf_counter() - begun)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    first = next(iter(medians.values()))
-    for name, median in medians.items():
-        spread = f"{min(seconds[name]):.4f} to {max(seconds[name]):.4f}"
-        tqdm.write(f"  {name:<44} {median:9.4f} s  ({spread} s, {repeats} runs)  first / this = {first / median:.2f}")
-    return {
-        name: {"median_s": medians[name], "runs_s": seconds[name], "speedup": first / medians[name]} for name in medians
-    }
+                runs[name].append(taken)
+    results: dict[str, Any] = {name: {} for name in versions}
+    for clock, prefix in enumerate(("", "cpu_")):
+        seconds = {name: [each[clock] for each in taken] for name, taken in runs.items()}
+        medians = {name: statistics.median(times) for name, times in seconds.items()}
+        first = next(iter(medians.values()))
+        for name, median in medians.items():
+            results[name] |= {
+                f"{prefix}median_s": median, f"{prefix}runs_s": seconds[name], f"{prefix}speedup": first / median
+            }  # fmt: skip
+    for name, each in results.items():
+        spread = f"{min(each['runs_s']):.4f} to {max(each['runs_s']):.4f}"
+        told = f"{each['median_s']:9.4f} s  ({spread} s, {repeats} runs), CPU {each['cpu_median_s']:.4f} s"
+        tqdm.write(f"  {name:<44} {told}  first / this = {each['speedup']:.2f}, CPU {each['cpu_speedup']:.2f}")
+    return results
+
+
+def _timed(version: Callable[[], object], calls: int, device: torch.device) -> tuple[float, float]:
+    """Seconds of one call, by the clock on the wall and by the CPU time of this process, as means over `calls`."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        version()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - wall) / calls, (time.process_time() - cpu) / calls
 
 
 def peak(prepare: Callable[..., Callable[[], object]], *given: object, device: torch.device) -> float:
     """Peak memory in MiB of one call of the version that `prepare(*given)` returns, measured in a separate process.
 
-    On a CPU this is the increase of the process's peak memory during the call, which includes the compiler's own
-    memory. On a GPU it is the peak memory of tensors. Call this function before anything large is in memory, because a
-    new process inherits the peak memory of the process that started it.
+    On a CPU this is how far the resident memory of the process rises during its first call above what it was before,
+    which includes the memory of a compiler. On a GPU it is the peak memory of tensors. On systems other than Linux,
+    call this function before anything large is in memory, because there a new process inherits the peak of the process
+    that started it.
     """
     return apart(_peak, prepare, given, device)
 
@@ -72,17 +90,35 @@ def _peak(prepare: Callable[..., Callable[[], object]], given: tuple[object, ...
     if device.type == "cuda":
         version()
         return torch.cuda.max_memory_allocated(device) / 2**20
-    before = _most_held()
+    before = _forget_most_held()
     version()
-    return _most_held() - before
+    return max(0.0, _most_held() - before)
+
+
+def _forget_most_held() -> float:
+    """The memory that this process holds, in MiB, from which its peak counts from now on.
+
+    Where the system cannot forget the peak so far, that peak.
+    """
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # see proc_pid_clear_refs(5)
+    return _most_held()
 
 
 def _most_held() -> float:
     """The peak memory of this process so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 2**10
 
 
-def report(path: str | None, results: dict[str, Any], device: torch.device) -> None:
-    """Write the results, the code version and the hardware to the JSON file `path`; do nothing without a path."""
+def report(path: str | None, results: dict[str, Any], device: torch.device, **more: Any) -> None:
+    """Write the results, the date, the code version and the hardware to the JSON file `path`, if there is one.
+
+    more: further entries of the file.
+    """
     if path:
-        write_json(Path(path), {"results": results, "version": code_version(), "hardware": describe_hardware(device)})
+        told = {"date": datetime.date.today().isoformat(), "version": code_version()}
+        write_json(Path(path), {"results": results, **told, "hardware": describe_hardware(device), **more})

@@ -10,12 +10,11 @@ import common.system.start  # noqa: F401 (before torch is loaded)
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import Versions, apart, in_turns, peak, report
+from measure import Versions, in_turns, peak, report
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
@@ -57,46 +56,44 @@ def main() -> None:
     chosen = {name: prepare for name, prepare in BENCHMARKS.items() if options.only in name}
     if not chosen:
         raise InputError(f"no benchmark's name contains '{options.only}': there are {', '.join(BENCHMARKS)}")
+    compiles = can_compile()
     results: dict[str, dict[str, Any]] = {name: {} for name in chosen}
-    for name in chosen if options.memory else ():
+    for name, prepare in chosen.items() if options.memory else ():
         tqdm.write(f"{name}: memory")
         weights = results[name]["peak_mib"] = {}
-        for version in apart(_versions, name, device):
+        for version in prepare(device, compiles):
             weights[version] = peak(_version, name, version, device, device=device)
             tqdm.write(f"  {version:<44} {weights[version]:9.0f} MiB at most")
     for name, prepare in chosen.items() if options.repeats else ():
         tqdm.write(f"{name}: {prepare.__doc__}")
-        results[name]["seconds"] = in_turns(prepare(device), options.repeats, device)
+        results[name]["seconds"] = in_turns(prepare(device, compiles), options.repeats, device)
     report(options.output, results, device)
 
 
-def _versions(name: str, device: torch.device) -> list[str]:
-    return list(BENCHMARKS[name](device))
-
-
 def _version(name: str, version: str, device: torch.device) -> Callable[[], object]:
-    return BENCHMARKS[name](device)[version]
+    compiles = version.endswith(", compiled") and can_compile()  # so that the compiler is in memory before its use
+    return BENCHMARKS[name](device, compiles)[version]
 
 
 # -- selection -------------------------------------------------------------------------------------------------
 
 
-def variance_32(device: torch.device) -> Versions:
+def variance_32(device: torch.device, compiles: bool) -> Versions:
     """Variance selection: 10 classes x 16 images of 3x32x32, k 64. It must take at most 50 ms."""
     return {"variance": _selection("variance", (10, 16, 3, 32, 32), 64, device)}
 
 
-def variance_128(device: torch.device) -> Versions:
+def variance_128(device: torch.device, compiles: bool) -> Versions:
     """Variance selection: 10 classes x 8 images of 3x128x128, k 2048. It must take at most 1 s."""
     return {"variance": _selection("variance", (10, 8, 3, 128, 128), 2048, device)}
 
 
-def variance_256(device: torch.device) -> Versions:
+def variance_256(device: torch.device, compiles: bool) -> Versions:
     """Variance selection: 10 classes x 8 images of 3x256x256, k 8192. It must take at most 5 s and 2 GB."""
     return {"variance": _selection("variance", (10, 8, 3, 256, 256), 8192, device)}
 
 
-def energy_cifar10(device: torch.device) -> Versions:
+def energy_cifar10(device: torch.device, compiles: bool) -> Versions:
     """Energy selection over all 50,000 images of 3x32x32. It must take at most 10 s."""
     images = torch.randint(0, 256, (10, 5000, 3, 32, 32), dtype=torch.uint8, device=device)
     return {"energy": lambda: select("energy", [(c.float() for c in rows.split(300)) for rows in images], 64, "dct")}
@@ -110,20 +107,20 @@ def _selection(rule: str, shape: tuple[int, ...], k: int, device: torch.device) 
 # -- one update ------------------------------------------------------------------------------------------------
 
 CLASSES, REAL = 10, 256
+CLASSES_ON_CPU = 2  # of an update, whose time is proportional to its classes: ten would take minutes
 
 
-def dm_cifar10(device: torch.device) -> Versions:
-    """One DM update as published for CIFAR-10: ConvNetD3, 256 real and 32 synthetic images per class, DSA."""
+def dm_cifar10(device: torch.device, compiles: bool) -> Versions:
+    """An update of DM, published for CIFAR-10, on a CPU 2 classes of it: 256 real and 32 synthetic images each, DSA."""
     synset, real, network = _cifar10(64, device)
     network.requires_grad_(False)
-    compiled = torch.compile(network.embed) if _compiles() else network.embed
     chunk = 4096 if device.type == "cuda" else REAL
 
     def loop() -> None:
         """Compute the update as the authors do: class by class, eager, with one backward pass at the end."""
         drawn = _begin(synset, network, DSA_STRATEGY)
         loss = real.new_zeros(())
-        for c in range(CLASSES):
+        for c in range(synset.num_classes):
             here, there = (augment.apply(images, drawn[c : c + 1]) for images in _of_class(c, synset, real))
             loss = loss + (network.embed(there).mean(dim=0).detach() - network.embed(here).mean(dim=0)).square().sum()
         loss.backward()
@@ -133,28 +130,30 @@ def dm_cifar10(device: torch.device) -> Versions:
         def update() -> None:
             drawn = _begin(synset, network, DSA_STRATEGY)
             decoded = synset.decode()
-            _, to_images = distribution.match(embed, real, decoded, CLASSES, drawn, chunk)
+            _, to_images = distribution.match(embed, real, decoded, synset.num_classes, drawn, chunk)
             decoded.backward(to_images)
             synset.optim_step()
 
         return update
 
-    return {
+    versions: Versions = {
         "plain eager loop over classes": loop,
         f"chunks of {chunk}, eager": chunked(network.embed),
-        f"chunks of {chunk}, compiled": chunked(compiled),
     }
+    if compiles:
+        versions[f"chunks of {chunk}, compiled"] = chunked(torch.compile(network.embed))
+    return versions
 
 
-def dc_cifar10(device: torch.device) -> Versions:
-    """One DC update as published for CIFAR-10: ConvNetD3, 256 real and 64 synthetic images per class."""
+def dc_cifar10(device: torch.device, compiles: bool) -> Versions:
+    """An update of DC, published for CIFAR-10, on a CPU 2 classes of it: 256 real and 64 synthetic images each."""
     synset, real, network = _cifar10(32, device)
 
     def loop() -> None:
         """Compute the update as the authors do: class by class, eager, with one backward pass at the end."""
         _begin(synset, network, "")
         loss = real.new_zeros(())
-        for c in range(CLASSES):
+        for c in range(synset.num_classes):
             here, there = (_gradients(network, images, c) for images in _of_class(c, synset, real))
             target = {name: g.detach() for name, g in there.items()}
             loss = loss + gradient.row_cosine(here, target)
@@ -165,7 +164,7 @@ def dc_cifar10(device: torch.device) -> Versions:
         def update() -> None:
             _begin(synset, network, "")
             decoded = synset.decode()
-            _, to_images = gradient.match(network, real, decoded, CLASSES, chunk=chunk, compile=compile)
+            _, to_images = gradient.match(network, real, decoded, synset.num_classes, chunk=chunk, compile=compile)
             decoded.backward(to_images)
             synset.optim_step()
 
@@ -178,7 +177,7 @@ def dc_cifar10(device: torch.device) -> Versions:
     }
     if device.type == "cuda":
         versions |= {f"{k} classes at once": matched(k * REAL) for k in (2, 5, 10)}
-    if _compiles():
+    if compiles:
         versions["class by class, compiled"] = matched(None, lambda pass_: torch.compile(pass_, dynamic=False))
     return versions
 
@@ -192,14 +191,15 @@ def _gradients(network: nn.Module, images: Tensor, c: int) -> dict[str, Tensor]:
 
 def _cifar10(k: int, device: torch.device) -> tuple[SynSet, Tensor, Any]:
     """A synthetic set at ipc 2 with k coefficients per channel, 256 real images per class, and a ConvNetD3."""
-    args = SynSetArgs(3, CLASSES, (32, 32), device, ipc=2, msz_per_channel=k, lr_freq=1.0, mom_freq=0.5)
+    classes = CLASSES_ON_CPU if device.type == "cpu" else CLASSES
+    args = SynSetArgs(3, classes, (32, 32), device, ipc=2, msz_per_channel=k, lr_freq=1.0, mom_freq=0.5)
     count = 2 * 32 * 32 // k
-    images = torch.randn(CLASSES * count, 3, 32, 32, device=device)
-    labels = torch.arange(CLASSES, device=device).repeat_interleave(count)
+    images = torch.randn(classes * count, 3, 32, 32, device=device)
+    labels = torch.arange(classes, device=device).repeat_interleave(count)
     synset = SynSet(args)
-    synset.init(images, labels, list(torch.arange(CLASSES * count, device=device).split(count)))
-    real = torch.randn(CLASSES * REAL, 3, 32, 32, device=device)
-    return synset, real, build_network("ConvNetD3", 3, CLASSES, (32, 32)).to(device)
+    synset.init(images, labels, list(torch.arange(classes * count, device=device).split(count)))
+    real = torch.randn(classes * REAL, 3, 32, 32, device=device)
+    return synset, real, build_network("ConvNetD3", 3, classes, (32, 32)).to(device)
 
 
 def _of_class(c: int, synset: SynSet, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,21 +212,18 @@ def _begin(synset: SynSet, network: nn.Module, strategy: str) -> augment.DSAPara
     """Start an update: reinitialise the network, reset the gradient and draw one augmentation per class."""
     reinitialise(network, derive(0, "network"))
     synset.optim_zero_grad()
-    return augment.sample(strategy, CLASSES, generator(0, "augmentation"), (32, 32), device=synset.coefficients.device)
-
-
-@lru_cache
-def _compiles() -> bool:
-    return can_compile()
+    return augment.sample(
+        strategy, synset.num_classes, generator(0, "augmentation"), (32, 32), device=synset.coefficients.device
+    )
 
 
 # -- experts ---------------------------------------------------------------------------------------------------
 
-EXPERT_IMAGES = 5000
+EXPERT_IMAGES = 512
 
 
-def expert_epoch(device: torch.device) -> Versions:
-    """A tenth of an expert's epoch on CIFAR-10: ConvNetD3, 5,000 of 50,000 images, batches of 256, DSA."""
+def expert_epoch(device: torch.device, compiles: bool) -> Versions:
+    """Two steps of an expert's epoch on CIFAR-10: ConvNetD3, 512 of 50,000 images, batches of 256, DSA."""
     images = torch.randint(0, 256, (EXPERT_IMAGES, 3, 32, 32), dtype=torch.uint8)
     labels = torch.arange(EXPERT_IMAGES) % CLASSES
     half = (0.5,) * 3
@@ -251,18 +248,18 @@ def expert_epoch(device: torch.device) -> Versions:
         return lambda: train_epoch(network, data, optimizer, 256, DSA_STRATEGY, generator(0, "experts"), forward)
 
     versions: Versions = {"images one by one through a DataLoader": by_loader, "batches of a tensor": batched(network)}
-    if _compiles():
+    if compiles:
         versions["batches of a tensor, compiled"] = batched(torch.compile(network))
     return versions
 
 
-def evaluation_cifar10(device: torch.device) -> Versions:
-    """Training of 5 networks for 5 epochs on 160 synthetic images: CIFAR-10 at ipc 1, ConvNetD3, DSA."""
+def evaluation_cifar10(device: torch.device, compiles: bool) -> Versions:
+    """Training of 5 networks for an epoch on 160 synthetic images: CIFAR-10 at ipc 1, ConvNetD3, DSA."""
     draws = generator(0, "images")
     images = torch.randn(160, 3, 32, 32, generator=draws).to(device)
     data = Batches(images, torch.arange(160, device=device) % CLASSES)
     network = build_network("ConvNetD3", 3, CLASSES, (32, 32)).to(device)
-    protocol = EvaluationProtocol(4, 0.01, 256, DSA_STRATEGY)
+    protocol = EvaluationProtocol(0, 0.01, 256, DSA_STRATEGY)
     numbers = range(5)
 
     def one_by_one(forward: Callable[[Tensor], Tensor]) -> Callable[[], None]:
@@ -284,13 +281,13 @@ def evaluation_cifar10(device: torch.device) -> Versions:
         return run
 
     versions: Versions = {"one by one": one_by_one(network), "together": together(None)}
-    if _compiles():
+    if compiles:
         versions |= {"one by one, compiled": one_by_one(torch.compile(network))}
         versions |= {"together, compiled": together(torch.compile)}
     return versions
 
 
-BENCHMARKS: dict[str, Callable[[torch.device], Versions]] = {
+BENCHMARKS: dict[str, Callable[[torch.device, bool], Versions]] = {
     "variance_32": variance_32,
     "variance_128": variance_128,
     "variance_256": variance_256,
