@@ -23,7 +23,8 @@ from common.experts.train import ExpertProtocol, expert_epochs
 from common.matching import augment, distribution, gradient, trajectory
 from common.matching.step_size import StepSize
 from common.networks import build_network, reinitialise
-from common.runs.loop import Distillation
+from common.runs.pieces import Pieces
+from common.runs.setup import set_up
 from common.synset.selection import select
 from common.system.devices import can_compile, to_device
 from common.system.seeds import derive, generator
@@ -73,7 +74,7 @@ def selection(size: Size, device: torch.device) -> Run:
 
 def decode(size: Size, device: torch.device) -> Run:
     """Decode TM's whole set, and backpropagate from the images to the coefficients."""
-    run = Distillation(*options_of(TMOptions, "TM", size, size.tm, device, False), "TM")
+    run = Pieces(set_up(*options_of(TMOptions, "TM", size, size.tm, device, False)))
     ones = torch.ones_like(run.synset.decode())
 
     def once() -> None:
@@ -114,10 +115,17 @@ def augment_each(strategy: str, size: Size, device: torch.device) -> Run:
 # -- one update ----------------------------------------------------------------------------------------------------
 
 
+def step(run: Pieces, synthetic: Tensor, gradient: Tensor) -> None:
+    """What `Distillation.update` computes in one process."""
+    run.synset.optim_zero_grad()
+    synthetic.backward(gradient)
+    run.synset.optim_step()
+
+
 def dm(size: Size, device: torch.device, compile: bool) -> Run:
     """One update of DM, as in DM/distill.py."""
     options, sources = options_of(DMOptions, "DM", size, size.dm, device, compile)
-    run = Distillation(options, sources, "DM")
+    run = Pieces(set_up(options, sources))
     network = run.share_statistics(run.network.requires_grad_(False))
     embed = run.compiled(network.embed)
     chunk = options.chunk or distribution.default_chunk(run.device, options.batch_real, run.train.im_size)
@@ -129,8 +137,8 @@ def dm(size: Size, device: torch.device, compile: bool) -> Run:
         real, synthetic = run.real(options.batch_real, draws), run.synthetic(options.batch_syn, draws)
         augmentation = run.augmentation(draws)
         with run.matching(network, draws):
-            loss, to_images = distribution.match(embed, real, synthetic, run.share.count, augmentation, chunk)
-        run.update(synthetic, to_images, loss)
+            _, to_images = distribution.match(embed, real, synthetic, run.share.count, augmentation, chunk)
+        step(run, synthetic, to_images)
 
     return update
 
@@ -138,7 +146,7 @@ def dm(size: Size, device: torch.device, compile: bool) -> Run:
 def dc(size: Size, device: torch.device, compile: bool) -> Run:
     """One update of DC, as in DC/distill.py at ipc 1 and 2, where each network serves for a single update."""
     options, sources = options_of(DCOptions, "DC", size, size.dc, device, compile)
-    run = Distillation(options, sources, "DC")
+    run = Pieces(set_up(options, sources))
     chunk = options.chunk or gradient.default_chunk(run.device, compiled=run.compiler is not None)
     iterations = count()
 
@@ -147,10 +155,10 @@ def dc(size: Size, device: torch.device, compile: bool) -> Run:
         reinitialise(run.network, draws.seed("network"))
         real, synthetic = run.real(options.batch_real, draws), run.synthetic(options.batch_syn, draws)
         with run.matching(run.network, draws):
-            loss, to_images = gradient.match(
+            _, to_images = gradient.match(
                 run.network, real, synthetic, run.share.count, None, options.dis_metric, chunk, run.compiler
             )
-        run.update(synthetic, to_images, loss)
+        step(run, synthetic, to_images)
 
     return update
 
@@ -158,7 +166,7 @@ def dc(size: Size, device: torch.device, compile: bool) -> Run:
 def tm(size: Size, device: torch.device, compile: bool) -> Run:
     """One update of TM, as in TM/distill.py, with an expert in memory."""
     options, sources = options_of(TMOptions, "TM", size, size.tm, device, compile)
-    run = Distillation(options, sources, "TM")
+    run = Pieces(set_up(options, sources))
     step_size = StepSize(options.lr_teacher, options.lr_lr, run.device)
     student = trajectory.build_student(run.network, run.compiler)
     chunk = options.chunk or trajectory.default_chunk(run.device, run.train.im_size)
@@ -171,7 +179,7 @@ def tm(size: Size, device: torch.device, compile: bool) -> Run:
         synthetic = run.synset.decode()
         steps = student_steps(options, number, number, run.train.im_size, run.device, draws.generator("trajectory"))
         with run.matching(run.network, draws):
-            loss, to_images, to_step_size = trajectory.match(
+            _, to_images, to_step_size = trajectory.match(
                 student,
                 to_device(theta, run.device),
                 to_device(target, run.device),
@@ -182,7 +190,7 @@ def tm(size: Size, device: torch.device, compile: bool) -> Run:
                 chunk=chunk,
                 unroll=options.unroll,
             )
-        run.update(synthetic, to_images, loss, to_step_size)
+        step(run, synthetic, to_images)
         step_size.update(to_step_size)
 
     return update
@@ -223,7 +231,7 @@ def evaluation(
 ) -> Run:
     """Train networks on TM's set as an evaluation does (together: --networks_at_once), and test them on one image."""
     options, sources = options_of(TMOptions, "TM", size, size.tm, device, compile)
-    run = Distillation(options, sources, "TM")
+    run = Pieces(set_up(options, sources))
     batches, one = Batches(*run.synset.get(need_copy=True)), _first(run.test)
     pool = {size.model: EvaluationNetwork(_network(size, device), compile)}
     protocol = EvaluationProtocol.of(options)
