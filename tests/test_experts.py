@@ -186,7 +186,7 @@ def test_a_signal_ends_it_between_two_steps():
 
 
 def test_weights_that_are_not_finite_end_it():
-    with pytest.raises(InputError, match=r"expert 4 are not finite after 1 epochs: lower --lr_teacher \(1e\+38\)"):
+    with pytest.raises(InputError, match=r"expert 4 are not finite after 1 epoch: lower --lr_teacher \(1e\+38\)"):
         train_expert(small_network(), make_data(), protocol(lr_teacher=1e38), 4)
 
 
