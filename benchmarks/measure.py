@@ -29,16 +29,24 @@ from common.system.version import code_version
 Versions = dict[str, Callable[[], object]]
 
 
-def in_turns(versions: Versions, repeats: int, device: torch.device, calls: int = 1) -> dict[str, Any]:
+def in_turns(
+    versions: Versions,
+    repeats: int,
+    device: torch.device,
+    calls: int = 1,
+    before: Callable[[str], object] = lambda name: None,
+) -> dict[str, Any]:
     """Time every version `repeats` times, after one untimed run of each; print and return the results.
 
-    calls: a timing is of this many calls, which what takes microseconds needs; seconds are those of one call.
+    calls: a timing is of this many calls, which what takes microseconds needs; seconds are those of one call. before:
+    called with the name of a version before each of its timings.
     Returns for each version {"median_s", "runs_s": all times in seconds, "speedup": first version's median / own}, by
     the clock on the wall, and the same as "cpu_median_s", "cpu_runs_s", "cpu_speedup" by the CPU time of the process.
     """
     runs: dict[str, list[tuple[float, float]]] = {name: [] for name in versions}
     for turn in Progress(range(repeats + 1), desc="  turns", leave=False):
         for name, version in versions.items():
+            before(name)
             taken = _timed(version, calls, device)
             if turn > 0:
                 runs[name].append(taken)

@@ -7,18 +7,20 @@ measure.py describes. `--table FILE.json` writes the table of such a file into b
 from __future__ import annotations
 
 import common.system.start  # noqa: F401 (before torch is loaded)
+from common.system.start import free_memory_as_usual, keep_freed_memory
 
 import gc
 import os
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cases
 import table
 import torch
-from cases import CASES, Case
+from cases import AUTHORS, CASES, Case
 from checkout import check_checkout
 from measure import in_turns, peak, report
 from tqdm import tqdm
@@ -46,6 +48,8 @@ class Options:
     """timed runs of each version, after one run to warm up; 0 measures memory only"""
     memory: bool = True
     """measure peak memory too, of each version in a separate process"""
+    same_allocator: bool = False
+    """let malloc keep freed memory for the authors' code too, as our scripts do on Linux"""
     threads: int = 1
     """threads of torch; the committed table is of 1"""
     device: str = "auto"
@@ -73,7 +77,7 @@ def main() -> None:
         "version": code_version(),  # of the code that was loaded; a run is long, and the checkout may move on
         "authors": _commit(authors),
         "repeats": options.repeats,
-        "allocator": "as started",
+        "allocator": "the same, which keeps freed memory" if options.same_allocator else "as each starts",
         "environment": _environment(),
     }
     for name, case in chosen.items():
@@ -81,13 +85,13 @@ def main() -> None:
             tqdm.write(f"{name}: memory")
             results[name]["peak_mib"] = {}
             for version in case.names(compiles):
-                most = peak(prepared, name, version, authors, options.threads, device, device=device)
+                most = peak(prepared, name, version, authors, options, device, device=device)
                 results[name]["peak_mib"][version] = most
                 tqdm.write(f"  {version:<44} {most:9.0f} MiB at most")
             report(options.output, results, device, **about)
     for name, case in chosen.items() if options.repeats else ():
         tqdm.write(f"{name}: {case.what}")
-        results[name] |= timed(case, authors, options.repeats, compiles, device)
+        results[name] |= timed(case, authors, options, compiles, device)
         report(options.output, results, device, **about)
 
 
@@ -100,13 +104,22 @@ def choose(only: str) -> dict[str, Case]:
     return chosen
 
 
-def prepared(case: str, version: str, authors: Path, threads: int, device: torch.device) -> cases.Run:
+def allocate(version: str, same: bool) -> None:
+    """Let malloc do what it does where a version is started by itself: for ours keep freed memory. same: for all."""
+    if same or not version.startswith(AUTHORS):
+        keep_freed_memory()
+    else:
+        free_memory_as_usual()
+
+
+def prepared(case: str, version: str, authors: Path, options: Options, device: torch.device) -> cases.Run:
     """A version by the names of its case and itself, so that another process can prepare it."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads)
+    allocate(version, options.same_allocator)
     return CASES[case].prepare(version, authors, device)
 
 
-def timed(case: Case, authors: Path, repeats: int, compiles: bool, device: torch.device) -> dict[str, Any]:
+def timed(case: Case, authors: Path, options: Options, compiles: bool, device: torch.device) -> dict[str, Any]:
     """Time the versions of a case and, if a network computes, what the machine reaches beside them.
 
     FLOPs are counted in one call of the first version, the authors', and stand for all versions: what a version
@@ -115,14 +128,20 @@ def timed(case: Case, authors: Path, repeats: int, compiles: bool, device: torch
     gc.collect()
     torch.compiler.reset()  # torch recompiles a function a few times only, and then runs it eagerly without a word
     versions = {name: case.prepare(name, authors, device) for name in case.names(compiles)}
+    measured = partial(
+        in_turns,
+        repeats=options.repeats,
+        device=device,
+        calls=case.calls,
+        before=lambda name: allocate(name, options.same_allocator),
+    )
     if not case.network:
-        return {"seconds": in_turns(versions, repeats, device, case.calls)}
+        return {"seconds": measured(versions)}
     first = next(iter(versions))
     counted: list[int] = []
     runs, flops = cases.references(case.size, device)
     runs = versions | {first: counting(versions[first], counted)} | runs
-    seconds = in_turns(runs, repeats, device, case.calls)
-    return {"flops": flops | dict.fromkeys(versions, counted[0]), "seconds": seconds}
+    return {"seconds": measured(runs), "flops": flops | dict.fromkeys(versions, counted[0])}
 
 
 def counting(version: cases.Run, counted: list[int]) -> cases.Run:

@@ -156,7 +156,7 @@ def test_flops_are_counted_once_beside_what_the_machine_reaches(bench, tiny, one
     a = torch.ones(4, 8)
     ours = {"ours": lambda size, device: lambda: calls.append(a @ a.T)}
     product = bench.cases.Case("a product", tiny, {}, ours, network=True)
-    found = bench.versus_authors.timed(product, None, 2, False, CPU)
+    found = bench.versus_authors.timed(product, None, bench.versus_authors.Options(repeats=2), False, CPU)
     assert len(calls) == 3, "one call to warm up and two timed ones"
     assert found["flops"]["ours"] == 2 * 4 * 8 * 4
     assert set(found["flops"]) == set(found["seconds"]) == {"ours", "matrix product", "convolution"}

@@ -18,7 +18,7 @@ _PROGRAMS = {
     "reproduce.py",
 }  # fmt: skip
 # Of glibc's malloc.h.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 _KEPT = 1 << 30  # bytes at the end of the heap that are free and yet not given back
 _STEP = 64 << 20  # bytes by which the heap grows at least
 
@@ -49,6 +49,20 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, _KEPT), mallopt(_TOP_PAD, _STEP)])
+
+
+def free_memory_as_usual() -> bool:
+    """Undo `keep_freed_memory`, for benchmarks. Returns whether this machine's malloc can.
+
+    glibc raises the size above which it maps a block as blocks are freed; here it starts at what it reaches, 32 MB.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        return False
+    usual = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20, _TOP_PAD: 128 << 10}
+    done = [mallopt(key, value) for key, value in usual.items()]
+    ctypes.CDLL(None).malloc_trim(0)
+    return all(done)
 
 
 if is_program():
