@@ -5,8 +5,7 @@
 x_c are real images of class c, and s_c are its synthetic images. g(images) is the gradient of the cross-entropy on
 these images with respect to a network's weights. The distance is the sum of 1 - cosine over the rows of each weight
 (Zhao, Mopuri and Bilen, ICLR 2021). Every iteration starts with a new random network. It then alternates between
-updating the synthetic set and training the network on this set. With --method DSA, A_c augments the real and the
-synthetic images of class c with the same parameters; with --method DC, A_c leaves them unchanged.
+updating the synthetic set and training the network on this set. A_c augments with --method DSA alone.
 
 python DC/distill.py                     distils the built-in digits at ipc 1 in 4 minutes on one CPU core. Accuracy:
                                          87.8 +- 0.0 % over 3 networks, 81.7 % before the first update
@@ -91,7 +90,7 @@ def distill(options: Options, sources: Sources, objective: str = "DC") -> Distil
     with Distillation(options, sources, objective) as run:
         check_no_dropout(options, run.network)
         network = run.network
-        chunk = options.chunk or gradient.default_chunk(run.device, compiled=run.compiler is not None)
+        chunk = options.chunk or gradient.default_chunk(run.device, options.batch_real, run.compiler is not None)
 
         # Several processes divide the C classes among them. This process has c classes, with m real and n synthetic
         # images of each; an image has ch channels, height H and width W.

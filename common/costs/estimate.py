@@ -84,7 +84,7 @@ def estimate(
         getattr(options, "batch_syn", 0),
     )
     if kind == "DC":
-        chunk = options.chunk or gradient.default_chunk(where, options.compile)
+        chunk = options.chunk or gradient.default_chunk(where, own["batch_real"], options.compile)
         outer, inner = loops
         distill = costs.dc_iteration(
             cell, own["batch_real"], chunk, own["dis_metric"], outer, inner, options.batch_train
