@@ -155,13 +155,10 @@ def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
     if not folders or not all(map(is_finished_run, folders)):
         return {}
     runs = [read_run(each) for each in folders]
-    if folders == [folder]:
-        summary = runs[0].summary or {}
-        chosen, last = ({} if summary[each] is None else _of_networks(summary[each]) for each in (key, "last"))
-    else:
-        summary = figures_over_sets([run.summary or {} for run in runs])
-        chosen, last = ({} if summary[each] is None else _of_sets(summary[each]) for each in (key, "last"))
     summaries = [run.summary or {} for run in runs]
+    one = folders == [folder]
+    summary, entries = (summaries[0], _of_networks) if one else (figures_over_sets(summaries), _of_sets)
+    chosen, last = ({} if summary[each] is None else entries(summary[each]) for each in (key, "last"))
     notes = [] if chosen else ["no best on test: a network diverged in every evaluation"]
     if summary[key] is not summary["last"] and (count := last["diverged"]):
         notes.append(f"after the last update {count} of {count + last['n']} networks diverged")

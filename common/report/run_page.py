@@ -47,26 +47,33 @@ def write_run_report(folder: Path) -> Path:
     run = read_run(folder)
     file = folder / "synset.safetensors"
     pictures = _pictures(*load_synset(file)) if file.exists() else None
-    reduced, changed = run.departures()
     path = folder / "report.html"
     write_page(
         path,
         TEMPLATES / "run.html",
-        run=run,
-        name=folder.resolve().name,
-        dataset=dataset_folder(str(run.option("dataset"))),
+        **head_of(run, folder),
         pictures=pictures,
-        reduced=", ".join(reduced),
-        changed=", ".join(changed),
         figures={key: _percent(point) for key, point in run.points.items()},
         pool=_pool(run),
         comparison=_comparison(run),
         curves=_curves(run),
         details=_details(run),
         files=[name for name in _FILES if (folder / name).exists()],
-        plural=counted,
     )
     return path
+
+
+def head_of(run: RunRecord, folder: Path) -> dict[str, Any]:
+    """What every page of runs says first: the values for its template. folder: the page's, whose name is its title."""
+    reduced, changed = map(", ".join, run.departures())
+    return {
+        "run": run,
+        "name": folder.resolve().name,
+        "dataset": dataset_folder(str(run.option("dataset"))),
+        "reduced": reduced,
+        "changed": changed,
+        "plural": counted,
+    }
 
 
 # -- figures -----------------------------------------------------------------------------------------------------

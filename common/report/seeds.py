@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.config.places import dataset_folder
 from common.report import pictures
 from common.report.page import TEMPLATES, svg_uri, write_page
 from common.report.record import RunRecord, read_run
+from common.report.run_page import head_of
 from common.system.errors import InputError
 from common.system.files import read_json
 from common.system.text import (
-    counted,
+    POINTS,
     describe_seconds,
     diverged_in,
     networks_of,
@@ -24,8 +24,6 @@ from common.system.text import (
 )
 
 FILE = "seeds.json"
-POINTS = ("start", "last", "best_on_test")
-"""The evaluations of a summary."""
 
 
 def write_seeds_report(folder: Path) -> Path:
@@ -47,23 +45,17 @@ def write_seeds_report(folder: Path) -> Path:
     first = next(iter(runs.values()))
     named = folder.resolve().name.removesuffix("-seeds") if first.option("name") else None
     asked = {"seeds": ",".join(map(str, runs)), "name": named, "seed": None}
-    reduced, changed = first.departures()
     path = folder / "report.html"
     write_page(
         path,
         TEMPLATES / "seeds.html",
-        run=first,
-        name=folder.resolve().name,
-        dataset=dataset_folder(str(first.option("dataset"))),
-        reduced=", ".join(reduced),
-        changed=", ".join(changed),
+        **head_of(first, folder),
         figures=figures,
         pool=pool,
         published=None if first.published is None else published_with_std(first.published),
         rows=[_row(seed, run, folder) for seed, run in runs.items()],
         curves=svg_uri(lambda file: pictures.draw_sets(file, {seed: run.evaluations for seed, run in runs.items()})),
         command=first.command(asked),
-        plural=counted,
     )
     return path
 

@@ -30,9 +30,9 @@ def read_finished(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, A
     """Read the summary of a finished run, and check the files beside it.
 
     Returns (summary, []) where all are whole, (None, names of the files that are not) where some are damaged or
-    missing, and (None, []) where the run has not finished. Runs of versions that kept no checksums are
-    believed if their sets can be read; `say` gets one line about that. Raises InputError if the files are whole and of
-    another run than config.json says.
+    missing, and (None, []) where the run has not finished. Runs of versions that kept no checksums are believed if
+    their sets can be read; `say` gets one line about that. Raises InputError if the files are whole and of another run
+    than config.json says.
     """
     if not (folder / SUMMARY).exists():
         return None, []

@@ -101,7 +101,7 @@ class Run(Stoppable):
         except BaseException:
             self.close()
             raise
-        self.config = {
+        self.config: dict[str, Any] = {
             "objective": objective,
             "options": options_with_sources(options, sources, objective),
             "identity": identity(options),
@@ -150,7 +150,7 @@ class Run(Stoppable):
         serialised = torch_bytes({
             "metrics_bytes": metrics.stat().st_size,
             "metrics_checksum": self._metrics.hexdigest(),
-            "identity": identity(self._options),
+            "identity": self.config["identity"],
             "state": state,
         })  # fmt: skip
 
@@ -214,7 +214,7 @@ class Run(Stoppable):
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write summary.json and the checksums of the run's files, which marks the run as finished."""
-        write_finished(self.folder, summary, identity(self._options))
+        write_finished(self.folder, summary, self.config["identity"])
         self._summary, self.broken = summary, []
 
     def close(self) -> None:
@@ -303,6 +303,10 @@ class Follower(Run):
         """Do nothing: rank 0 writes the checkpoint."""
 
     def load_checkpoint(self) -> dict[str, Any] | None:
+        """Return None: rank 0 reads the checkpoint and sends it to the others."""
+        return None
+
+    def last_state(self) -> dict[str, Any] | None:
         """Return None: rank 0 reads the checkpoint and sends it to the others."""
         return None
 

@@ -57,9 +57,9 @@ class Distillation(Pieces):
     ended.
 
     Raises InputError for options that cannot work, and RuntimeError for methods called outside the `with` block or in
-    another order than here. The loop raises InputError for a run folder that cannot be used, for
-    a loss that is not finite, and if all networks of an evaluation diverge; Stopped after SIGINT or SIGTERM, when
-    everything has been saved; and ProcessLost if another process of the job has ended.
+    another order than here. The loop raises InputError for a run folder that cannot be used, for a loss that is not
+    finite, and if all networks of an evaluation diverge; Stopped after SIGINT or SIGTERM, when everything has been
+    saved; and ProcessLost if another process of the job has ended.
     """
 
     def __init__(self, options: DistillOptions, sources: Sources, objective: str) -> None:

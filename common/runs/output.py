@@ -21,7 +21,7 @@ from common.system import parallel
 from common.system.devices import peak_memory
 from common.system.errors import InputError
 from common.system.files import checksum, write_atomically
-from common.system.text import best_by_network, best_of, counted, in_percent
+from common.system.text import POINTS, best_by_network, best_of, counted, in_percent
 from common.training.train import EvaluationProtocol
 
 
@@ -228,7 +228,7 @@ def export(run: Run) -> None:
 
 def say(summary: dict[str, Any], run: Run) -> None:
     """Log the closing lines of a run: its accuracies and its synthetic-set file."""
-    for label, key in {"before optimisation": "start", "last": "last", "best on test": "best_on_test"}.items():
+    for key, label in POINTS.items():
         point = summary[key]
         if point is None:
             run.log(f"{label:>20}: none, for in every evaluation a network diverged")

@@ -27,7 +27,7 @@ from common.runs.loop import Distillation
 from common.system import parallel
 from common.system.errors import InputError
 from common.system.files import read_json, write_json
-from common.system.text import sets_in_percent
+from common.system.text import POINTS, sets_in_percent
 from common.system.version import code_version
 
 Options = TypeVar("Options", bound=DistillOptions)
@@ -54,7 +54,7 @@ def distill_seeds(
             summary = _write_summary(options, objective, dict(zip(seeds, folders, strict=False)))
     if parallel.is_main():
         _say("")
-        for label, key in {"before optimisation": "start", "last": "last", "best on test": "best_on_test"}.items():
+        for key, label in POINTS.items():
             _say(f"{label:>20}: {sets_in_percent(summary[key])}")
         for name, points in summary.get("networks", {}).items():
             _say(f"{name:>20}: last {sets_in_percent(points['last'])}")

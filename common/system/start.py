@@ -45,10 +45,7 @@ def keep_freed_memory() -> bool:
     By default activations above 32 MB are mapped and unmapped at every call, and their pages filled with zeros: half of
     the time of an update. The peak of memory becomes higher by what lies between the blocks in use.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None:
-        return False
-    return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, _KEPT), mallopt(_TOP_PAD, _STEP)])
+    return _set_malloc({_MMAP_MAX: 0, _TRIM_THRESHOLD: _KEPT, _TOP_PAD: _STEP})
 
 
 def free_memory_as_usual() -> bool:
@@ -56,13 +53,18 @@ def free_memory_as_usual() -> bool:
 
     glibc raises the size above which it maps a block as blocks are freed; here it starts at what it reaches, 32 MB.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None:
-        return False
     usual = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20, _TOP_PAD: 128 << 10}
-    done = [mallopt(key, value) for key, value in usual.items()]
-    ctypes.CDLL(None).malloc_trim(0)
-    return all(done)
+    done = _set_malloc(usual)
+    if done:
+        ctypes.CDLL(None).malloc_trim(0)
+    return done
+
+
+def _set_malloc(settings: dict[int, int]) -> bool:
+    """Give these settings to glibc's malloc. Returns whether it took all of them."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    taken = [mallopt is not None and mallopt(key, value) for key, value in settings.items()]
+    return all(taken)
 
 
 if is_program():

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+POINTS = {"start": "before optimisation", "last": "last", "best_on_test": "best on test"}
+"""The evaluations of a summary, and what they are called."""
+
 
 def describe_seconds(seconds: float) -> str:
     """A duration in one or two units: "0.4 s", "35 s", "12 min", "2 h 40 min", "3 d 4 h"."""
