@@ -73,6 +73,25 @@ def check_training(options: EvaluateOptions) -> None:
     check_least(options, "batch_train", 1)
 
 
+def check_storage(options: EvaluateOptions) -> None:
+    """Raise InputError for options of --stored_as that do not go together or are out of range."""
+    for key in ("bits_per_class", "n"):
+        check_least(options, key, 1)
+    details = (options.bits_per_class, options.n, options.count_headers)
+    if options.stored_as is None:
+        if any(value is not None for value in details):
+            raise InputError(
+                "--bits_per_class, --n and --count_headers say how a baseline's images are stored: "
+                "give --stored_as, too, or leave them out"
+            )
+    elif options.baseline not in ("random", "herding", "kcenter"):
+        raise InputError("--stored_as stores real images of a budget: give it with --baseline random|herding|kcenter")
+    elif options.bits_per_class is not None and options.ipc is not None:
+        raise InputError("--ipc and --bits_per_class both name the budget: leave out one of them")
+    elif options.stored_as == "png" and options.n is not None:
+        raise InputError("--n has no use with --stored_as png, which keeps as many images as fit: leave it out")
+
+
 def refuse_step_size(options: EvaluationOptions, sources: Sources) -> None:
     """Raise InputError if --lr_net is given with --eval_protocol glad, which would ignore it."""
     if options.eval_protocol == "glad" and sources["lr_net"] == "flag":

@@ -20,7 +20,7 @@ from common.datasets.imagenet_classes import canonical, resolve
 from common.frequency import TransformName
 from common.images.image_data import Statistics
 from common.images.pixel_values import PixelValues
-from common.images.pixels import Decoding, ResizeMode
+from common.images.pixels import Decoding, ResizeMode, StoredAs
 from common.matching.augment import STRATEGIES
 from common.networks.pools import EvalMode, EvalProtocol
 from common.synset.selection import SelectionRule
@@ -324,7 +324,23 @@ class EvaluateOptions:
     """herding and kcenter choose images by the features of a network:
     epochs for training that network on the whole training set"""
     ipc: int | None = None
-    """baselines: real images per class (default: 1); also selects the recipe that says how to train"""
+    """baselines: real images per class, or with --stored_as the budget, that many float32 images (default: 1);
+    also selects the recipe that says how to train"""
+    stored_as: StoredAs | None = None
+    """random, herding and kcenter: store the images chosen as files of this kind in a budget of bits per class, and
+    train all networks on the decoded images (random: one draw). PNG: images in the order chosen until the budget is
+    full. The others: n images in one quality per class, the best one that fits. JPEG is 4:2:0, AVIF 4:4:4;
+    WebP has no grayscale, so one channel is stored as three"""
+    bits_per_class: int | None = None
+    """budget of --stored_as instead of --ipc (default: ipc * numbers in an image * 32);
+    the recipe of the nearest ipc says how to train"""
+    n: int | None = None
+    """images per class of --stored_as jpeg, webp and avif (default: as many as leave each image 0.25 bits per number
+    more than its file takes in the lowest quality, at most those that fit in that quality or are in the smallest
+    class)"""
+    count_headers: bool | None = None
+    """--stored_as: whether the budget pays for whole files, or only for what differs between files: the chunks IDAT
+    of PNG, scans of JPEG and Huffman tables of an image's own, VP8 data, the box mdat of AVIF (default: True)"""
     model: str | None = None
     """network to evaluate (default: the one named in the file; baselines: the recipe's)"""
     eval_mode: EvalMode | None = None

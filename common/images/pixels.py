@@ -32,6 +32,10 @@ Decoding = Literal["shown", "stored"]
 ResizeMode = Literal["crop", "squash"]
 
 
+StoredAs = Literal["png", "jpeg", "webp", "avif"]
+"""The kinds of files in which a baseline stores real images; only PNG is lossless."""
+
+
 class Resize(NamedTuple):
     """How images of any size become squares."""
 

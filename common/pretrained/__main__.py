@@ -122,6 +122,10 @@ class Check(EvaluateOptions):
     """use the images unchanged, for sets that were not made with FreD"""
     synset: Annotated[str | None, tyro.conf.Suppress] = None
     baseline: Annotated[None, tyro.conf.Suppress] = None
+    stored_as: Annotated[None, tyro.conf.Suppress] = None
+    bits_per_class: Annotated[None, tyro.conf.Suppress] = None
+    n: Annotated[None, tyro.conf.Suppress] = None
+    count_headers: Annotated[None, tyro.conf.Suppress] = None
     recipe: Annotated[str | None, tyro.conf.Suppress] = None
     cifar100_stats: Annotated[None, tyro.conf.Suppress] = None
 

@@ -115,6 +115,15 @@ def available(objective: str) -> dict[str, list[int]]:
     }  # fmt: skip
 
 
+def nearest(objective: str, dataset: str, images: float) -> int:
+    """Return the ipc of the dataset's recipes that is nearest, by ratio, to a budget of so many images per class.
+
+    Without a recipe it is the number itself, rounded, and at least 1.
+    """
+    known = available(objective).get(dataset) or [max(1, round(images))]
+    return min(known, key=lambda ipc: max(ipc / images, images / ipc))
+
+
 def check_dataset(objective: str, dataset: str) -> None:
     """Raise InputError if the objective has no recipe for the dataset; the message names the datasets it has."""
     if dataset not in _datasets(objective):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from common.config.checks import check_training
+from common.config.checks import check_storage, check_training
 from common.config.command_line import parse_plain
 from common.datasets import default_data_path, is_imagenet
 from common.images.image_data import with_statistics
@@ -35,6 +35,7 @@ from common.system.text import in_percent
 from common.system.version import code_version
 from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
 from common.training.pool import EvaluationNetwork, evaluate_pool
+from common.training.stored_real import describe_storage
 from common.training.train import accuracy, batches_of_test
 
 OBJECTIVE = "TM"  # the authors test sets of TM; a baseline is trained by TM's recipes
@@ -66,6 +67,8 @@ def show(options: RobustnessOptions, folder: Path) -> None:
         names = [each.replace("_", " ") for each in kinds]
         title = f"{result['target']} by {result['n']} x {result['network']}, clean {in_percent(result['clean'])}"
         pictures.draw_accuracies(output / "heatmap.png", 100 * table, names, columns, title)
+    if result["storage"] is not None:
+        print(describe_storage(result["storage"]))
     print(as_text(result))
 
 
@@ -79,6 +82,7 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
     """
     levels = _levels(options.level)
     check_training(options)
+    check_storage(options)
     device = resolve_device(options.device)
     check_precision(options.precision, device)
     if is_authors_set(options):
@@ -128,6 +132,7 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
         "options": dataclasses.asdict(options),
         "evaluation": setup.protocol.for_network(setup.dataset, setup.network).as_metadata(),
         "stored": setup.stored,
+        "storage": setup.storage,
         "version": code_version(),
         "hardware": describe_hardware(device),
     }

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common.config.checks import check_training
+from common.config.checks import check_storage, check_training
 from common.config.command_line import parse_plain
 from common.config.options import EvaluateOptions
 from common.networks import Network, build_network
@@ -24,6 +24,7 @@ from common.system.text import in_percent, networks_of, point_of, with_diverged
 from common.system.version import code_version
 from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
 from common.training.pool import EvaluationNetwork, evaluate_pool, networks_at_once
+from common.training.stored_real import describe_storage, storage_columns
 
 
 def main(objective: str, **defaults: Any) -> None:
@@ -43,6 +44,8 @@ def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> 
     files = None if options.output is None else output_files(options.output, options.synset)
     result = evaluate_file(options, objective, defaults)
     stored = result["stored"]
+    if result["storage"] is not None:
+        print(describe_storage(result["storage"]))
     for name, figures in networks_of(result).items():
         print(f"{in_percent(figures)} ({figures['n']} x {name})")
     if stored:
@@ -80,6 +83,7 @@ def check_json(output: str, *read: str | None) -> None:
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     """One row per network of an evaluation: its name, its number, the seed, accuracy in %, seconds of training.
 
+    With --stored_as every row also says what the images take, see `storage_columns`.
     If any network diverged, every row has a column "diverged", 1 or 0.
     """
     table = [
@@ -89,6 +93,7 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
             "seed": result["options"]["seed"],
             "accuracy": None if each is None else 100 * each,
             "seconds": took,
+            **storage_columns(result["storage"]),
         }
         for name, figures in networks_of(result).items()
         for number, (each, took) in enumerate(zip(figures["accuracies"], result["seconds"][name], strict=True))
@@ -106,6 +111,7 @@ def evaluate_file(
     already. Raises InputError for options that cannot work, and if all networks diverge.
     """
     check_training(options)
+    check_storage(options)
     device = resolve_device(options.device)
     setup = prepare_evaluation(options, objective, defaults, device, stored)
     compiles = options.compile and can_compile()
@@ -136,6 +142,7 @@ def evaluate_file(
         "options": dataclasses.asdict(options),
         "evaluation": setup.protocol.for_network(setup.dataset, standing).as_metadata(),
         "stored": setup.stored,
+        "storage": setup.storage,
         "version": code_version(),
         "hardware": describe_hardware(device),
     }

@@ -19,15 +19,13 @@ from common.images.pixel_values import as_normalised
 from common.images.pixels import Decoding, Resize, ResizeMode
 from common.images.zca import whiten, whitening_fingerprint, whitening_of
 from common.matching.augment import parse_strategy
-from common.networks import build_network
 from common.synset.file import StoredSet
 from common.synset.open import open_synset
 from common.synset.synset import SynSet
 from common.system import parallel
-from common.system.devices import check_precision, precision
+from common.system.devices import check_precision
 from common.system.errors import InputError
-from common.system.seeds import generator
-from common.training.coresets import RULES, random_real, trained_features
+from common.training.real_images import bits_of_image, real_images
 from common.training.train import Batches, EvaluationProtocol, TrainingSet
 
 
@@ -45,6 +43,8 @@ class EvaluationSetup:
     """how the images are resized to squares; unused for datasets that are not resized"""
     stored: dict[str, Any] | None = None
     """the accuracy stored in the synthetic-set file, in the format of `point_of`; None for a baseline"""
+    storage: dict[str, Any] | None = None
+    """what the images of a baseline take in files, see `store_real`; None without --stored_as"""
 
 
 def prepare_evaluation(
@@ -232,7 +232,9 @@ def _of_baseline(
     defaults = recipes.defaults(objective) | defaults
     dataset = options.dataset or defaults.get("dataset", DataOptions.dataset)
     ipc = options.ipc or DistillOptions.ipc
-    recipe = find_recipe(objective, dataset, ipc, options.recipe)
+    # How large images are does not depend on ipc, but which ipc is nearest to a number of bits depends on their size.
+    by_bits = options.bits_per_class is not None
+    recipe = find_recipe(objective, dataset, recipes.EVERY_IPC if by_bits else ipc, options.recipe)
     asked: dict[str, Any] = {"image_size": options.image_size, "resize": options.resize, "antialias": options.antialias}
     resizing = {key: recipe.values.get(key) if value is None else value for key, value in asked.items()}
     data = DataOptions(
@@ -249,32 +251,16 @@ def _of_baseline(
         workers=options.workers,
     )
     train, test = (part.to(device) for part in data.load())
+    if options.bits_per_class is not None:
+        ipc = recipes.nearest(objective, options.recipe or dataset, options.bits_per_class / bits_of_image(train))
+        recipe = find_recipe(objective, dataset, ipc, options.recipe)
     unsaid = {key: value for key, value in defaults.items() if key not in recipe.values}
     like = dataclasses.replace(with_recipe(DistillOptions, recipe), **unsaid)
     protocol = override(EvaluationProtocol.of(like), options)
     model = options.model or like.model
-    training_sets = _real_images(options, train, ipc, model, protocol)
+    training_sets, storage = real_images(options, train, ipc, model, protocol)
     resized = Resize(test.im_size[0], data.resize, data.antialias)
-    return EvaluationSetup(training_sets, test, data.dataset, model, protocol, resized)
-
-
-def _real_images(
-    options: EvaluateOptions, train: ImageData, ipc: int, model: str, protocol: EvaluationProtocol
-) -> Callable[[int], TrainingSet]:
-    """A function from a network's number to the real images that the baseline trains this network on."""
-    if options.baseline == "random":
-        return lambda number: random_real(train, ipc, generator(options.seed, "random real images", number))
-    if options.baseline == "full":
-        return lambda number: train
-    chosen = None
-    if parallel.is_main():  # GPUs round differently from run to run, so the first process chooses for all
-        network = build_network(model, train.channels, train.num_classes, train.im_size).to(train.device)
-        with precision(options.precision, train.device):
-            features = trained_features(network, train, protocol, options.coreset_epochs, options.seed)
-        chosen = RULES[options.baseline or ""](features, train.class_indices, ipc).flatten().cpu()
-    chosen = parallel.broadcast(chosen).to(train.device)
-    coreset = Batches(train.batch(chosen), train.labels[chosen])
-    return lambda number: coreset
+    return EvaluationSetup(training_sets, test, data.dataset, model, protocol, resized, storage=storage)
 
 
 def override(protocol: EvaluationProtocol, options: EvaluateOptions) -> EvaluationProtocol:
