@@ -7,6 +7,10 @@ Every variant stores ipc * d real numbers per class and channel (d pixels per im
 All have the same learning rate, the recipe's lr_freq, in orthonormal units. The last row of the table is plain pixels:
 ipc whole images per class with the learning rate of their own recipe. If the command is stopped, running it again
 resumes the work.
+
+python ablate.py --dataset CIFAR10 --stored_as jpeg avif    also random real images in files, at as many bytes
+
+Their rows are measured by the objective's evaluate.py, with the networks and epochs of the other rows, each time anew.
 """
 
 from __future__ import annotations
@@ -24,14 +28,16 @@ from common.config.command_line import data_flags, find_recipe, parse_some, with
 from common.config.options import DataOptions, DistillOptions
 from common.config.places import dataset_folder, run_folder
 from common.frequency import TransformName
+from common.images.pixels import StoredAs
 from common.report import pictures
 from common.synset.file import load_synset
 from common.synset.selection import SelectionRule
 from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import read_json, write_csv
-from common.system.scripts import run_script
+from common.system.scripts import evaluate_script, run_script
 from common.system.text import counted, diverged_in, in_percent, percent
+from common.training.stored_real import describe_storage, storage_columns
 
 
 @dataclass
@@ -53,6 +59,10 @@ class Options(DataOptions):
     """k, real numbers kept per channel of a synthetic image, the same for every variant (0: from the recipe)"""
     lr_freq: float = 0.0
     """learning rate in units of the unnormalised DCT, converted for the other transforms (0: from the recipe)"""
+    stored_as: tuple[StoredAs, ...] = ()
+    """also train on random real images in files of these kinds, ipc float32 images' bytes per class"""
+    count_headers: bool = True
+    """whether those bytes pay for whole files, see evaluate.py --help"""
     output: str = "runs/ablation"
     """folder for the run folders, <objective>_<dataset>_ipc<ipc>.csv and <objective>_<dataset>_ipc<ipc>_masks.png"""
 
@@ -77,16 +87,23 @@ def main() -> None:
     check(options, passed_on)
     # Only the image size is needed, which whitening does not change.
     im_size = dataclasses.replace(options, zca=False).load()[0].im_size
-    rows, folders = [], []
-    for variant in variants(options, im_size):
-        row, folder = measure(variant, options, passed_on)
-        rows.append(row)
-        folders.append(folder)
     # By all that the run folders tell apart, so that no table overwrites another's.
     output = Path(options.output)
     name = f"{options.objective}_{dataset_folder(options.dataset)}_ipc{options.ipc}"
-    write_csv(output / f"{name}.csv", without_empty_counts(rows))
+    rows, folders, real = [], [], []
+    for variant in variants(options, im_size):
+        row, folder = measure(variant, options, passed_on)
+        if not rows:  # the first run says how to train; what cannot be stored ends the table before the others
+            files = {codec: output / f"{name}_{codec}.json" for codec in options.stored_as}
+            real = [measure_real(codec, options, row, folder, file) for codec, file in files.items()]
+        rows.append(row)
+        folders.append(folder)
+    columns = dict.fromkeys(key for row, _ in real for key in row)
+    table = [dict.fromkeys(columns, "-") | row for row in [*rows, *(row for row, _ in real)]]
+    write_csv(output / f"{name}.csv", without_empty_counts(table))
     show(options, rows)
+    for row, storage in real:
+        print(f"{row['stored_as']:<10}{in_percent(row).replace(' %', ''):>24}  ({describe_storage(storage)})")
     print(f"\ntable    {output / f'{name}.csv'}")
     if draw(output / f"{name}_masks.png", options, rows, folders):
         print(f"picture  {output / f'{name}_masks.png'}")
@@ -101,6 +118,8 @@ def check(options: Options, passed_on: list[str]) -> None:
         )
     if not (options.transforms and options.selections):
         raise InputError("there is nothing to compare: give at least one of --transforms and one of --selections")
+    if not (options.stored_as or options.count_headers):
+        raise InputError("--count_headers is about real images in files: give --stored_as, too, or leave it out")
 
 
 def variants(options: Options, im_size: tuple[int, ...]) -> list[Variant]:
@@ -171,6 +190,49 @@ def measure(variant: Variant, options: Options, passed_on: list[str]) -> tuple[d
         "command": command,
     }
     return row, folder
+
+
+def measure_real(
+    codec: StoredAs, options: Options, like: dict[str, Any], folder: Path, output: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train on random real images in files; return a row with the columns of `like`, and what the files take.
+
+    folder: the run folder that the row `like` is of; networks are trained as its last ones were. output: the
+    JSON file that evaluate.py writes, with a table beside it.
+    """
+    used = {key: entry["value"] for key, entry in read_json(folder / "config.json")["options"].items()}
+    strategy = used["dsa_strategy"] if used["dsa"] else "none"
+    flags: list[object] = ["--baseline", "random", "--stored_as", codec, "--ipc", options.ipc]
+    flags += ["--count_headers", options.count_headers, "--dsa_strategy", strategy, "--output", output]
+    keys = [
+        "model", "num_eval", "epoch_eval_train", "batch_train", "eval_mode", "eval_protocol", "networks_at_once",
+        "seed", "device", "precision", "compile",
+    ]  # fmt: skip
+    keys += ["lr_net"] if used["eval_protocol"] == "dc" else []  # the other protocol has its own
+    for key in keys:
+        flags += [] if used[key] is None else [f"--{key}", used[key]]
+    flags += data_flags(options, unless=DataOptions())
+    command = run_script(evaluate_script(options.objective), *flags)
+    result = read_json(output)
+    row = dict.fromkeys(like, "-") | {
+        "dataset": like["dataset"],
+        "objective": options.objective,
+        "ipc": options.ipc,
+        "transform": "files",
+        "selection": "random",
+        "updates": 0,
+        "networks": result["n"],
+        "epochs": result["evaluation"]["epochs"],
+        "mean": _rounded(result["mean"]),
+        "std": _rounded(result["std"]),
+        "start_diverged": 0,
+        "diverged": diverged_in(result),
+        "seconds": round(sum(map(sum, result["seconds"].values())), 1),
+        "version": result["version"],
+        "hardware": ", ".join(f"{key} {value}" for key, value in result["hardware"].items()),
+        "command": command,
+    }
+    return row | storage_columns(result["storage"]), result["storage"]
 
 
 def _rounded(fraction: float | None) -> float | None:

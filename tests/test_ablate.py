@@ -1,6 +1,7 @@
 """`ablate.py`: every transform with every rule at one budget, and what it writes."""
 
 import csv
+import json
 import subprocess
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from PIL import Image
 import ablate
 from common import frequency
 from common.synset.file import load_synset
+from common.training.stored_real import describe_storage
 from tests.command_line import assert_refused, call
 
 really_run = subprocess.run
@@ -25,8 +27,9 @@ def table(tmp_path_factory):
         # In this process: each start of a script would import torch anew.
         patch.setattr("common.system.scripts.subprocess.run", run_here)
         result = call(
-            "ablate.py", "--transforms", "dft", "dwt", "--selections", "energy", "low", "--output", path, *QUICK
-        )
+            "ablate.py", "--transforms", "dft", "dwt", "--selections", "energy", "low", "--output", path, *QUICK,
+            "--stored_as", "png", "webp", "--no_count_headers",
+        )  # fmt: skip
     assert result.code == 0, result.err
     with (path / "DM_digits_ipc1.csv").open() as file:
         return path, list(csv.DictReader(file)), result.out
@@ -42,6 +45,7 @@ def run_here(command, **named):
 
 def test_each_variant_is_a_row_at_the_same_budget_and_step(table):
     path, rows, _ = table
+    rows = rows[:5]
     names = [(row["transform"], row["selection"]) for row in rows]
     assert names == [("dft", "energy"), ("dft", "low"), ("dwt", "energy"), ("dwt", "low"), ("identity", "all")]
     for row in rows:
@@ -60,10 +64,27 @@ def test_each_variant_is_a_row_at_the_same_budget_and_step(table):
     assert steps["dft"] == pytest.approx(orthonormal * 64 / 2)
 
 
+def test_real_images_in_files_are_rows_at_as_many_bytes(table):
+    path, rows, shown = table
+    assert [row["stored_as"] for row in rows] == ["-"] * 5 + ["png", "webp"]
+    for row in rows[5:]:
+        assert float(row["budget_bytes"]) == 64 * 4
+        assert 0 < float(row["bytes_without_headers"]) <= 64 * 4
+        assert row["count_headers"] == "False"
+        assert (row["transform"], row["selection"], row["k"], row["networks"], row["epochs"]) == (
+            "files", "random", "-", "1", "0",
+        )  # fmt: skip
+        assert "DM/evaluate.py" in row["command"]
+        told = json.loads((path / f"DM_digits_ipc1_{row['stored_as']}.json").read_text())
+        assert told["network"] == "ConvNetD1W32"
+        assert float(row["mean"]) == pytest.approx(told["mean"], abs=1e-4)
+        assert describe_storage(told["storage"]) in shown
+
+
 def test_the_table_and_the_picture_are_shown(table):
     path, rows, shown = table
     for row in rows:
-        assert f"{100 * float(row['mean']):.1f}" in shown
+        assert f"{100 * float(row['mean']):.2f}" in shown
     assert str(path / "DM_digits_ipc1_masks.png") in shown
     with Image.open(path / "DM_digits_ipc1_masks.png") as image:
         assert len(image.convert("L").getcolors()) > 10
@@ -82,6 +103,7 @@ def test_a_cell_without_a_recipe_is_refused(tmp_path):
         (["--selection=low"], "--selection is decided by the table"),
         (["--name", "mine"], "--name is decided by the table"),
         (["--selections"], "there is nothing to compare"),
+        (["--no_count_headers"], "give --stored_as, too"),
     ],
     ids=str,
 )
