@@ -90,7 +90,9 @@ def main() -> None:
     # By all that the run folders tell apart, so that no table overwrites another's.
     output = Path(options.output)
     name = f"{options.objective}_{dataset_folder(options.dataset)}_ipc{options.ipc}"
-    rows, folders, real = [], [], []
+    rows: list[dict[str, Any]] = []
+    real: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    folders = []
     for variant in variants(options, im_size):
         row, folder = measure(variant, options, passed_on)
         if not rows:  # the first run says how to train; what cannot be stored ends the table before the others

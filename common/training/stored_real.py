@@ -180,18 +180,19 @@ def _lossy(codec: Codec, data: ImageData, choose: Choose, budget: Budget, asked:
     firsts = torch.stack([indices[0] for indices in data.class_indices])
     n = asked or min(smallest, default_n(codec, _originals(data, firsts), budget))
     images = [_originals(data, indices) for indices in choose(n).cpu()]
-    lowest = codec.qualities.start
-    coarse = [[codec.encode(image, lowest, budget.headers) for image in of_class] for of_class in images]
-    fit = min(map(budget.first, coarse))
-    if asked is None:
-        n = max(1, fit)
-    for name, files in zip(data.class_names, coarse, strict=True):
-        if fit < n and not budget.holds(files[:n]):
-            what = f"{counted(n, 'image')} of class {name!r} in quality {lowest} take{'s' * (n == 1)}"
-            _refuse(what, files[:n], codec, budget, "raise" if n == 1 else "lower --n, or raise")
+    lowest, guess = codec.qualities.start, codec.qualities[len(codec.qualities) // 2]
+    coarse: list[list[File]] = []
     classes: list[StoredClass] = []
-    guess = codec.qualities[len(codec.qualities) // 2]
-    with _bar(len(images), n, codec) as bar:
+    with _bar(2 * len(images), codec) as bar:  # each class is looked at in the lowest quality, then in better ones
+        for of_class in images:
+            coarse.append([codec.encode(image, lowest, budget.headers) for image in of_class])
+            bar.update()
+        if asked is None:
+            n = max(1, min(map(budget.first, coarse)))
+        for name, files in zip(data.class_names, coarse, strict=True):
+            if not budget.holds(files[:n]):
+                what = f"{counted(n, 'image')} of class {name!r} in quality {lowest} take{'s' * (n == 1)}"
+                _refuse(what, files[:n], codec, budget, "raise" if n == 1 else "lower --n, or raise")
         for of_class, files in zip(images, coarse, strict=True):
             found = {lowest: files[:n]}
 
@@ -211,8 +212,8 @@ def _originals(data: ImageData, indices: Tensor) -> np.ndarray:
     return pixels
 
 
-def _bar(classes: int, n: int, codec: Codec) -> Progress:
-    return Progress(total=classes, desc=f"{n} as {codec.name}", unit="class", disable=not parallel.is_main())
+def _bar(classes: int, codec: Codec) -> Progress:
+    return Progress(total=classes, desc=f"store as {codec.name}", unit="class", disable=not parallel.is_main())
 
 
 def _refuse(what: str, files: Sequence[File], codec: Codec, budget: Budget, remedy: str) -> NoReturn:
