@@ -357,8 +357,11 @@ def test_baselines_and_cifar101(source, tmp_path):
         "--dataset", f"folder:{root / 'images'}", "--model", "ConvNetD1W32", "--epoch_eval_train", 1, "--num_eval", 1,
         "--target_dataset", "CIFAR10.1", "--target_path", tmp_path, "--output", tmp_path / "out",
     ]  # fmt: skip
-    result = robustness(source, "--baseline", "random", *flags, synset=False)
+    result = robustness(source, "--baseline", "random", "--stored_as", "png", "--ipc", 2, *flags, synset=False)
     assert result.code == 0, result.err
+    storage = results(tmp_path / "out")["storage"]
+    assert all(8 * each <= storage["budget_bits"] for each in storage["bytes"])
+    assert "as png" in result.out
     assert [(each["kind"], each["level"]) for each in results(tmp_path / "out")["conditions"]] == [("v6", None)]
     assert (tmp_path / "out" / "heatmap.png").is_file()
 
@@ -424,6 +427,7 @@ def test_imagenetc_by_the_authors_names(tmp_path):
         (["--relative_to", "nothing.json"], ["nothing.json is not readable"]),
         (["--ipc", 1], ["--ipc, --recipe and --cifar100_stats are for baselines"]),
         (["--baseline", "random"], ["either --synset FILE or --baseline"]),
+        (["--stored_as", "png"], ["give it with --baseline"]),
         (["--num_eval", 0], ["--num_eval 0 is too small"]),
         (["--output", ROOT / "README.md"], ["cannot write to the folder --output"]),
     ],

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from tests.command_line import assert_refused, call
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+CIFAR10 = Path(os.environ.get("FRED_DATA", "none")) / "cifar10-lossless-first4000.npz"
 LOSSY = ["jpeg", "webp", "avif"]
 BITS = 8 * 6000
 
@@ -202,6 +205,22 @@ def test_the_nearest_recipe_is_nearest_by_ratio():
     assert nearest("DM", "CIFAR10", 5) == 10
     assert nearest("DM", "none", 2.6) == 3
     assert nearest("DM", "none", 0.1) == 1
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not CIFAR10.is_file(), reason="FRED_DATA has no cifar10-lossless-first4000.npz")
+def test_on_cifar10_the_newer_codec_is_better_at_as_many_bytes():
+    with np.load(CIFAR10) as arrays:
+        images, labels = arrays["x"], arrays["y"]
+    some = np.flatnonzero(labels < 2)[:200]
+    pixels = torch.from_numpy(images[some].transpose(0, 3, 1, 2).copy())
+    data = ImageData(pixels, torch.from_numpy(labels[some]).long(), (0.5,) * 3, (0.25,) * 3, ("a", "b"), "CIFAR10")
+    decibels = []
+    for name in LOSSY:
+        _, storage = store_real(data, first(data), name, Budget(98_304), 20)
+        assert all(0.9 * 98_304 < 8 * each <= 98_304 for each in storage["bytes"])
+        decibels.append(storage["psnr"])
+    assert decibels[0] < min(decibels[1:])
 
 
 # -- the command ----------------------------------------------------------------------------------------------------
