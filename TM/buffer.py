@@ -56,7 +56,8 @@ def train_experts(options: BufferOptions) -> None:
     epochs, shape = protocol.keep_epochs, (protocol.keep_epochs + 1, made_for["parameter_count"])
     every = options.test_every or epochs
     tested = {*range(every, epochs, every), epochs}  # numbers of epochs after which an expert is tested
-    batches = epochs * math.ceil(len(train) / protocol.batch_train) + len(tested) * batches_of_test(len(test))  # of one
+    in_tests = len(tested) * batches_of_test(len(test), test.im_size)
+    batches = epochs * math.ceil(len(train) / protocol.batch_train) + in_tests  # of one
     work = Stoppable("stopping", "finished experts are kept, the same command trains the others")
 
     with filling(folder, made_for, made_by), work.catching_signals(), precision(options.precision, device):

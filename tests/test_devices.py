@@ -82,6 +82,36 @@ def test_a_machine_that_cannot_compile_says_so_in_a_sentence(monkeypatch, capsys
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux")
+def test_free_memory_is_that_of_the_machine_or_what_a_container_leaves(monkeypatch):
+    files = {
+        "/proc/meminfo": "MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable: 5 kB\n",
+        "/sys/fs/cgroup/memory.max": "4000\n",
+        "/sys/fs/cgroup/memory.current": "1000\n",
+    }
+
+    def read(path, **_):
+        if str(path) not in files:
+            raise FileNotFoundError(path)
+        return files[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", read)
+    cpu = torch.device("cpu")
+    assert devices.free_memory(cpu) == 3000
+    files["/sys/fs/cgroup/memory.max"] = "max\n"
+    assert devices.free_memory(cpu) == 5 * 1024
+    files["/sys/fs/cgroup/memory.max"] = "500\n"
+    assert devices.free_memory(cpu) == 0
+    for name in [name for name in files if "cgroup" in name]:
+        del files[name]
+    files |= {
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes": "900\n",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes": "200\n",
+    }
+    assert devices.free_memory(cpu) == 700
+    del files["/proc/meminfo"]
+    assert devices.free_memory(cpu) is None
+
+
 def test_peak_memory_is_what_the_system_says_in_bytes():
     peak = devices.peak_memory(torch.device("cpu"))
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]

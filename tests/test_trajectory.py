@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -7,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from common.matching import augment
-from common.matching.trajectory import Step, build_student, flatten, match
+from common.matching.trajectory import Step, build_student, flatten, graph_bytes, match
 from common.networks import build_network, reinitialise
 from common.system.devices import precision
 from common.system.errors import InputError
@@ -257,6 +258,42 @@ def test_no_more_images_than_a_chunk_are_alive_at_a_time():
     )
     assert seen == [2, 2, 3, 2, 2, 3]  # seven images in parts that differ by one at most
     assert all(t.grad_fn is None for t in found)
+
+
+@pytest.mark.parametrize("fit", [0, 1, 4, 6, 1000])
+def test_graphs_that_fit_into_the_memory_are_kept_and_change_no_bit(fit):
+    network, tensors = setting("ConvNetD2W16", torch.float32)
+    student, steps = build_student(network), drawn_steps(3)  # 2 + 2 + 3 parts
+    expected = match(student, *tensors, steps, chunk=3)
+    each = graph_bytes(student, tensors[0], tensors[2][:3], tensors[3][:3])
+    pulled = []
+
+    def pullback(theta, images, *rest):
+        pulled.append(len(images))
+        return student.pullback(theta, images, *rest)
+
+    watched = dataclasses.replace(student, pullback=pullback)
+    found = match(watched, *tensors, steps, chunk=3, memory=fit * each + each // 2)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert len(pulled) == max(0, 7 - fit)  # the last parts are kept
+
+
+def test_the_weight_of_a_graph_is_what_it_saves():
+    """Counted by hand for a network without norm: 4 images, 16 channels, 8x8 pixels, in double precision."""
+    network, (theta, _, images, labels, _) = setting("ConvNetD1W16NN")
+    weight = graph_bytes(build_student(network), theta, images[:4], labels[:4])
+    features, pooled = 4 * 16 * 64 * 8, 4 * 16 * 16 * 8
+    # What ReLU has made and its derivative, what pooling has made, and the gradients that go back through both.
+    assert 2 * features + pooled < weight < 6 * features + 4 * pooled
+
+
+def test_a_compiled_student_keeps_no_graphs():
+    network, tensors = setting()
+    student = build_student(network, lambda function: function)
+    with pytest.raises(ValueError, match="compiled"):
+        graph_bytes(student, tensors[0], tensors[2], tensors[3])
+    found = match(student, *tensors, drawn_steps(3), chunk=3, memory=10**9)
+    assert_close(found, match(build_student(network), *tensors, drawn_steps(3), chunk=3), 1e-8)
 
 
 def test_bf16_keeps_the_direction():

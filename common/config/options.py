@@ -35,7 +35,7 @@ EVALUATION_EPOCHS = 1000  # the authors'
 # The default of any other new option must keep the behaviour from before the option existed: see identity.py.
 NOT_PART_OF_A_RUN = frozenset({
     "data_path", "no_download", "workers", "save_path", "name", "device", "resume", "checkpoint_every", "export",
-    "track", "track_project", "track_group", "buffer_path", "seeds",
+    "track", "track_project", "track_group", "buffer_path", "seeds", "memory_budget",
 })  # fmt: skip
 
 # The authors' ImageNet scripts call it --res.

@@ -22,7 +22,7 @@ from common.matching import distribution, gradient, trajectory
 from common.networks.pools import pool_names, principal
 from common.system.devices import resolve_device
 from common.training.pool import networks_at_once
-from common.training.train import TEST_BATCH, EvaluationProtocol
+from common.training.train import EvaluationProtocol, test_batch
 
 __all__ = ["RATES", "SHAPES", "DataShape", "Estimate", "estimate", "seconds"]
 
@@ -123,7 +123,7 @@ def _evaluation(cell: costs.Workload, options: DistillOptions, device: torch.dev
         alone = costs.properties(name, shape).dropout
         together = 1 if alone else min(options.num_eval, networks_at_once(options.networks_at_once, device))
         training = costs.training(name, shape, batch, together)
-        testing = costs.inference(name, shape, min(TEST_BATCH, shape.test_images), together)
+        testing = costs.inference(name, shape, min(test_batch(shape.im_size), shape.test_images), together)
         each = epochs * cell.count * training.flops + shape.test_images * testing.flops
         waits = options.wait_eval and name != principal(names, options.model)
         flops += (1 if waits else points) * options.num_eval * each
@@ -137,6 +137,6 @@ def _experts(shape: DataShape, options: BufferOptions) -> Cost:
     epochs = options.train_epochs if options.keep_epochs is None else options.keep_epochs
     tests = len({epochs, *(range(options.test_every, epochs, options.test_every) if options.test_every else ())})
     training = costs.training(options.model, shape, min(options.batch_train, shape.train_images))
-    testing = costs.inference(options.model, shape, min(TEST_BATCH, shape.test_images))
+    testing = costs.inference(options.model, shape, min(test_batch(shape.im_size), shape.test_images))
     each = epochs * shape.train_images * training.flops + tests * shape.test_images * testing.flops
     return Cost(round(options.num_experts * each), max(training.bytes, testing.bytes))

@@ -215,7 +215,9 @@ def apply(images: torch.Tensor, params: DSAParams) -> torch.Tensor:
     x = images.unflatten(0, (params.groups, images.shape[0] // params.groups))  # [G, m, ch, H, W]
     with torch.autocast(images.device.type, enabled=False):
         if params.color is not None and params.colored is not None:
-            x = torch.where(_spread(params.colored), _recolor(x, params.color), x)
+            recolored = _recolor(x, params.color)
+            every = set(params.strategies) == {"color"}
+            x = recolored if every else torch.where(_spread(params.colored), recolored, x)
         if params.theta is not None and params.moved is not None:
             x = torch.where(_spread(params.moved), _resample(x, params.theta, params.align_corners), x)
         if params.flipped is not None:
@@ -251,9 +253,9 @@ def _recolor(x: torch.Tensor, color: torch.Tensor) -> torch.Tensor:
     brightness, saturation, contrast = _spread(color).unbind(1)
     x = x + brightness
     gray = x.mean(dim=2, keepdim=True)  # the mean of a single channel is that channel, so saturation does not change it
-    x = (x - gray) * saturation + gray
+    x = (x - gray).mul_(saturation).add_(gray)
     level = x.mean(dim=(2, 3, 4), keepdim=True)
-    return (x - level) * contrast + level
+    return (x - level).mul_(contrast).add_(level)
 
 
 def _resample(x: torch.Tensor, theta: torch.Tensor, align_corners: bool) -> torch.Tensor:

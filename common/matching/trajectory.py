@@ -14,18 +14,22 @@ one, starting from lambda_T = dloss / dtheta_T, and approximates nothing. With g
 
 Cross-entropy is a mean over the batch, so g_t and these derivatives are sums over images. A step can therefore be cut
 into chunks, and memory holds only the T + 1 vectors theta_t and the activations of one chunk.
+
+Every g_t is computed on the way forward, and again on the way back, for its graph. Where memory allows, the graphs of
+the last chunks are kept instead, which saves a quarter of the work and changes no bit of the result.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad, grad_and_value
 
 from common.matching.augment import DSAParams, apply
@@ -40,6 +44,22 @@ _GPU_PIXELS = 1024 * 32 * 32
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]
 # (theta, images, labels, direction [P]) -> d<g, direction> / d theta [P], d<g, direction> / d images, <g, direction>
 Pullback = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+class Graph(NamedTuple):
+    """The graph of a gradient g on some images, for which a pullback need not compute g again."""
+
+    theta: Tensor
+    """leaf [P]"""
+    images: Tensor
+    """leaf [B, ch, ...]"""
+    gradient: Tensor
+    """d CE / d theta [P], the cross-entropy summed over the images; its graph leads to both leaves"""
+
+    def pull(self, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a `Pullback` returns. The graph is freed."""
+        to_theta, to_images = torch.autograd.grad(self.gradient, (self.theta, self.images), direction)
+        return to_theta, to_images, self.gradient.detach() @ direction
 
 
 class Step(NamedTuple):
@@ -59,6 +79,10 @@ class Student:
     batch_statistics: bool  # the images of a batch influence each other, so a step cannot be cut into chunks
     gradient: Gradient
     pullback: Pullback
+    graph: Callable[[Tensor, Tensor, Tensor], Graph] | None = None
+    """(theta, images, labels) -> the graph of their gradient; None for a compiled student"""
+    weights: dict[int, int] = field(default_factory=dict)
+    """number of images -> what `graph_bytes` has measured"""
 
 
 class Team(Protocol):
@@ -105,29 +129,62 @@ def build_student(network: nn.Module, compiled: Callable[[Any], Any] | None = No
         state.update((name, buffer.clone()) for name, buffer in network.named_buffers())
         return F.cross_entropy(functional_call(network, state, (images,)), labels, reduction="sum")
 
-    gradient: Gradient = grad(cross_entropy)
+    def gradient(theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        # Always with a graph: without one, GroupNorm's derivative is computed by another formula, with other bits.
+        wanted = torch.is_grad_enabled() and (theta.requires_grad or images.requires_grad)
+        with torch.enable_grad():
+            leaf = theta if theta.requires_grad else theta.detach().requires_grad_()
+            g = torch.autograd.grad(cross_entropy(leaf, images, labels), leaf, create_graph=True)[0]
+        return g if wanted else g.detach()
 
-    def pullback_eager(
-        theta: Tensor, images: Tensor, labels: Tensor, direction: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def graph(theta: Tensor, images: Tensor, labels: Tensor) -> Graph:
         leaves = theta.detach().requires_grad_(), images.detach().requires_grad_()
         with torch.enable_grad():
-            g = gradient(*leaves, labels)
-        to_theta, to_images = torch.autograd.grad(g, leaves, direction)
-        return to_theta, to_images, g.detach() @ direction
+            return Graph(*leaves, gradient(*leaves, labels))
+
+    def pullback(theta: Tensor, images: Tensor, labels: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return graph(theta, images, labels).pull(direction)
+
+    # torch.compile differentiates twice only through torch.func, which is slower and takes more memory without it.
+    gradient_pure: Gradient = grad(cross_entropy)
 
     def pullback_pure(
         theta: Tensor, images: Tensor, labels: Tensor, direction: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         def product(theta: Tensor, images: Tensor) -> Tensor:
-            return gradient(theta, images, labels) @ direction
+            return gradient_pure(theta, images, labels) @ direction
 
         (to_theta, to_images), value = grad_and_value(product, argnums=(0, 1))(theta, images)
         return to_theta, to_images, value
 
-    # pullback_pure compiles best, as one graph; run eagerly it is slower and takes a third more memory.
-    pullback = pullback_eager if compiled is None else compiled(pullback_pure)
-    return Student(sum(sizes), has_batchnorm(network), gradient if compiled is None else compiled(gradient), pullback)
+    whole = has_batchnorm(network)
+    if compiled is None:
+        return Student(sum(sizes), whole, gradient, pullback, graph)
+    return Student(sum(sizes), whole, compiled(gradient_pure), compiled(pullback_pure), None)
+
+
+@torch.no_grad()
+def graph_bytes(student: Student, theta: Tensor, images: Tensor, labels: Tensor) -> int:
+    """The memory in bytes that the graph of the gradient on these images holds; measured once per number of images.
+
+    Raises ValueError for a compiled student, which has no graphs.
+    """
+    if student.graph is None:
+        raise ValueError("a compiled student keeps no graphs")
+    if len(images) not in student.weights:
+        # By their addresses, since a tensor may be saved several times. None is freed before all are counted.
+        storages: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            return tensor.detach()
+
+        with saved_tensors_hooks(count, lambda tensor: tensor):
+            graph = student.graph(theta, images, labels)
+        storages.pop(theta.untyped_storage().data_ptr(), None)  # theta is kept anyway
+        student.weights[len(images)] = sum(storages.values()) + graph.gradient.nbytes
+    return student.weights[len(images)]
 
 
 def match(
@@ -142,6 +199,7 @@ def match(
     chunk: int | None = None,
     unroll: Unroll = "adjoint",
     team: Team | None = None,
+    memory: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss (a scalar) and its gradients with respect to the images and to the step size, without graph.
 
@@ -152,6 +210,8 @@ def match(
     unroll: "adjoint", or "plain" for the textbook method, whose memory grows with T whatever the chunk.
     team: the processes that share the parts. All of them pass the same arguments and get the whole result. "plain"
     cannot be shared.
+    memory: bytes for the graphs of chunks that the adjoint then need not compute twice. It does not change the result;
+    a compiled student and "plain" do not use it.
     If the student diverges or start equals target, the result is NaN or infinite and no exception is raised, because
     this function never waits for the device.
     Raises InputError if start or target belongs to another network, and for a chunk with a network that normalises over
@@ -172,7 +232,7 @@ def match(
     tensors = start.detach(), target.detach(), images.detach(), labels, step_size.detach()
     if unroll == "plain":
         return _plain(student, *tensors, steps, chunk)
-    return _adjoint(student, *tensors, steps, chunk, team)
+    return _adjoint(student, *tensors, steps, chunk, team, memory)
 
 
 @torch.no_grad()
@@ -186,23 +246,46 @@ def _adjoint(
     steps: Sequence[Step],
     chunk: int | None,
     team: Team | None,
+    memory: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    def opened(rows: slice | Tensor, augmentation: DSAParams | None) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            part = images[rows].requires_grad_()
+            return part, _augment(part, augmentation)
+
+    parts = [list(_parts(images, step, chunk, team)) for step in steps]
+    # The last graphs are kept, because the way back needs them first.
+    twice = sum(map(len, parts)) - (_graphs_within(memory, student, start, images, labels, parts) if memory else 0)
+    kept: dict[tuple[int, int], tuple[Tensor, Tensor, Graph]] = {}
     thetas = [start]
-    for step in steps:
-        thetas.append(thetas[-1] - step_size * _mean_gradient(student, thetas[-1], images, labels, step, chunk, team))
+    for t, step in enumerate(steps):
+        total = torch.zeros_like(start)
+        for i, (rows, augmentation) in enumerate(parts[t]):
+            if twice > 0 or student.graph is None:
+                total += student.gradient(thetas[t], _augment(images[rows], augmentation), labels[rows])
+                twice -= 1
+            else:
+                part, seen = opened(rows, augmentation)
+                kept[t, i] = part, seen, student.graph(thetas[t], seen, labels[rows])
+                total += kept[t, i][2].gradient
+        if team is not None:
+            team.sum_(total)
+        thetas.append(thetas[t] - step_size * (total / _batch_size(images, step)))
     distance = (start - target).square().sum()
     difference = thetas.pop() - target
     direction = 2 * difference / distance  # lambda_T
     to_images = torch.zeros_like(images)
     to_step_size = torch.zeros_like(step_size)
-    for step in reversed(steps):
+    for t, step in reversed(list(enumerate(steps))):
         theta, batch = thetas.pop(), _batch_size(images, step)
         to_theta = torch.zeros_like(theta)
-        for rows, augmentation in _parts(images, step, chunk, team):
-            with torch.enable_grad():
-                part = images[rows].requires_grad_()
-                seen = _augment(part, augmentation)
-            some_theta, to_seen, product = student.pullback(theta, seen.detach(), labels[rows], direction)
+        for i, (rows, augmentation) in enumerate(parts[t]):
+            if (t, i) in kept:
+                part, seen, graph = kept.pop((t, i))
+                some_theta, to_seen, product = graph.pull(direction)
+            else:
+                part, seen = opened(rows, augmentation)
+                some_theta, to_seen, product = student.pullback(theta, seen.detach(), labels[rows], direction)
             # A separate backward pass through the augmentation: it is not differentiated twice, and it would otherwise
             # be compiled once per strategy.
             (to_part,) = torch.autograd.grad(seen, part, to_seen)
@@ -215,6 +298,22 @@ def _adjoint(
     if team is not None:
         team.sum_(to_images, to_step_size)
     return difference.square().sum() / distance, to_images, to_step_size
+
+
+def _graphs_within(
+    memory: int,
+    student: Student,
+    theta: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    parts: Sequence[Sequence[tuple[slice | Tensor, DSAParams | None]]],
+) -> int:
+    """How many graphs of the largest part fit into this many bytes."""
+    rows = [rows for several in parts for rows, _ in several]
+    if student.graph is None or not rows:
+        return 0
+    largest = max(rows, key=lambda some: len(labels[some]))
+    return memory // graph_bytes(student, theta, images[largest], labels[largest])
 
 
 @torch.enable_grad()
@@ -239,20 +338,12 @@ def _plain(
 
 
 def _mean_gradient(
-    student: Student,
-    theta: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    step: Step,
-    chunk: int | None,
-    team: Team | None = None,
+    student: Student, theta: Tensor, images: Tensor, labels: Tensor, step: Step, chunk: int | None
 ) -> Tensor:
     """Return g_t [P], the gradient of the mean cross-entropy over the whole batch, whatever the chunk."""
     total = torch.zeros_like(theta)
-    for rows, augmentation in _parts(images, step, chunk, team):
+    for rows, augmentation in _parts(images, step, chunk, None):
         total = total + student.gradient(theta, _augment(images[rows], augmentation), labels[rows])
-    if team is not None:
-        team.sum_(total)
     return total / _batch_size(images, step)
 
 

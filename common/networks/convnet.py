@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from common.networks.network import Network, norm_layer, two_sides
+from common.networks.pooling import AvgPool2x2
 from common.system.errors import InputError
 
 # Swish comes before S, because the first alternative that matches wins.
@@ -84,7 +85,7 @@ class ConvNet(Network):
                 layers.append(norm_layer(norm, outputs, height, breadth))
             layers.append(_ACTIVATIONS[activation]())
             if pooling != "N":
-                layers.append(nn.MaxPool2d(2) if pooling == "M" else nn.AvgPool2d(2))
+                layers.append(nn.MaxPool2d(2) if pooling == "M" else AvgPool2x2())
                 height, breadth = height // 2, breadth // 2
             inputs, outputs, padding = outputs, 2 * outputs if global_average else outputs, 1
         if global_average:

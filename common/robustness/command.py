@@ -112,7 +112,7 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
     )[setup.network]
 
     accuracies: dict[Condition, list[float | None]] = {}
-    batches = sum(batches_of_test(part.size) for part in target.parts.values()) * len(trained)
+    batches = sum(batches_of_test(part.size, clean.im_size) for part in target.parts.values()) * len(trained)
     with Progress(total=batches, desc=target.name, unit="batch") as bar, precision(options.precision, device):
         for condition, part in target.parts.items():
             shifted = part.read().to(device)

@@ -130,6 +130,36 @@ def peak_memory(device: torch.device) -> dict[str, int | None]:
     return peak
 
 
+def free_memory(device: torch.device) -> int | None:
+    """The memory in bytes that is free now: of the GPU, or on a CPU of the machine and of its container (cgroup).
+
+    None on a CPU where the system does not tell it (macOS, Windows).
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return min(free + _free_in_container(), default=None)
+
+
+def _free_in_container() -> list[int]:
+    """What the limit of this container leaves, in bytes; [] if there is no limit."""
+    for folder, limit, usage in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),  # version 1
+    ):
+        try:
+            words = [(Path(folder) / name).read_text(encoding="ascii").strip() for name in (limit, usage)]
+        except OSError:
+            continue
+        if words[0] != "max":
+            return [max(0, int(words[0]) - int(words[1]))]
+    return []
+
+
 def _peak_resident() -> int | None:
     try:
         import resource

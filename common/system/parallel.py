@@ -32,6 +32,8 @@ class Launch(NamedTuple):
     """The rank among the processes on the same machine."""
     world: int = 1
     """The number of processes on all machines together."""
+    local_world: int = 1
+    """The number of processes on the same machine."""
 
 
 def launch() -> Launch:
@@ -44,7 +46,8 @@ def launch() -> Launch:
     if world == 1:
         return Launch()
     rank = int(os.environ["RANK"])
-    return Launch(rank, int(os.environ.get("LOCAL_RANK", rank)), world)
+    local_rank, local_world = os.environ.get("LOCAL_RANK", rank), os.environ.get("LOCAL_WORLD_SIZE", world)
+    return Launch(rank, int(local_rank), world, int(local_world))
 
 
 def rank() -> int:

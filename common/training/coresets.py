@@ -24,12 +24,12 @@ from common.system.seeds import derive, generator, seeded
 from common.system.text import counted
 from common.training.train import (
     MOMENTUM,
-    TEST_BATCH,
     WEIGHT_DECAY,
     Batches,
     EvaluationProtocol,
     all_finite,
     batches_of_test,
+    test_indices,
     train_epoch,
 )
 
@@ -98,7 +98,7 @@ def trained_features(
     lr = EvaluationOptions.lr_net if protocol.lr is None else protocol.lr
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     draws = generator(seed, "coreset draws")
-    total = epochs * math.ceil(len(train) / protocol.batch) + batches_of_test(len(train))
+    total = epochs * math.ceil(len(train) / protocol.batch) + batches_of_test(len(train), train.im_size)
     with Progress(total=total, desc="features", unit="batch") as bar:
         with seeded(network, seed, "coreset dropout"):
             for _ in range(epochs):
@@ -106,7 +106,7 @@ def trained_features(
         network.eval()
         parts = []
         with torch.no_grad():
-            for indices in torch.arange(len(train), device=train.device).split(TEST_BATCH):
+            for indices in test_indices(train):
                 parts.append(network.embed(train.batch(indices)).float())
                 bar.update()
     features = torch.cat(parts)

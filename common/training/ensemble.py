@@ -20,7 +20,7 @@ from common.datasets import ImageData
 from common.matching import augment
 from common.networks import reinitialise
 from common.training import dc_augment
-from common.training.train import TEST_BATCH, EvaluationProtocol, TrainingSet, epochs
+from common.training.train import EvaluationProtocol, TrainingSet, epochs, test_indices
 
 State = dict[str, Tensor]  # parameters or buffers of n networks by name, each [n, ...]
 Stack = Callable[[State, State, Tensor], Tensor]
@@ -71,7 +71,7 @@ class Ensemble:
         for tensor in (*weights.values(), *buffers.values()):
             finite &= _finite_rows(tensor)
         with torch.no_grad():
-            for indices in torch.arange(len(test_data), device=test_data.labels.device).split(TEST_BATCH):
+            for indices in test_indices(test_data):
                 images = test_data.batch(indices)
                 logits = self._testing(weights, buffers, images.expand(len(seeds), *images.shape))  # [n, B, C]
                 correct += (logits.argmax(dim=2) == test_data.labels[indices]).sum(dim=1)

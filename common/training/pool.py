@@ -81,7 +81,7 @@ def evaluate_pool(
     protocols = {name: protocol.for_network(dataset, name) for name in networks}
     # Training sets of one evaluation are of equal length.
     images = next((len(training_sets(each[0]).labels) for each in numbers.values() if each), 0)
-    testing = batches_of_test(len(test_data))
+    testing = batches_of_test(len(test_data), test_data.im_size)
     total = sum(
         trained_here(each.network, len(numbers[name]), together) * (protocols[name].batches(images) + testing)
         for name, each in networks.items()

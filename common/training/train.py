@@ -24,7 +24,7 @@ AUGMENTED_EPOCHS, PLAIN_EPOCHS = 1000, 300  # as in DC's main script
 GLAD_STEP_SIZES, GLAD_STEP_SIZE = {"VGG11": 1e-4}, 1e-3  # learning rates: by network, and of all other networks
 GLAD_DECAY = 0.995  # decay per epoch of the moving average of the weights
 GLAD_FIRST = 1e-7  # learning rate of the first epoch, as a share of the full learning rate
-TEST_BATCH = 500
+_TEST_PIXELS = 500 * 32 * 32  # of a batch of a test; at 128 px 500 images would take 10 GB
 
 
 class TrainingSet(Protocol):
@@ -253,7 +253,7 @@ def accuracy(
     forward = network if forward is None else forward
     correct = torch.zeros((), dtype=torch.long, device=data.labels.device)
     finite = all_finite([*network.parameters(), *network.buffers()], data.labels.device)
-    for indices in torch.arange(len(data.labels), device=data.labels.device).split(TEST_BATCH):
+    for indices in test_indices(data):
         logits = forward(data.batch(indices))
         correct += (logits.argmax(dim=1) == data.labels[indices]).sum()
         finite &= logits.isfinite().all()
@@ -262,9 +262,19 @@ def accuracy(
     return count / len(data.labels) if sound else None
 
 
-def batches_of_test(images: int) -> int:
+def test_batch(im_size: Sequence[int]) -> int:
+    """The images per batch of a test: 500 of up to 32x32 pixels, and fewer of larger images."""
+    return max(1, _TEST_PIXELS // max(math.prod(im_size), 32 * 32))
+
+
+def test_indices(data: ImageData) -> tuple[Tensor, ...]:
+    """The images of each batch of a test, int64 [B] on their device."""
+    return torch.arange(len(data.labels), device=data.labels.device).split(test_batch(data.im_size))
+
+
+def batches_of_test(images: int, im_size: Sequence[int]) -> int:
     """The number of batches in which `accuracy` tests a network on this many images."""
-    return math.ceil(images / TEST_BATCH)
+    return math.ceil(images / test_batch(im_size))
 
 
 def all_finite(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
