@@ -122,13 +122,12 @@ def _operations(size: Size) -> dict[str, Case]:
 
 def _updates(size: Size) -> dict[str, Case]:
     """One update of each objective."""
-    published = {32: 50, 128: 20}.get(size.side)  # with all of them an update would take minutes
     anomalies = {AS_SHIPPED: True, NO_ANOMALIES: False}
     return {
         "dm": computation(_update(size, size.dm, "DSA"), size, {AUTHORS: Theirs("DM", theirs.dm)}, ours.dm),
         "dc": computation(_update(size, size.dc, "no DSA"), size, {AUTHORS: Theirs("DC", theirs.dc)}, ours.dc),
         "tm": computation(
-            f"one update, {size.syn_steps} of {published} steps, on {_tm_set(size)}, DSA; {_network(size)}",
+            f"one update, {size.syn_steps} of {size.published_steps} steps, on {_tm_set(size)}, DSA; {_network(size)}",
             size,
             {name: Theirs("TM", partial(theirs.tm, anomalies=on)) for name, on in anomalies.items()},
             ours.tm,

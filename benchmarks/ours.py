@@ -33,7 +33,7 @@ from common.training.train import Batches, EvaluationProtocol, accuracy
 from DC.distill import Options as DCOptions
 from DM.distill import Options as DMOptions
 from TM.distill import Options as TMOptions
-from TM.distill import student_steps
+from TM.distill import memory_of, student_steps
 
 Run = Callable[[], object]
 AnyOptions = TypeVar("AnyOptions", bound=DistillOptions)
@@ -173,6 +173,7 @@ def tm(size: Size, device: torch.device, compile: bool) -> Run:
     labels, number = run.synset.labels, len(run.synset.labels)
     theta = trajectory.flatten(run.network.parameters()).cpu()
     target, iterations = theta * 0.99, count()
+    memory = memory_of(options, run.device) * size.syn_steps // size.published_steps  # its share for these steps
 
     def update() -> None:
         draws = run.draws(next(iterations))
@@ -189,6 +190,7 @@ def tm(size: Size, device: torch.device, compile: bool) -> Run:
                 steps,
                 chunk=chunk,
                 unroll=options.unroll,
+                memory=memory,
             )
         step(run, synthetic, to_images)
         step_size.update(to_step_size)

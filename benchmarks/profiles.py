@@ -77,7 +77,8 @@ def profiled(name: str, version: str, rows: int, device: torch.device) -> str:
         run()
     by = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
     table = profiler.key_averages().table(sort_by=by, row_limit=rows, max_name_column_width=48)
-    about = "".join(f"{key}: {value}\n" for key, value in {"version": code_version(), **describe_hardware(device)}.items())
+    told = {"version": code_version(), **describe_hardware(device)}
+    about = "".join(f"{key}: {value}\n" for key, value in told.items())
     return f"{name}, {version}: {case.what}\n\n{about}\n{table}"
 
 

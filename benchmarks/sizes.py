@@ -30,6 +30,8 @@ class Size:
     """real training images per class"""
     syn_steps: int
     """steps of the student in an update of TM"""
+    published_steps: int
+    """the same in the published run, whose updates would take minutes here"""
     expert_images: int
     """images of the part of an expert's epoch"""
     test_images: int
@@ -62,12 +64,12 @@ class Size:
 # CIFAR-10 and the network of the published runs: DM and DC at ipc 2, TM at ipc 1.
 SMALL = Size(
     side=32, depth=3, width=128, dm=(2, 64), dc=(2, 32), tm=(1, 64),
-    per_class=5000, syn_steps=2, expert_images=1024, test_images=1000,
+    per_class=5000, syn_steps=2, published_steps=50, expert_images=1024, test_images=1000,
 )  # fmt: skip
 # An ImageNet subset at ipc 1, with a quarter of the published network's width.
 LARGE = Size(
     side=128, depth=5, width=32, dm=(1, 2048), dc=(1, 2048), tm=(1, 2048),
-    per_class=300, syn_steps=2, expert_images=1024, test_images=500,
+    per_class=300, syn_steps=2, published_steps=20, expert_images=1024, test_images=500,
 )  # fmt: skip
 
 

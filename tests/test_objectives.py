@@ -308,6 +308,26 @@ def test_a_step_size_that_diverges_is_named(tmp_path, commands, monkeypatch):
     assert_refused(result, "the step size after 1 updates is not finite", "--lr_lr (1e+30) or --lr_teacher")
 
 
+def test_a_budget_of_memory_changes_no_bit_and_belongs_to_no_run(tmp_path, commands, monkeypatch):
+    words, _ = commands["TM"]
+    original, given, sets = trajectory.match, [], []
+
+    def match(*positional, **named):
+        given.append(named["memory"])
+        return original(*positional, **named)
+
+    monkeypatch.setattr(trajectory, "match", match)
+    for budget in ("0", "0.5", None):
+        flags = [] if budget is None else ["--memory_budget", budget]
+        assert call(*words, "--Iteration", 1, *flags, "--save_path", tmp_path / str(budget)).code == 0
+        sets.append((folder_of(tmp_path / str(budget), "TM") / "synset.safetensors").read_bytes())
+    assert sets[0] == sets[1] == sets[2]
+    assert given[0] == 0
+    assert given[1] == 500_000_000
+    assert given[-1] > 0  # half of what is free
+    assert_refused(call(*words, "--memory_budget", "-1", "--save_path", tmp_path), "--memory_budget is -1", "gigabytes")
+
+
 def test_both_unrolls_make_the_same_updates(tmp_path, commands):
     words, _ = commands["TM"]
     sets = []

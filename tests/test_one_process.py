@@ -101,10 +101,12 @@ def test_the_progress_bar_counts_the_own_networks(be, together, shares):
 
 def test_torchrun_is_known_by_its_environment(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")  # a batch system's
-    assert launch() == (0, 0, 1)
+    assert launch() == (0, 0, 1, 1)
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert launch() == (3, 1, 4)
+    assert launch() == (3, 1, 4, 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert launch() == (3, 1, 4, 2)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from common.runs.folder import Run
 from common.system.errors import InputError
 from tests.command_line import SHORT, assert_refused, call, run_folder
 from tests.conftest import ROOT
+from TM.distill import Options as TMOptions
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -199,7 +200,7 @@ def test_the_default_name_is_made_from_what_is_computed(tmp_path):
     ]
     assert len({plain.name, *others}) == 5
     assert folder("--name", "mine").name == "mine"
-    kinds = (ClassMatchingOptions, BufferOptions)
+    kinds = (ClassMatchingOptions, BufferOptions, TMOptions)
     assert {field.name for kind in kinds for field in dataclasses.fields(kind)} >= NOT_PART_OF_A_RUN
     assert folder("--dataset", "folder:/a/b", "--recipe", "digits").parent.parent.name == "folder-b"
 
