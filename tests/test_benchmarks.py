@@ -41,8 +41,8 @@ def bench():
 @pytest.fixture(scope="module")
 def tiny(bench):
     return bench.sizes.Size(
-        side=16, depth=2, width=8, dm=(1, 64), dc=(1, 64), tm=(1, 64), per_class=8, syn_steps=2, published_steps=50, expert_images=9,
-        test_images=9, classes=2, batch_real=4, batch_train=8, evaluation_epochs=1,
+        side=16, depth=2, width=8, dm=(1, 64), dc=(1, 64), tm=(1, 64), per_class=8, syn_steps=2, published_steps=50,
+        expert_images=9, test_images=9, classes=2, batch_real=4, batch_train=8, evaluation_epochs=1,
     )  # fmt: skip
 
 
