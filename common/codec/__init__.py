@@ -1,0 +1,1 @@
+"""Coefficients as bytes: orthonormal planes, rounding, code lengths, integer tables and the entropy coder."""

@@ -1,0 +1,77 @@
+"""Rounding to whole steps with a dead zone, and the step at which the codes fit a budget."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from common.codec.rate import Sums, shortest
+from common.codec.tables import LARGEST
+
+DEAD_ZONE = 0.6
+"""A coefficient below this many steps from its mean is coded as zero, and the other limits lie as far above halves."""
+_NEAR = 0.15  # of log2 of the step: how far a start is trusted
+_EXACT = 0.002  # of log2 of the step; the bits change by as many thousandths
+_BISECTIONS = 14
+
+
+def mean_shift(count: int) -> int:
+    """How many times the step is halved for the means of `count` images each: the finer, the more images share one."""
+    return max(0, round(math.log2(count) / 2))
+
+
+def round_off(values: Tensor, step: Tensor) -> Tensor:
+    """The codes of values [...], whole numbers of the same type; step broadcasts against the values."""
+    scaled = values / step
+    return ((scaled.abs() + (1 - DEAD_ZONE)).floor() * scaled.sign()).clamp(-LARGEST, LARGEST)
+
+
+def codes_of(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """(means [C, P], codes [C, n, P]), whole numbers, of coefficients [C, n, P] with the steps [C].
+
+    A mean counts parts of the step, step / 2^shift with the shift that `mean_shift` gives.
+    """
+    shift = 2 ** mean_shift(coefficients.shape[1])
+    each = step[:, None]
+    means = round_off(coefficients.mean(dim=1), each / shift)
+    return means, round_off(coefficients - (means * (each / shift))[:, None], each[:, None])
+
+
+def values_of(means: Tensor, codes: Tensor, step: Tensor) -> Tensor:
+    """The coefficients float32 [C, n, P] that means [C, P] and codes [C, n, P] stand for, with the steps [C].
+
+    (code + mean / 2^shift) * step: the sum is exact, so each value is rounded once.
+    """
+    shift = 2 ** mean_shift(codes.shape[1])
+    return ((codes.double() + (means.double() / shift)[:, None]) * step.double()[:, None, None]).float()
+
+
+def bits_of(coefficients: Tensor, step: Tensor) -> Tensor:
+    """The least bits [C] of the codes of coefficients [C, n, P] with the steps [C], without means and tables."""
+    _, codes = codes_of(coefficients, step)
+    return shortest(Sums.of(codes, 1))[0].sum(dim=1)
+
+
+def fit_step(coefficients: Tensor, bits: Tensor, start: Tensor | None = None) -> Tensor:
+    """The steps [C], float32, by bisection, at which the codes of coefficients [C, n, P] take at most `bits` [C].
+
+    start: steps of a moment ago; if they are near, fewer have to be tried.
+    """
+    tiny = torch.finfo(torch.float32).tiny * 2**20
+    peak = coefficients.abs().amax(dim=(1, 2)).clamp_min(tiny)
+    mean = coefficients.mean(dim=1).abs().amax(dim=1) * 2 ** mean_shift(coefficients.shape[1])
+    low = (torch.maximum(peak, mean) * 2 / LARGEST).log2()  # at smaller ones there would be larger codes
+    high = torch.maximum(peak.log2() + 2, low + 1)  # here every code is zero
+    rounds = _BISECTIONS
+    if start is not None:
+        below, above = start.log2() - _NEAR, start.log2() + _NEAR
+        low = torch.where((below > low) & (bits_of(coefficients, below.exp2()) > bits), below, low)
+        high = torch.where((above < high) & (bits_of(coefficients, above.exp2()) <= bits), above, high)
+        rounds = max(1, math.ceil(float(torch.log2((high - low).max() / _EXACT))))
+    for _ in range(rounds):
+        middle = (low + high) / 2
+        fits = bits_of(coefficients, middle.exp2()) <= bits
+        low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
+    return high.exp2()
