@@ -85,17 +85,26 @@ class Planes:
 
     def inverse(self, coefficients: Tensor) -> Tensor:
         """The images [..., ch, *im_size] of coefficients [..., P]."""
-        ndim = len(self.im_size)
+        blocks = self._blocks(coefficients) * self._scale.to(coefficients)
+        pixels = self._joined(frequency.inverse(blocks, len(self.im_size)))
+        return self._rotate(pixels, self._colours.T.to(coefficients))
+
+    def laid_out(self, values: Tensor) -> Tensor:
+        """What belongs to the coefficients, [..., P], as pictures [..., ch, *im_size], each block where it lies."""
+        return self._joined(self._blocks(values))
+
+    def _blocks(self, coefficients: Tensor) -> Tensor:
+        """[..., P] as [..., ch, B1, B2(, B3), s1, s2(, s3)] with B blocks of side s along each axis."""
         counts = [side // part for side, part in zip(self.im_size, self.sides, strict=True)]
         blocks = coefficients.unflatten(-1, (self.channels, math.prod(self.sides), math.prod(counts)))
-        blocks = blocks.transpose(-1, -2).unflatten(-1, self.sides).unflatten(-ndim - 1, counts)
-        pixels = frequency.inverse(blocks * self._scale.to(coefficients), ndim)
-        first = pixels.ndim - 2 * ndim
+        return blocks.transpose(-1, -2).unflatten(-1, self.sides).unflatten(-len(self.sides) - 1, counts)
+
+    def _joined(self, blocks: Tensor) -> Tensor:
+        """[..., ch, B1, B2(, B3), s1, s2(, s3)] as [..., ch, *im_size]."""
+        ndim = len(self.im_size)
+        first = blocks.ndim - 2 * ndim
         order = [*range(first), *(axis for i in range(ndim) for axis in (first + i, first + ndim + i))]
-        pixels = pixels.permute(order)
-        for axis in range(ndim):
-            pixels = pixels.flatten(first + axis, first + axis + 1)
-        return self._rotate(pixels, self._colours.T.to(coefficients))
+        return blocks.permute(order).reshape(*blocks.shape[:first], *self.im_size)
 
     @cached_property
     def scan(self) -> Tensor:

@@ -28,15 +28,20 @@ def round_off(values: Tensor, step: Tensor) -> Tensor:
     return ((scaled.abs() + (1 - DEAD_ZONE)).floor() * scaled.sign()).clamp(-LARGEST, LARGEST)
 
 
-def codes_of(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """(means [C, P], codes [C, n, P]), whole numbers, of coefficients [C, n, P] with the steps [C].
+def means_of(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """(means [C, P], their values [C, P]) of coefficients [C, n, P] with the steps [C].
 
-    A mean counts parts of the step, step / 2^shift with the shift that `mean_shift` gives.
+    A mean is a whole number of parts of the step, step / 2^shift with the shift that `mean_shift` gives.
     """
-    shift = 2 ** mean_shift(coefficients.shape[1])
-    each = step[:, None]
-    means = round_off(coefficients.mean(dim=1), each / shift)
-    return means, round_off(coefficients - (means * (each / shift))[:, None], each[:, None])
+    part = step[:, None] / 2 ** mean_shift(coefficients.shape[1])
+    means = round_off(coefficients.mean(dim=1), part)
+    return means, means * part
+
+
+def codes_of(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """(means [C, P], codes [C, n, P]), whole numbers, of coefficients [C, n, P] with the steps [C]."""
+    means, values = means_of(coefficients, step)
+    return means, round_off(coefficients - values[:, None], step[:, None, None])
 
 
 def values_of(means: Tensor, codes: Tensor, step: Tensor) -> Tensor:
@@ -50,8 +55,11 @@ def values_of(means: Tensor, codes: Tensor, step: Tensor) -> Tensor:
 
 def bits_of(coefficients: Tensor, step: Tensor) -> Tensor:
     """The least bits [C] of the codes of coefficients [C, n, P] with the steps [C], without means and tables."""
-    _, codes = codes_of(coefficients, step)
-    return shortest(Sums.of(codes, 1))[0].sum(dim=1)
+    centres = means_of(coefficients, step)[1]
+    sizes = (coefficients - centres[:, None]).abs_().div_(step[:, None, None]).add_(1 - DEAD_ZONE).floor_()
+    used = sizes.gt(0).float().sum(dim=1)
+    sums = Sums(torch.full_like(used, coefficients.shape[1]), used, sizes.sum(dim=1), sizes.amax(dim=1))
+    return shortest(sums)[0].sum(dim=1)
 
 
 def fit_step(coefficients: Tensor, bits: Tensor, start: Tensor | None = None) -> Tensor:

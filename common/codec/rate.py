@@ -12,7 +12,9 @@ from common.codec.tables import TABLES, lengths
 
 
 class Sums(NamedTuple):
-    """What the length of n codes depends on, [...] each: how many of them are not zero, the sum and the largest magnitude."""
+    """What the length of codes depends on, [...] each: their number, how many are used, that is not zero, and the sum
+    and the largest of their magnitudes.
+    """
 
     number: Tensor
     used: Tensor

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from common import frequency
 from common.synset import selection
+from common.synset.base import LearnedSet
 from common.system.errors import InputError
 from common.system.seeds import generator
 from common.system.text import counted
@@ -23,7 +23,8 @@ class SynSetArgs:
     """The arguments of `SynSet(args)`: any namespace with these attributes; those with a default may be missing.
 
     im_size: two or three sides. transform, selection: see `frequency` and `selection`. selection_images: "init" chooses
-    positions from the n drawn images of a class, as the authors do, "class" from all images of the class.
+    positions from the n drawn images of a class, as the authors do, "class" from all images of the class. optimizer:
+    sgd, or adam with lr_freq in units of the spread of each position.
     """
 
     channel: int
@@ -38,20 +39,10 @@ class SynSetArgs:
     selection: str = "variance"
     selection_images: str = "init"
     seed: int = 0
+    optimizer: str = "sgd"
 
 
-class ImageSource(Protocol):
-    """Images that are too many to hold normalised; `batch(indices)` returns some as float32 [B, ch, *im_size]."""
-
-    def batch(self, indices: Tensor) -> Tensor: ...
-
-
-# Pixel values that are transformed at a time when positions are chosen from a whole class. This many fit a processor's
-# cache: choosing from all of CIFAR-10 takes 2 s, and 8 s in pieces eight times as large.
-_SURVEY_CHUNK_VALUES = 1_000_000
-
-
-class SynSet:
+class SynSet(LearnedSet):
     """A synthetic set of n = int(ipc * d / k) images per class, each stored as k coefficients per channel.
 
     d is the product of the image's sides, C the number of classes, ch the number of channels. The set holds
@@ -62,26 +53,13 @@ class SynSet:
     """
 
     def __init__(self, args: SynSetArgs | Any) -> None:
-        self.args = args
-        self.channel, self.num_classes, self.ipc = args.channel, args.num_classes, args.ipc
-        self.im_size = tuple(args.im_size)
-        self.device = torch.device(args.device)
-        self.msz_per_channel = args.msz_per_channel
-        self.transform: str = getattr(args, "transform", SynSetArgs.transform)
-        self.selection: str = getattr(args, "selection", SynSetArgs.selection)
+        super().__init__(args)
+        self.transform = getattr(args, "transform", SynSetArgs.transform)
+        self.selection = getattr(args, "selection", SynSetArgs.selection)
         self.selection_images: str = getattr(args, "selection_images", SynSetArgs.selection_images)
-        self.seed: int = getattr(args, "seed", SynSetArgs.seed)
-        self.d = math.prod(self.im_size)
         self._check_options()
-        self.num_per_class = self.ipc * self.d // self.msz_per_channel
-        self.labels = torch.arange(self.num_classes, device=self.device).repeat_interleave(self.num_per_class)
+        self._allocate(self.ipc * self.d // self.msz_per_channel, self.channel, self.msz_per_channel)
         self.positions = torch.zeros(self.num_classes, self.msz_per_channel, dtype=torch.int32, device=self.device)
-        self.coefficients = torch.zeros(
-            self.num_classes, self.num_per_class, self.channel, self.msz_per_channel, device=self.device
-        ).requires_grad_()
-        self.optimizer = torch.optim.SGD([self.coefficients], lr=args.lr_freq, momentum=args.mom_freq)
-        self._survey: list[Iterable[Tensor]] | None = None
-        self._filled = False
 
     def _check_options(self) -> None:
         selection.check_rule(self.selection)
@@ -96,43 +74,6 @@ class SynSet:
 
     # -- the interface that objectives use ---------------------------------------------------------------------
 
-    def init(
-        self,
-        images_all: Tensor | ImageSource,
-        labels_all: Tensor,
-        indices_class: Sequence[Sequence[int] | Tensor],
-    ) -> None:
-        """Initialise from real images: draw n per class without replacement and keep k coefficients of each channel.
-
-        images_all: normalised images [N, ch, *im_size], or an object whose `batch(indices)` returns such images.
-        labels_all: int64 [N]. indices_class: for each class the indices of its images.
-        Raises InputError for a class with fewer than n images, a drawn index whose label is another class, or images of
-        another shape than [ch, *im_size].
-        """
-        indices = [torch.as_tensor(rows, dtype=torch.long) for rows in indices_class]
-        names = getattr(images_all, "class_names", range(self.num_classes))
-        drawn = torch.stack([self._draw(c, rows, names[c]) for c, rows in enumerate(indices)])  # [C, n]
-        images = self._gather(images_all, drawn.flatten())
-        labels = torch.as_tensor(labels_all)
-        if not torch.equal(labels[drawn.flatten().to(labels.device)].to(self.device), self.labels):
-            raise InputError("indices_class disagrees with labels_all: some index has another class's label")
-        if images.shape[1:] != (self.channel, *self.im_size):
-            expected = (self.channel, *self.im_size)
-            raise InputError(f"the images are {tuple(images.shape[1:])}, the arguments say {expected}")
-        by_class = images.unflatten(0, (self.num_classes, self.num_per_class))
-        if self.selection_images == "init":
-            self._survey = [[rows] for rows in by_class]
-        else:
-            self._survey = [self._chunks(images_all, rows) for rows in indices]
-        self.init_mask()
-        self._survey = None
-        dense = frequency.forward(by_class, len(self.im_size), self.transform).flatten(3)  # [C, n, ch, d]
-        with torch.no_grad():
-            self.coefficients.copy_(dense.gather(3, _index(self.positions, self.coefficients.shape)))
-        self._filled = True
-        self.optimizer.state.clear()
-        self.optim_zero_grad()
-
     def init_mask(self) -> None:
         """Choose `positions` from the images given to `init`; override this method to use your own selection rule.
 
@@ -143,43 +84,6 @@ class SynSet:
         rule = generator(self.seed, "selection")
         self.positions = selection.select(self.selection, self._survey, self.msz_per_channel, self.transform, rule)
 
-    def decode(self, classes: slice | None = None) -> Tensor:
-        """Return all images, float32 [C * n, ch, *im_size], differentiable with respect to `coefficients`.
-
-        classes: decode only these classes; for c classes the result is [c * n, ch, *im_size].
-        Raises InputError before `init` or `load_state_dict`.
-        """
-        self.check_filled()
-        if classes is None:
-            return self._decode(self.coefficients, self.positions).flatten(0, 1)
-        return self._decode(self.coefficients[classes], self.positions[classes]).flatten(0, 1)
-
-    def get(self, indices: Iterable[int] | Tensor | None = None, need_copy: bool = False) -> tuple[Tensor, Tensor]:
-        """Return (images, labels) of the images in `indices`, or of all; `need_copy` gives copies without a graph.
-
-        Raises InputError before `init` or `load_state_dict`.
-        """
-        self.check_filled()
-        coefficients = self.coefficients.detach().clone() if need_copy else self.coefficients
-        if indices is None:
-            return self._decode(coefficients, self.positions).flatten(0, 1), self.labels.clone()
-        rows = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices), device=self.device).long()
-        images = self._decode(coefficients.flatten(0, 1)[rows][:, None], self.positions[rows // self.num_per_class])
-        return images[:, 0], self.labels[rows]
-
-    def optim_zero_grad(self) -> None:
-        """Clear the gradient of the coefficients. Raises InputError before `init` or `load_state_dict`."""
-        self.check_filled()
-        self.optimizer.zero_grad()
-
-    def optim_step(self) -> None:
-        """Take one SGD step with momentum on the coefficients (lr_freq is in the transform's own units).
-
-        Raises InputError before `init` or `load_state_dict`.
-        """
-        self.check_filled()
-        self.optimizer.step()
-
     # -- contents ------------------------------------------------------------------------------------------------
 
     @property
@@ -188,17 +92,6 @@ class SynSet:
         self.check_filled()
         mask = torch.zeros(self.num_classes, self.d, dtype=torch.bool, device=self.device)
         return mask.scatter(1, self.positions.long(), True).unflatten(1, self.im_size)
-
-    def check_filled(self) -> None:
-        """Raise InputError if nothing has been stored yet, so that every image would be constant zero."""
-        # The values are looked at once only, since that waits for a GPU; tensors on the meta device have none.
-        if not self._filled and self.device.type != "meta":
-            self._filled = bool(self.coefficients.any() or self.positions.any())  # a subclass may write them directly
-            if not self._filled:
-                raise InputError(
-                    "the synthetic set holds nothing yet: call init(images, labels, indices_class) or "
-                    "load_state_dict(state) first"
-                )
 
     def budget(self) -> dict[str, int]:
         """Return counts and bytes of what the set stores, and the number of images that it decodes to.
@@ -216,10 +109,6 @@ class SynSet:
             "unused": self.num_classes * self.channel * (self.ipc * self.d - self.num_per_class * self.msz_per_channel),
         }
 
-    def show_budget(self) -> None:
-        """Print the line that `describe_budget` returns."""
-        print(self.describe_budget())
-
     def describe_budget(self) -> str:
         """Return the budget as one line of text."""
         b = self.budget()
@@ -230,37 +119,26 @@ class SynSet:
             f"the budget of {counted(self.ipc, 'image')} per class"
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the coefficients, the positions and the optimiser's momentum, so that a run can resume bit for bit."""
-        self.check_filled()
-        return {
-            "coefficients": self.coefficients.detach().clone(),
-            "positions": self.positions.clone(),
-            # A copy, because later steps of the optimiser change the original.
-            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the result of `state_dict`; "optimizer" may be missing.
-
-        Raises InputError if a shape differs, or if positions are out of range or not ascending.
-        """
-        coefficients, positions = state["coefficients"], state["positions"]
-        if coefficients.shape != self.coefficients.shape or positions.shape != self.positions.shape:
-            raise InputError(
-                f"the stored set has coefficients {tuple(coefficients.shape)} and positions {tuple(positions.shape)}; "
-                f"{tuple(self.coefficients.shape)} and {tuple(self.positions.shape)} were expected"
-            )
-        if positions.min() < 0 or positions.max() >= self.d or (positions.diff(dim=1) <= 0).any():
-            raise InputError(f"the stored positions are not ascending numbers below {self.d}: the file is damaged")
-        with torch.no_grad():
-            self.coefficients.copy_(coefficients)
-        self.positions = positions.to(self.device, torch.int32)
-        self._filled = True
-        if "optimizer" in state:
-            self.optimizer.load_state_dict(state["optimizer"])
+    def describe_kept(self) -> str:
+        return f"{self.msz_per_channel} of {self.d} {self.transform} coefficients"
 
     # -- details -----------------------------------------------------------------------------------------------
+
+    def _start(self, images: Tensor) -> None:
+        self.init_mask()
+        dense = frequency.forward(images, len(self.im_size), self.transform).flatten(3)  # [C, n, ch, d]
+        with torch.no_grad():
+            self.coefficients.copy_(dense.gather(3, _index(self.positions, self.coefficients.shape)))
+
+    def _decode_classes(self, classes: slice, copy: bool) -> Tensor:
+        return self._decode(self._coefficients(copy)[classes], self.positions[classes])
+
+    def _decode_rows(self, rows: Tensor, copy: bool) -> Tensor:
+        coefficients = self._coefficients(copy).flatten(0, 1)[rows][:, None]
+        return self._decode(coefficients, self.positions[rows // self.num_per_class])[:, 0]
+
+    def _coefficients(self, copy: bool) -> Tensor:
+        return self.coefficients.detach().clone() if copy else self.coefficients
 
     def _decode(self, coefficients: Tensor, positions: Tensor) -> Tensor:
         """Decode m images of each of G groups, [G, m, ch, k] at positions [G, k], to [G, m, ch, *im_size]."""
@@ -268,24 +146,12 @@ class SynSet:
         dense = dense.scatter(3, _index(positions, coefficients.shape), coefficients)
         return frequency.inverse(dense.unflatten(3, self.im_size), len(self.im_size), self.transform)
 
-    def _draw(self, c: int, rows: Tensor, name: str | int) -> Tensor:
-        if len(rows) < self.num_per_class:
-            raise InputError(
-                f"class {name} has {counted(len(rows), 'image')}, but ipc {self.ipc} with msz_per_channel "
-                f"{self.msz_per_channel} decodes {self.num_per_class}: lower ipc or raise msz_per_channel to at least "
-                f"{math.ceil(self.ipc * self.d / max(len(rows), 1))}"
-            )
-        return rows[
-            torch.randperm(len(rows), generator=generator(self.seed, "init", c))[: self.num_per_class].to(rows.device)
-        ]
-
-    def _gather(self, images_all: Tensor | ImageSource, rows: Tensor) -> Tensor:
-        images = images_all[rows.to(images_all.device)] if isinstance(images_all, Tensor) else images_all.batch(rows)
-        return images.detach().to(self.device, torch.float32)
-
-    def _chunks(self, images_all: Tensor | ImageSource, rows: Tensor) -> Iterator[Tensor]:
-        for part in rows.split(max(1, _SURVEY_CHUNK_VALUES // (self.channel * self.d))):
-            yield self._gather(images_all, part)
+    def _too_few(self, found: int) -> str:
+        return (
+            f"{counted(found, 'image')}, but ipc {self.ipc} with msz_per_channel "
+            f"{self.msz_per_channel} decodes {self.num_per_class}: lower ipc or raise msz_per_channel to at least "
+            f"{math.ceil(self.ipc * self.d / max(found, 1))}"
+        )
 
 
 def _index(positions: Tensor, shape: torch.Size) -> Tensor:

@@ -1,0 +1,249 @@
+"""What every synthetic set is, however it is stored: learned coefficients of n images per class, decoded on demand."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from common.synset.adam import SpreadAdam, spread_of
+from common.system.errors import InputError
+from common.system.seeds import generator
+
+
+class ImageSource(Protocol):
+    """Images that are too many to hold normalised; `batch(indices)` returns some as float32 [B, ch, *im_size]."""
+
+    def batch(self, indices: Tensor) -> Tensor: ...
+
+
+# Pixel values that are transformed at a time when positions are chosen from a whole class. This many fit a processor's
+# cache: choosing from all of CIFAR-10 takes 2 s, and 8 s in pieces eight times as large.
+_SURVEY_CHUNK_VALUES = 1_000_000
+
+
+class LearnedSet(ABC):
+    """C classes of n images each, with ch channels of d pixels, all made of one tensor of learned `coefficients`.
+
+    The first two axes of `coefficients`, float32, are [C, n]. `labels` int64 [C * n] are grouped by class.
+    """
+
+    transform: str = "dct"
+    selection: str
+    positions: Tensor
+    num_per_class: int
+    labels: Tensor
+    coefficients: Tensor
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, args: Any) -> None:
+        self.args = args
+        self.channel, self.num_classes, self.ipc = args.channel, args.num_classes, args.ipc
+        self.im_size = tuple(args.im_size)
+        self.device = torch.device(args.device)
+        self.msz_per_channel = args.msz_per_channel
+        self.seed: int = getattr(args, "seed", 0)
+        self.d = math.prod(self.im_size)
+        self._survey: list[Iterable[Tensor]] | None = None
+        self._filled = False
+
+    def _allocate(self, num_per_class: int, *shape: int) -> None:
+        """Make labels, coefficients [C, n, *shape] of zeros, and their optimiser."""
+        self.num_per_class = num_per_class
+        self.labels = torch.arange(self.num_classes, device=self.device).repeat_interleave(num_per_class)
+        self.coefficients = torch.zeros(self.num_classes, num_per_class, *shape, device=self.device).requires_grad_()
+        if getattr(self.args, "optimizer", "sgd") == "adam":
+            self.optimizer = SpreadAdam(self.coefficients, self.args.lr_freq)
+        else:
+            self.optimizer = torch.optim.SGD([self.coefficients], lr=self.args.lr_freq, momentum=self.args.mom_freq)
+
+    # -- what a kind of storage says -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def _start(self, images: Tensor) -> None:
+        """Choose what is kept, and set the coefficients to those of images [C, n, ch, *im_size]."""
+
+    @abstractmethod
+    def _decode_classes(self, classes: slice, copy: bool) -> Tensor:
+        """Decode all images of some classes, [c, n, ch, *im_size]. copy: without a graph."""
+
+    @abstractmethod
+    def _decode_rows(self, rows: Tensor, copy: bool) -> Tensor:
+        """Decode the images [R, ch, *im_size] of these rows of all C * n. copy: without a graph."""
+
+    @abstractmethod
+    def budget(self) -> dict[str, int]:
+        """Return counts and bytes of what the set stores, and the number of images that it decodes to."""
+
+    @abstractmethod
+    def describe_budget(self) -> str:
+        """Return the budget as one line of text."""
+
+    @abstractmethod
+    def describe_kept(self) -> str:
+        """Say what an image keeps, such as "64 of 1024 dct coefficients"."""
+
+    @property
+    @abstractmethod
+    def mask(self) -> Tensor:
+        """The kept positions as a boolean [C, *im_size], for inspection; it is built at each access."""
+
+    def stored(self) -> LearnedSet:
+        """Return the set as its file holds it, which is what is evaluated: this one, if storing changes nothing."""
+        return self
+
+    def shared_parts(self) -> list[Tensor]:
+        """Tensors on which all processes of a job have to agree before the first update."""
+        return [self.positions, self.coefficients]
+
+    # -- the interface that objectives use ---------------------------------------------------------------------
+
+    def init(
+        self,
+        images_all: Tensor | ImageSource,
+        labels_all: Tensor,
+        indices_class: Sequence[Sequence[int] | Tensor],
+    ) -> None:
+        """Initialise from real images: draw n per class without replacement and keep coefficients of each.
+
+        images_all: normalised images [N, ch, *im_size], or an object whose `batch(indices)` returns such images.
+        labels_all: int64 [N]. indices_class: for each class the indices of its images.
+        Raises InputError for a class with fewer than n images, a drawn index whose label is another class, or images of
+        another shape than [ch, *im_size].
+        """
+        indices = [torch.as_tensor(rows, dtype=torch.long) for rows in indices_class]
+        names = getattr(images_all, "class_names", range(self.num_classes))
+        drawn = torch.stack([self._draw(c, rows, names[c]) for c, rows in enumerate(indices)])  # [C, n]
+        images = self._gather(images_all, drawn.flatten())
+        labels = torch.as_tensor(labels_all)
+        if not torch.equal(labels[drawn.flatten().to(labels.device)].to(self.device), self.labels):
+            raise InputError("indices_class disagrees with labels_all: some index has another class's label")
+        if images.shape[1:] != (self.channel, *self.im_size):
+            expected = (self.channel, *self.im_size)
+            raise InputError(f"the images are {tuple(images.shape[1:])}, the arguments say {expected}")
+        by_class = images.unflatten(0, (self.num_classes, self.num_per_class))
+        if getattr(self.args, "selection_images", "init") == "init":
+            self._survey = [[rows] for rows in by_class]
+        else:
+            self._survey = [self._chunks(images_all, rows) for rows in indices]
+        self._start(by_class)
+        self._survey = None
+        self._filled = True
+        self.optimizer.state.clear()
+        if isinstance(self.optimizer, SpreadAdam):
+            self.optimizer.set_spread(spread_of(self.coefficients.detach()))
+        self.optim_zero_grad()
+
+    def decode(self, classes: slice | None = None) -> Tensor:
+        """Return all images, float32 [C * n, ch, *im_size], differentiable with respect to `coefficients`.
+
+        classes: decode only these classes; for c classes the result is [c * n, ch, *im_size].
+        Raises InputError before `init` or `load_state_dict`.
+        """
+        self.check_filled()
+        return self._decode_classes(slice(None) if classes is None else classes, False).flatten(0, 1)
+
+    def get(self, indices: Iterable[int] | Tensor | None = None, need_copy: bool = False) -> tuple[Tensor, Tensor]:
+        """Return (images, labels) of the images in `indices`, or of all; `need_copy` gives copies without a graph.
+
+        Raises InputError before `init` or `load_state_dict`.
+        """
+        self.check_filled()
+        if indices is None:
+            return self._decode_classes(slice(None), need_copy).flatten(0, 1), self.labels.clone()
+        rows = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices), device=self.device).long()
+        return self._decode_rows(rows, need_copy), self.labels[rows]
+
+    def optim_zero_grad(self) -> None:
+        """Clear the gradient of the coefficients. Raises InputError before `init` or `load_state_dict`."""
+        self.check_filled()
+        self.optimizer.zero_grad()
+
+    def optim_step(self) -> None:
+        """Take one step of the optimiser on the coefficients.
+
+        That is SGD with momentum (lr_freq is in the transform's own units) or `SpreadAdam` (lr_freq is in units of the
+        spread of each position). Raises InputError before `init` or `load_state_dict`.
+        """
+        self.check_filled()
+        self.optimizer.step()
+
+    # -- contents ------------------------------------------------------------------------------------------------
+
+    def check_filled(self) -> None:
+        """Raise InputError if nothing has been stored yet, so that every image would be constant zero."""
+        # The values are looked at once only, since that waits for a GPU; tensors on the meta device have none.
+        if not self._filled and self.device.type != "meta":
+            self._filled = bool(self.coefficients.any() or self.positions.any())  # a subclass may write them directly
+            if not self._filled:
+                raise InputError(
+                    "the synthetic set holds nothing yet: call init(images, labels, indices_class) or "
+                    "load_state_dict(state) first"
+                )
+
+    def show_budget(self) -> None:
+        """Print the line that `describe_budget` returns."""
+        print(self.describe_budget())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the coefficients, the positions and the optimiser's state, so that a run can resume bit for bit."""
+        self.check_filled()
+        return {
+            "coefficients": self.coefficients.detach().clone(),
+            "positions": self.positions.clone(),
+            # A copy, because later steps of the optimiser change the original.
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the result of `state_dict`; "optimizer" may be missing.
+
+        Raises InputError if a shape differs, or if positions are out of range or not ascending.
+        """
+        coefficients, positions = state["coefficients"], state["positions"]
+        if coefficients.shape != self.coefficients.shape or positions.shape != self.positions.shape:
+            raise InputError(
+                f"the stored set has coefficients {tuple(coefficients.shape)} and positions {tuple(positions.shape)}; "
+                f"{tuple(self.coefficients.shape)} and {tuple(self.positions.shape)} were expected"
+            )
+        self._check_positions(positions)
+        with torch.no_grad():
+            self.coefficients.copy_(coefficients)
+        self.positions = positions.to(self.device, self.positions.dtype)
+        self._filled = True
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def _check_positions(self, positions: Tensor) -> None:
+        limit = self._position_limit()
+        if positions.min() < 0 or positions.max() >= limit or (positions.diff(dim=1) <= 0).any():
+            raise InputError(f"the stored positions are not ascending numbers below {limit}: the file is damaged")
+
+    def _position_limit(self) -> int:
+        return self.d
+
+    # -- details -----------------------------------------------------------------------------------------------
+
+    def _draw(self, c: int, rows: Tensor, name: str | int) -> Tensor:
+        if len(rows) < self.num_per_class:
+            raise InputError(f"class {name} has {self._too_few(len(rows))}")
+        return rows[
+            torch.randperm(len(rows), generator=generator(self.seed, "init", c))[: self.num_per_class].to(rows.device)
+        ]
+
+    @abstractmethod
+    def _too_few(self, found: int) -> str:
+        """The end of a sentence about a class with only `found` images, with what to do about it."""
+
+    def _gather(self, images_all: Tensor | ImageSource, rows: Tensor) -> Tensor:
+        images = images_all[rows.to(images_all.device)] if isinstance(images_all, Tensor) else images_all.batch(rows)
+        return images.detach().to(self.device, torch.float32)
+
+    def _chunks(self, images_all: Tensor | ImageSource, rows: Tensor) -> Iterator[Tensor]:
+        for part in rows.split(max(1, _SURVEY_CHUNK_VALUES // (self.channel * self.d))):
+            yield self._gather(images_all, part)

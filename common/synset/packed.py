@@ -1,0 +1,398 @@
+"""PackedSet: a synthetic set that is stored in fewer bits than 32 a number, and is distilled through its rounding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from common.codec.payload import Contents, decode, encode, most_images, over_channels
+from common.codec.planes import Planes
+from common.codec.quantise import codes_of, fit_step, means_of, round_off
+from common.synset import selection
+from common.synset.base import LearnedSet
+from common.system.errors import InputError
+from common.system.seeds import generator
+from common.system.text import counted
+
+Positions = Literal["shared", "joint"]
+POSITIONS: tuple[str, ...] = get_args(Positions)
+
+BITS_PER_NUMBER = 0.25
+"""Of a coded set: n images per class are so many that a pixel value has a quarter of a bit (docs/log.md)."""
+_REFRESH = 10  # updates between two searches for the step at which the codes fit the budget
+_CODES = 0.9  # of the bits, before anything has been coded
+_TRIES = 8
+_CLOSE = 0.998  # of the bytes allowed: nothing is left to gain
+
+
+@dataclass
+class PackedArgs:
+    """The arguments of `PackedSet`; those that `SynSetArgs` has mean the same.
+
+    storage: bf16, int8 or coded. bits_per_class: the file's payload takes at most C times as many. num_per_class: n;
+    0 for as many as fit, or, coded, as many as have `BITS_PER_NUMBER`. colour, block: see `Planes`. kept: whether the
+    k * ch positions of an image are the same k in each channel (shared) or chosen over all ch * d (joint).
+    """
+
+    channel: int
+    num_classes: int
+    im_size: Sequence[int]
+    device: torch.device | str
+    ipc: int
+    msz_per_channel: int
+    lr_freq: float
+    mom_freq: float
+    bits_per_class: int
+    storage: str = "coded"
+    colour: str = "rgb"
+    block: int = 0
+    kept: str = "joint"
+    num_per_class: int = 0
+    selection: str = "variance"
+    selection_images: str = "init"
+    seed: int = 0
+    optimizer: str = "adam"
+
+
+def coded_images(bits_per_class: int, channels: int, im_size: Sequence[int]) -> int:
+    """How many images per class a coded set has by default."""
+    return max(1, round(bits_per_class / (BITS_PER_NUMBER * channels * math.prod(im_size))))
+
+
+class PackedSet(LearnedSet):
+    """A synthetic set of n images per class whose coefficients, in the units of the DCT, are rounded when decoded.
+
+    The gradient passes the rounding unchanged (straight-through). `coefficients` float32 [C, n, K] are not rounded;
+    `positions` int64 [C, K] says where they lie among the P of `Planes`: all P if the set is coded. A coded set has a
+    step per class, which follows the coefficients so that the codes keep to the budget.
+
+    Raises InputError if the budget is too small or another argument is invalid.
+    """
+
+    def __init__(self, args: PackedArgs) -> None:
+        super().__init__(args)
+        self.storage, self.bits_per_class, self.kept = args.storage, args.bits_per_class, args.kept
+        self.planes = Planes(self.channel, self.im_size, args.colour, args.block)
+        self.coded = args.storage == "coded"
+        self.selection = "energy" if args.kept == "joint" else args.selection
+        self.selection_images = args.selection_images
+        self._check_options()
+        size = self.planes.size if self.coded else self.msz_per_channel * self.channel
+        self._allocate(self._count(args.num_per_class, size), size)
+        self.positions = torch.arange(size, device=self.device).expand(self.num_classes, size).contiguous()
+        self._contents: Contents | None = None
+        self._payload = b""
+        self._parts: dict[str, int] = {}
+        self._stored: PackedSet | None = None
+        self._exact: Tensor | None = None  # the coefficients of a file, [C, n, K], in orthonormal units
+        self._updates = 0
+        self._step = torch.ones(self.num_classes, device=self.device)
+        self._code_bits = torch.full_like(self._step, _CODES * self.bits_per_class)
+
+    def _check_options(self) -> None:
+        if self.kept not in POSITIONS:
+            raise InputError(f"unknown positions '{self.kept}': choose shared or joint")
+        if self.kept == "shared" and self.planes.colour == "opponent":
+            raise InputError(
+                "opponent colours need few coefficients beside those of the luminance, and shared positions give each "
+                "the same: give --positions joint"
+            )
+        if self.kept == "shared" and self.planes.block:
+            raise InputError("shared positions are those of the whole image: give --positions joint or --block 0")
+        if not self.coded:
+            selection.check_rule(self.selection)
+            selection.check_k(self.msz_per_channel, self.im_size)
+
+    def _count(self, asked: int, kept: int) -> int:
+        allowed = self.num_classes * self.bits_per_class // 8
+        if self.coded:
+            return asked or coded_images(self.bits_per_class, self.channel, self.im_size)
+        most = most_images(self.storage, self.planes, self.num_classes, kept, self.kept == "joint", allowed)
+        if most < max(1, asked):
+            raise InputError(
+                f"{self.bits_per_class:,} bits per class hold {counted(most, 'image')} of "
+                f"{kept:,} {self.storage} coefficients each: give more bits, a smaller --msz_per_channel"
+                f"{' or a smaller --n' if asked else ''}"
+            )
+        return asked or most
+
+    # -- rounding ------------------------------------------------------------------------------------------------
+
+    @property
+    def _units(self) -> Tensor:
+        """What an orthonormal coefficient is multiplied by to give a learned one, [C, 1, K]."""
+        return self.planes.scale.to(self.device)[self.positions][:, None]
+
+    def _orthonormal(self) -> Tensor:
+        return self.coefficients.detach() / self._units
+
+    def _decode_classes(self, classes: slice, copy: bool) -> Tensor:
+        coefficients = self.coefficients.detach() if copy else self.coefficients
+        return self._images(coefficients[classes], classes)
+
+    def _decode_rows(self, rows: Tensor, copy: bool) -> Tensor:
+        coefficients = self.coefficients.detach() if copy else self.coefficients
+        images = coefficients.flatten(0, 1)[rows][:, None]
+        return self._images(images, rows // self.num_per_class, rows)[:, 0]
+
+    def _images(self, coefficients: Tensor, groups: slice | Tensor, rows: Tensor | None = None) -> Tensor:
+        """Decode coefficients [G, m, K] of the classes `groups`, rounded, to [G, m, ch, *im_size]."""
+        values = coefficients / self._units[groups]
+        with torch.no_grad():
+            if self._exact is None:
+                rounded = self._rounded(values, groups)
+            else:
+                rounded = self._exact[groups] if rows is None else self._exact.flatten(0, 1)[rows][:, None]
+        values = _Straight.apply(values, rounded)
+        if self.coded:
+            return self.planes.inverse(values)
+        dense = values.new_zeros(*values.shape[:2], self.planes.size)
+        return self.planes.inverse(dense.scatter(2, self.positions[groups][:, None].expand(values.shape), values))
+
+    def _rounded(self, values: Tensor, groups: slice | Tensor) -> Tensor:
+        """Values [G, m, K] of the classes `groups` as they would be stored."""
+        if self.storage == "bf16":
+            return values.bfloat16().float()
+        if self.storage == "int8":
+            scales = _scales(self._orthonormal()).float()[groups][:, None]
+            return (values / scales).round() * scales
+        step, centres = self._step[groups], means_of(self._orthonormal(), self._step)[1][groups][:, None]
+        return centres + round_off(values - centres, step[:, None, None]) * step[:, None, None]
+
+    def optim_step(self) -> None:
+        """Take one step of the optimiser; every few, a coded set also looks for the step that keeps to the budget."""
+        super().optim_step()
+        self._changed()
+        self._updates += 1
+        if self.coded and self._updates % _REFRESH == 0:
+            self._step = fit_step(self._orthonormal(), self._code_bits, self._step)
+
+    def _changed(self) -> None:
+        self._stored, self._exact, self._payload, self._contents = None, None, b"", None
+
+    # -- the initial set -----------------------------------------------------------------------------------------
+
+    def _start(self, images: Tensor) -> None:
+        self._changed()
+        dense = self.planes.forward(images)  # [C, n, P]
+        if not self.coded:
+            self.positions = self._choose(dense)
+            dense = dense.gather(2, self.positions[:, None].expand(self.coefficients.shape))
+        with torch.no_grad():
+            self.coefficients.copy_(dense * self._units)
+        self._filled = True
+        if self.coded:
+            self._step, self._code_bits = self._fit(fit_step(dense, self._code_bits))[1:]
+
+    def _choose(self, dense: Tensor) -> Tensor:
+        """The positions int64 [C, K]: those of the largest energy over all P, or those of a rule for each channel."""
+        if self.kept == "joint":
+            energy = dense.double().square().mean(dim=1)  # [C, P]
+            order = energy.argsort(dim=1, descending=True, stable=True)
+            return order[:, : self.coefficients.shape[2]].sort(dim=1).values
+        assert self._survey is not None
+        draws = generator(self.seed, "selection")
+        chosen = selection.select(self.selection, self._survey, self.msz_per_channel, self.transform, draws)
+        return over_channels(chosen, self.planes)
+
+    # -- the file ------------------------------------------------------------------------------------------------
+
+    @property
+    def payload(self) -> bytes:
+        """What the file stores: everything that a decoder needs. Raises InputError if the budget is too small."""
+        self.check_filled()
+        return self.stored()._payload
+
+    @property
+    def payload_parts(self) -> dict[str, int]:
+        """The bytes of the payload by what they say, and the bits of its coded part."""
+        return self.stored()._parts
+
+    def stored(self) -> PackedSet:
+        """The set that is decoded from the payload of this one, or this one itself if it was decoded from a payload."""
+        if self._payload:
+            return self
+        if self._stored is None:
+            if self.coded:
+                payload, parts = self._fit(self._step)[0]
+            else:
+                payload, parts = encode(self._kept_contents())
+            self._stored = PackedSet(self.args)
+            self._stored.load_payload(payload)
+            self._stored._parts = parts
+        return self._stored
+
+    def load_payload(self, payload: bytes) -> None:
+        """Take what a payload says. Raises InputError if it is damaged, or of other shapes than this set."""
+        contents = decode(payload)
+        shape = (self.num_classes, self.num_per_class, self.coefficients.shape[2])
+        found, kept = tuple(contents.values.shape), "joint" if contents.joint else "shared"
+        if (contents.kind, contents.planes, found) != (self.storage, self.planes, shape) or (
+            not self.coded and kept != self.kept
+        ):
+            raise InputError("the payload is of other shapes than the metadata say: the file is damaged, copy it again")
+        self._changed()
+        if contents.positions is not None:
+            self.positions = contents.positions.to(self.device)
+        if contents.steps is not None:
+            self._step = contents.steps.to(self.device)
+        self._exact = contents.coefficients.to(self.device)
+        with torch.no_grad():
+            self.coefficients.copy_(self._exact * self._units)
+        self._payload, self._contents, self._filled = payload, contents, True
+
+    def _kept_contents(self) -> Contents:
+        values = self._orthonormal()
+        positions, joint = self.positions.cpu(), self.kept == "joint"
+        if self.storage == "bf16":
+            return Contents("bf16", self.planes, values.bfloat16().cpu(), positions, joint)
+        scales = _scales(values)
+        codes = (values / scales.float()[:, None]).round().to(torch.int8)
+        return Contents("int8", self.planes, codes.cpu(), positions, joint, scales.cpu())
+
+    def _fit(self, step: Tensor) -> tuple[tuple[bytes, dict[str, int]], Tensor, Tensor]:
+        """((payload, its parts), steps [C], bits of the codes [C]) of the largest payload that keeps to the budget.
+
+        step: where to begin. What the means and tables take is known only once they are coded, so in a few tries.
+        Raises InputError if there is none.
+        """
+        allowed, values = self.num_classes * self.bits_per_class // 8, self._orthonormal()
+        bits, best = self._code_bits, None
+        for _ in range(_TRIES):
+            step = fit_step(values, bits, step)
+            means, codes = codes_of(values, step)
+            payload, parts = encode(
+                Contents(
+                    "coded", self.planes, codes.to(torch.int16).cpu(), means=means.long().cpu(), steps=step.cpu(),
+                )
+            )  # fmt: skip
+            if len(payload) <= allowed and (best is None or len(payload) > len(best[0][0])):
+                best = (payload, parts), step, bits
+                if len(payload) > _CLOSE * allowed:
+                    break
+            beside = 8 * len(payload) - parts["codes_bits"]
+            left = max(0.5 * parts["codes_bits"], 8 * allowed * (1 + _CLOSE) / 2 - beside)
+            bits = bits * min(2.0, left / max(1, parts["codes_bits"]))
+        if best is None:
+            raise InputError(
+                f"{self.bits_per_class:,} bits per class do not hold {counted(self.num_per_class, 'image')}, "
+                "however coarsely rounded: give a smaller --n or more bits"
+            )
+        return best
+
+    # -- contents ------------------------------------------------------------------------------------------------
+
+    @property
+    def mask(self) -> Tensor:
+        """The positions that some image of the class uses, in some colour, as a boolean [C, *im_size].
+
+        It is built at each access. Of blocks, each has its own positions where it lies.
+        """
+        self.check_filled()
+        used = torch.zeros(self.num_classes, self.planes.size, dtype=torch.bool, device=self.device)
+        if self.coded:
+            contents = self.stored()._contents
+            assert contents is not None and contents.means is not None  # noqa: PT018 (for mypy)
+            used |= (contents.values.ne(0).any(dim=1) | contents.means.ne(0)).to(self.device)
+        else:
+            used.scatter_(1, self.positions, True)
+        return self.planes.laid_out(used).any(dim=1)
+
+    def numbers(self) -> int:
+        """The numbers that are kept: coefficients that are stored, or codes and means other than zero."""
+        if not self.coded:
+            return self.coefficients.numel()
+        contents = self.stored()._contents
+        assert contents is not None and contents.means is not None  # noqa: PT018 (for mypy)
+        return int(contents.values.count_nonzero() + contents.means.count_nonzero())
+
+    def budget(self) -> dict[str, int]:
+        """Return counts and bytes of what the set stores, and the number of images that it decodes to.
+
+        coefficient_bytes: the paper's count, 4 bytes for each number that is kept. payload_bytes: everything that a
+        decoder needs, of at most allowed_bytes.
+        """
+        numbers = self.numbers()
+        return {
+            "ipc": self.ipc,
+            "images_per_class": self.num_per_class,
+            "images": len(self.labels),
+            "coefficients": numbers,
+            "coefficient_bytes": 4 * numbers,
+            "payload_bytes": len(self.payload),
+            "allowed_bytes": self.num_classes * self.bits_per_class // 8,
+            "bits_per_class": self.bits_per_class,
+            "pixels_of_budget": self.num_classes * self.bits_per_class // 32,
+        }
+
+    def describe_budget(self) -> str:
+        """Return the budget as one line of text."""
+        b = self.budget()
+        return (
+            f"{self.num_classes} classes x {counted(b['images_per_class'], 'image')} as {self.storage} "
+            f"({self.describe_kept()}): {b['payload_bytes']:,} bytes for a decoder of {b['allowed_bytes']:,} allowed, "
+            f"{self.bits_per_class:,} bits per class; {b['coefficients']:,} numbers, {b['coefficient_bytes']:,} bytes "
+            "by the paper's count, 4 bytes each"
+        )
+
+    def describe_kept(self) -> str:
+        """Say what an image keeps, such as "192 of 3,072 dct coefficients in opponent colours"."""
+        blocks = f" of blocks of {self.planes.block}" if self.planes.block else ""
+        colours = f" in {self.planes.colour} colours" if self.channel == 3 else ""
+        if self.coded:
+            return f"dct coefficients{blocks}{colours}, entropy-coded"
+        where = "chosen for all channels at once" if self.kept == "joint" else "the same in each channel"
+        kept = self.coefficients.shape[2]
+        return f"{kept:,} of {self.planes.size:,} dct coefficients{blocks}{colours}, {where}"
+
+    def shared_parts(self) -> list[Tensor]:
+        """Tensors on which all processes of a job have to agree before the first update."""
+        return [self.positions, self.coefficients, self._step, self._code_bits]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `LearnedSet.state_dict` does, and of a coded set also the steps and when they were chosen."""
+        rounding = {"step": self._step.clone(), "code_bits": self._code_bits.clone(), "updates": self._updates}
+        return super().state_dict() | rounding
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the result of `state_dict`; "optimizer" may be missing. Raises InputError if a shape differs."""
+        super().load_state_dict(state)
+        self._changed()
+        self._step, self._code_bits = (state[key].to(self.device) for key in ("step", "code_bits"))
+        self._updates = state["updates"]
+
+    def _position_limit(self) -> int:
+        return self.planes.size
+
+    def _too_few(self, found: int) -> str:
+        return f"{counted(found, 'image')}, and the set is to have {self.num_per_class} per class: give a smaller --n"
+
+
+class _Straight(torch.autograd.Function):
+    """Rounded values, whose gradient is that of the values."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rounded: Tensor) -> Tensor:
+        return rounded.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def _scales(values: Tensor) -> Tensor:
+    """For each class and position of values [C, n, K] the unit of its int8 codes, bfloat16 [C, K].
+
+    A 127th of the largest magnitude, rounded up so that no code is larger than 127; 1 where all are zero.
+    """
+    exact = values.abs().amax(dim=1) / 127
+    near = exact.bfloat16()
+    # The next number of bfloat16 has the next pattern of bits.
+    higher = (near.view(torch.int16) + 1).view(torch.bfloat16)
+    scales = torch.where(near.float() * 127.49 < exact * 127, higher, near)
+    return torch.where(exact > 0, scales, torch.ones_like(scales))
