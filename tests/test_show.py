@@ -1,6 +1,7 @@
 """What is shown of a synthetic-set file."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -143,7 +144,9 @@ def test_the_command_says_and_draws(tmp_path):
     rows = {line.split(maxsplit=1)[0]: line.split(maxsplit=1)[1] for line in said[:-3]}
     remark = shown(synset.get(need_copy=True)[0], metadata)[1]
     assert remark.startswith("values are stretched from -")
-    more = {"file": f"{file.stat().st_size:,} bytes", "pictures": remark}
+    parts = [int(count.replace(",", "")) for count in re.findall(r"\d[\d,]*(?= )", rows["file"])]
+    assert parts[0] == sum(parts[1:]) == file.stat().st_size
+    more = {"file": rows["file"], "pictures": remark}
     assert rows == describe_set(load_synset(file)[1]) | more
     assert [line for line in said if line.endswith(".png")] == [
         str(tmp_path / "set_pictures" / f"{name}.png") for name in ("images", "masks", "energy")

@@ -6,7 +6,6 @@ coded        codes and means of all P coefficients, entropy-coded, with a step p
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -137,8 +136,8 @@ def over_channels(positions: Tensor, planes: Planes) -> Tensor:
 
 def most_images(kind: str, planes: Planes, classes: int, kept: int, joint: bool, allowed: int) -> int:
     """How many images per class of K = `kept` coefficients surely fit into `allowed` bytes in all, as bf16 or int8."""
-    numbers, limit = (kept, planes.size) if joint else (kept // planes.channels, planes.d)
-    fixed = _HEAD.size + 2 * len(planes.im_size) + len(positions_bytes(None, joint, limit, classes, numbers))
+    limit = planes.size if joint else planes.d
+    fixed = _HEAD.size + 2 * len(planes.im_size) + len(positions_bytes(None, joint, limit, classes))
     fixed += 2 * classes * kept if kind == "int8" else 0
     return max(0, (allowed - fixed) // (classes * kept * (2 if kind == "bf16" else 1)))
 
@@ -180,5 +179,4 @@ def _bytes_of(values: Tensor) -> bytes:
 
 def _numbers(data: bytes, kind: str, shape: tuple[int, ...]) -> Tensor:
     array = np.frombuffer(data, dtype=kind).astype(np.dtype(kind).newbyteorder("=")).reshape(shape)
-    assert array.size == math.prod(shape)
     return torch.from_numpy(array)

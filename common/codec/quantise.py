@@ -19,7 +19,7 @@ _BISECTIONS = 14
 
 def mean_shift(count: int) -> int:
     """How many times the step is halved for the means of `count` images each: the finer, the more images share one."""
-    return max(0, round(math.log2(count) / 2))
+    return (count.bit_length() - 1) // 2
 
 
 def round_off(values: Tensor, step: Tensor) -> Tensor:

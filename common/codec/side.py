@@ -79,6 +79,11 @@ def read(words: np.ndarray, shape: tuple[int, int, int], scan: np.ndarray) -> St
     return Stream(codes.transpose(0, 2, 1), means)
 
 
+def chosen_tables(codes: Tensor) -> np.ndarray:
+    """The tables int64 [C, P] under which `write` puts codes [C, n, P]."""
+    return _choose(codes, np.arange(codes.shape[2]))[1]
+
+
 def _state(writer: Writer, tables: np.ndarray) -> None:
     writer.put(np.diff(tables, prepend=0), np.full(len(tables), _FIXED))
 

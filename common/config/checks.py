@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from common.system.errors import InputError
 def check(options: DistillOptions, objective: str) -> None:
     """Raise InputError for the first option of a distillation that cannot work. No data is read."""
     check_dataset(options.dataset, options.subset)
-    for key in ("ipc", "batch_real", "batch_train", "num_eval", "image_size", "chunk", "workers"):
+    for key in (
+        "ipc", "batch_real", "batch_train", "num_eval", "image_size", "chunk", "workers", "bits_per_class", "n",
+    ):  # fmt: skip
         check_least(options, key, 1)
     for key in (
         "Iteration",
@@ -37,7 +40,9 @@ def check(options: DistillOptions, objective: str) -> None:
     if options.name is not None and (options.name in ("", ".", "..") or "/" in options.name):
         raise InputError(f"--name '{options.name}' is not the name of a folder: --save_path says where it lies")
     all_pixels = options.transform == "identity" and options.msz_per_channel == 0
-    if options.lr_freq == 0 or (options.msz_per_channel == 0 and not all_pixels):
+    check_storage(options)
+    no_k = all_pixels or options.storage == "coded"
+    if options.lr_freq == 0 or (options.msz_per_channel == 0 and not no_k):
         if not recipes.available(objective):
             raise InputError(f"{objective} has no recipes: give --msz_per_channel and --lr_freq")
         ipcs = recipes.available(objective).get(options.recipe or options.dataset, [])
@@ -47,9 +52,44 @@ def check(options: DistillOptions, objective: str) -> None:
             f"give --msz_per_channel and --lr_freq, or --recipe NAME to borrow another dataset's"
         )
     for key in ("msz_per_channel", "lr_freq", "lr_net"):
-        if not (all_pixels and key == "msz_per_channel"):
+        if not (no_k and key == "msz_per_channel"):
             check_positive(options, key)
     parse_strategy(options.strategy)
+
+
+def check_storage(options: DistillOptions) -> None:
+    """Raise InputError for options of storage that contradict each other, or that --storage fp32 has no use for."""
+    given = {
+        "bits_per_class": options.bits_per_class is not None,
+        "n": options.n is not None,
+        "colour": options.colour is not None,
+        "block": options.block != 0,
+        "positions": options.positions == "joint",
+    }
+    if options.storage == "fp32":
+        for key, is_given in given.items():
+            if is_given:
+                raise InputError(
+                    f"--{key} has no use with --storage fp32, the paper's, whose budget is --ipc and whose k positions "
+                    "are those of every channel: give --storage coded, int8 or bf16, or leave it out"
+                )
+        return
+    if options.transform != "dct":
+        raise InputError(f"--storage {options.storage} stores coefficients of the dct: leave out --transform")
+    if not options.joint and options.colour == "opponent":
+        raise InputError(
+            "opponent colours need few coefficients beside those of the luminance, and shared positions give each the "
+            "same: give --positions joint"
+        )
+    if not options.joint and options.block:
+        raise InputError("shared positions are those of the whole image: give --positions joint, or leave out --block")
+
+
+def refuse_flags(sources: Sources, keys: Sequence[str], sentence: str) -> None:
+    """Raise InputError with the sentence, in which {flag} is its name, for the first of the options given by a flag."""
+    for key in keys:
+        if sources[key] == "flag":
+            raise InputError(sentence.format(flag=key))
 
 
 def check_least(options: object, key: str, bound: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -13,10 +14,12 @@ from typing import Annotated, Any, TypeVar, Union, get_type_hints
 import tyro
 
 from common import recipes
-from common.config.checks import check, check_floats, check_positive
+from common.config.checks import check, check_floats, check_positive, refuse_flags
 from common.config.options import ALIASES, BufferOptions, DataOptions, DistillOptions, Sources
 from common.datasets import is_resizable
 from common.datasets.imagenet_classes import canonical, resolve
+from common.recipes.shapes import SHAPES
+from common.synset.adam import ADAM_STEP
 
 Options = TypeVar("Options", bound=DistillOptions)
 
@@ -44,6 +47,8 @@ class _RecipeKey:
     recipe: str | None = None
     transform: str = DistillOptions.transform
     zca: bool = False
+    bits_per_class: int | None = None
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         self.dataset, self.subset = resolve(self.dataset, self.subset)
@@ -64,18 +69,23 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     """
     argv = _spell_out_booleans(kind, argv)
     cell = _cell(argv, kind)
-    recipe = cell.recipe_of(objective, cell.ipc)
-    options = _read(kind, argv, default=with_recipe(kind, recipe, cell.dataset))
     words = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
     flags = {ALIASES.get(word, word) for word in words}
+    if "ipc" not in flags:
+        cell.ipc = _nearest_ipc(cell, objective)
+    recipe = cell.recipe_of(objective, cell.ipc)
+    usual = dataclasses.replace(with_recipe(kind, recipe, cell.dataset), ipc=cell.ipc)
+    options = _read(kind, argv, default=usual)
     sources = {
         key: "flag" if key in flags else recipe.sources[key] if key in recipe.values else "default"
         for key in vars(options)
     }
+    if options.bits_per_class is not None and "ipc" not in flags:
+        sources["ipc"] = "nearest to --bits_per_class"
     for key in ("msz_per_channel", "lr_freq"):
         if key in flags:
             check_positive(options, key)
-    options, sources = _at_size(options, sources, recipe)
+    options, sources = _as_stored(*_at_size(options, sources, recipe))
     check(options, objective)
     return options, sources
 
@@ -93,6 +103,44 @@ def _at_size(options: Options, sources: Sources, recipe: recipes.Recipe) -> tupl
     scaled = {key: type(value)(value * pixels) for key, value in scaled.items()}
     told = {key: f"{sources[key]} (scaled from {size} px)" for key in scaled}
     return dataclasses.replace(options, **scaled), sources | told
+
+
+def _nearest_ipc(cell: _RecipeKey, objective: str) -> int:
+    """The ipc whose float32 images take the most similar number of bits, among those with a recipe.
+
+    It stays as it is if no number of bits is given, or if the size of the images is not known before they are loaded.
+    """
+    shape, ipcs = SHAPES.get(cell.dataset), recipes.available(objective).get(cell.recipe or cell.dataset, [])
+    if cell.bits_per_class is None or cell.bits_per_class < 1 or shape is None or not ipcs:
+        return cell.ipc
+    sides = shape.im_size if cell.image_size is None else (cell.image_size,) * len(shape.im_size)
+    wanted = cell.bits_per_class / (32 * shape.channels * math.prod(sides))
+    return min(ipcs, key=lambda ipc: abs(math.log(ipc / wanted)))
+
+
+def _as_stored(options: Options, sources: Sources) -> tuple[Options, Sources]:
+    """The options with what another storage or optimiser puts in place of a recipe's values.
+
+    Raises InputError for flags that would then be ignored.
+    """
+    changes: dict[str, Any] = {}
+    if options.optimizer_used == "adam":
+        refuse_flags(sources, ["mom_freq"], "Adam has no --mom_freq: leave it out, or give --optimizer sgd")
+        if sources["lr_freq"] != "flag":
+            changes["lr_freq"] = ADAM_STEP
+    if options.storage == "coded":
+        refuse_flags(
+            sources, ["msz_per_channel", "selection", "selection_images", "positions"],
+            "a coded set keeps no positions, its rounding decides: leave out --{flag}",
+        )  # fmt: skip
+        changes["msz_per_channel"] = 0
+    elif options.positions == "joint":
+        refuse_flags(
+            sources, ["selection", "selection_images"],
+            "joint positions are those of the largest energy in the initial images: leave out --{flag}",
+        )  # fmt: skip
+    told = dict.fromkeys(changes, f"of --storage {options.storage}, --optimizer {options.optimizer_used}")
+    return dataclasses.replace(options, **changes), sources | told
 
 
 def parse_buffer(kind: type[Buffers], objective: str, argv: Sequence[str] | None = None) -> Buffers:

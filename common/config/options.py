@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from common.codec.payload import Kind
+from common.codec.planes import Block, Colour
 from common.config.places import BUFFERS
 from common.datasets import (
     PREFIXES,
@@ -23,6 +25,7 @@ from common.images.pixel_values import PixelValues
 from common.images.pixels import Decoding, ResizeMode, StoredAs
 from common.matching.augment import STRATEGIES
 from common.networks.pools import EvalMode, EvalProtocol
+from common.synset.packed import Positions
 from common.synset.selection import SelectionRule
 from common.system import parallel
 from common.system.devices import Precision
@@ -209,6 +212,27 @@ class DistillOptions(EvaluationOptions, DataOptions):
     variance (the paper's rule), energy (least squared error), low (lowest frequencies) or random"""
     selection_images: Literal["init", "class"] = "init"
     """images used by --selection: the n initial ones (init, as the authors do) or all images of the class (class)"""
+    storage: Literal["fp32"] | Kind = "fp32"
+    """how a synthetic set is stored; it is distilled through this rounding.
+    fp32: k float32 numbers per channel, the paper's; bf16, int8: k kept numbers in 16 or 8 bits;
+    coded: all coefficients, rounded to whole steps and entropy-coded, with the step at which they fit the budget"""
+    bits_per_class: int | None = None
+    """with another storage than fp32: budget per class in bits, everything that a decoder needs included
+    (default: those of ipc float32 images); given, the recipe is that of the nearest ipc, unless --ipc names one"""
+    n: int | None = None
+    """with another storage than fp32: synthetic images per class (default: as many as fit; coded: as many as have a
+    quarter of a bit per pixel value, at most all images of the smallest class)"""
+    colour: Colour | None = None
+    """opponent: transform luminance and two colour differences in place of red, green and blue (default: opponent for
+    images of three channels that are coded or have joint positions, otherwise rgb)"""
+    block: Block = 0
+    """side of the blocks that are transformed (coded, or with joint positions); 0: the whole image"""
+    positions: Positions | None = None
+    """bf16, int8: shared: the k positions of a class are the same in all channels (default); joint: k times as many as
+    there are channels are chosen over all of them, those of the largest energy"""
+    optimizer: Literal["sgd", "adam"] | None = None
+    """of the coefficients: sgd with momentum; adam, with lr_freq in units of the spread of each position over its class
+    (0.1 if it is not given) (default: adam if coded, otherwise sgd)"""
     Iteration: int = 20000
     """updates of the synthetic set"""
     dsa: bool = True
@@ -233,7 +257,8 @@ class DistillOptions(EvaluationOptions, DataOptions):
     chunk: int | None = None
     """images per forward pass (default: by device); affects memory and speed, never the result"""
     save_path: str = "runs"
-    """parent of the run folders, which are <objective>/<dataset>/ipc<ipc>/<name>"""
+    """parent of the run folders, which are <objective>/<dataset>/ipc<ipc>/<name>
+    (with --bits_per_class, bits<bits> in place of ipc<ipc>)"""
     name: str | None = None
     """name of the run folder (default: derived from the options, so the same command finds its run again)"""
     resume: Literal["auto", "never"] = "auto"
@@ -253,6 +278,16 @@ class DistillOptions(EvaluationOptions, DataOptions):
     def strategy(self) -> str:
         """The DSA augmentations to use; '' without --dsa."""
         return self.dsa_strategy if self.dsa else ""
+
+    @property
+    def optimizer_used(self) -> Literal["sgd", "adam"]:
+        """The optimiser of the coefficients, whether it was asked for or not."""
+        return self.optimizer or ("adam" if self.storage == "coded" else "sgd")
+
+    @property
+    def joint(self) -> bool:
+        """Whether all channels of an image together have the positions that are kept."""
+        return self.storage == "coded" or self.positions == "joint"
 
 
 @dataclass

@@ -23,9 +23,12 @@ def buffers_of(objective: str, root: str | Path = BUFFERS) -> str:
     return str(Path(root) / folder) if slash else str(root)
 
 
-def run_folder(save_path: str | Path, objective: str, dataset: str, ipc: int, name: str) -> Path:
-    """The path <save_path>/<objective>/<dataset>/ipc<ipc>/<name>."""
-    return Path(save_path) / objective / dataset_folder(dataset) / f"ipc{ipc}" / name
+def run_folder(
+    save_path: str | Path, objective: str, dataset: str, ipc: int, name: str, bits: int | None = None
+) -> Path:
+    """The path <save_path>/<objective>/<dataset>/ipc<ipc>/<name>; bits<bits> if the budget is in bits per class."""
+    budget = f"ipc{ipc}" if bits is None else f"bits{bits}"
+    return Path(save_path) / objective / dataset_folder(dataset) / budget / name
 
 
 def seed_name(name: str, seed: int) -> str:

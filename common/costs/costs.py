@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.func import stack_module_state
 
 from common.costs.meter import Cost, weigh
-from common.costs.shapes import DataShape
 from common.matching import distribution, gradient, trajectory
 from common.networks import Network, build_network, has_batchnorm, has_dropout
+from common.recipes.shapes import DataShape
 from common.synset.synset import SynSet, SynSetArgs
 from common.training import ensemble
 from common.training.train import MOMENTUM

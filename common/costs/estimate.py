@@ -17,9 +17,9 @@ import torch
 from common.config.options import BufferOptions, DistillOptions
 from common.costs import costs
 from common.costs.meter import Cost
-from common.costs.shapes import SHAPES, DataShape
 from common.matching import distribution, gradient, trajectory
 from common.networks.pools import pool_names, principal
+from common.recipes.shapes import SHAPES, DataShape
 from common.system.devices import resolve_device
 from common.training.pool import networks_at_once
 from common.training.train import EvaluationProtocol, test_batch

@@ -20,15 +20,25 @@ def describe_set(metadata: dict[str, Any]) -> dict[str, str]:
     is given by the name of that folder, without its path.
     """
     channels, ipc, k = metadata["channel"], metadata["ipc"], metadata["msz_per_channel"]
-    per_class = ipc * math.prod(metadata["im_size"]) // k
-    numbers = metadata["num_classes"] * per_class * channels * k
+    storage = metadata.get("storage")
+    if storage is None:
+        per_class = ipc * math.prod(metadata["im_size"]) // k
+        numbers = metadata["num_classes"] * per_class * channels * k
+        budget = f"{counted(ipc, 'image')} per class (ipc), {metadata['num_classes']} classes"
+        stored = f"{kept(metadata, 'per channel, chosen by {}')}; {numbers:,} numbers, {describe_bytes(4 * numbers)}"
+    else:
+        per_class, numbers = storage["images_per_class"], storage["numbers"]
+        budget = f"{storage['bits_per_class']:,} bits per class, {metadata['num_classes']} classes"
+        stored = (
+            f"{kept(metadata, '')}; {storage['bytes']:,} bytes that a decoder needs; {numbers:,} numbers, "
+            f"{describe_bytes(4 * numbers)} by the paper's count of 4 bytes each"
+        )
     sides = " x ".join(map(str, metadata["im_size"]))
     known = {
         "dataset": metadata.get("dataset") and dataset_folder(metadata["dataset"]),
-        "budget": f"{counted(ipc, 'image')} per class (ipc), {metadata['num_classes']} classes",
+        "budget": budget,
         "images": f"{per_class} per class, {sides} pixels, {counted(channels, 'channel')}",
-        "coefficients": f"{kept(metadata)} per channel, chosen by {metadata['selection']}; "
-        f"{numbers:,} numbers, {describe_bytes(4 * numbers)}",
+        "coefficients": stored,
         "objective": metadata.get("objective"),
         "network": metadata.get("network") or metadata.get("model"),
         "accuracy": _accuracy(metadata.get("accuracy")),
@@ -37,11 +47,28 @@ def describe_set(metadata: dict[str, Any]) -> dict[str, str]:
     return {label: text or UNKNOWN for label, text in known.items()}
 
 
-def kept(metadata: dict[str, Any]) -> str:
-    """Say what is stored per channel of an image, e.g. "64 of 1,024 DCT coefficients" or "64 of 64 pixels"."""
+def kept(metadata: dict[str, Any], then: str) -> str:
+    """Say what is stored, e.g. "64 of 1,024 DCT coefficients" or "64 of 64 pixels" of a channel, then `then`.
+
+    {} in `then` is the rule by which positions are chosen. Of sets with a payload it is said how they are stored.
+    """
+    if "storage" in metadata:
+        return _packed(metadata["storage"], metadata)
     transform = metadata["transform"]
     kind = "pixels" if transform == "identity" else f"{transform.upper()} coefficients"
-    return f"{metadata['msz_per_channel']:,} of {math.prod(metadata['im_size']):,} {kind}"
+    of = f"{metadata['msz_per_channel']:,} of {math.prod(metadata['im_size']):,} {kind}"
+    return f"{of} {then.format(metadata['selection'])}"
+
+
+def _packed(storage: dict[str, Any], metadata: dict[str, Any]) -> str:
+    blocks = f" of blocks of {storage['block']}" if storage["block"] else ""
+    colours = f" in {storage['colour']} colours" if metadata["channel"] == 3 else ""
+    if storage["kind"] == "coded":
+        return f"coded: DCT coefficients{blocks}{colours}, rounded and entropy-coded"
+    where = "chosen for all channels at once" if storage["positions"] == "joint" else "the same in each channel"
+    count = metadata["msz_per_channel"] * metadata["channel"]
+    of = f"{count:,} of {math.prod(metadata['im_size']) * metadata['channel']:,} DCT coefficients"
+    return f"{storage['kind']}: {of}{blocks}{colours}, {where}"
 
 
 def clipped(pixels: Tensor) -> str:

@@ -17,8 +17,8 @@ from common.report.page import TEMPLATES, png_uri, svg_uri, write_page
 from common.report.record import RunRecord, read_run
 from common.report.show import energy_by_frequency, shown
 from common.report.voxels import render
+from common.synset.base import LearnedSet
 from common.synset.file import load_synset
-from common.synset.synset import SynSet
 from common.system.text import (
     best_by_network,
     counted,
@@ -155,7 +155,7 @@ def _details(run: RunRecord) -> list[tuple[str, str]]:
 # -- pictures ----------------------------------------------------------------------------------------------------
 
 
-def _pictures(synset: SynSet, metadata: dict[str, Any]) -> dict[str, Any]:
+def _pictures(synset: LearnedSet, metadata: dict[str, Any]) -> dict[str, Any]:
     """Return what the page shows of a synthetic set: images and masks by class, and the curve of energy by frequency.
 
     The curve is None for plain pixels.
@@ -185,7 +185,8 @@ def _pictures(synset: SynSet, metadata: dict[str, Any]) -> dict[str, Any]:
         "num_per_class": synset.num_per_class,
         "shown": len(rows[0]),
         "iteration": (metadata.get("accuracy") or {}).get("iteration"),
-        "kept": f"{kept(metadata)} kept",
+        "kept": kept(metadata, "kept per channel, chosen by the {} rule"),
+        "masked": kept(metadata, "kept in each class"),
         "volumes": len(synset.im_size) == 3,
         "energy": energy,
         "whitened": bool(metadata.get("zca")),

@@ -52,7 +52,7 @@ class Evaluations:
         after_each: called whenever a network is finished. lower: what to advise if all networks diverge, which raises
         InputError.
         """
-        options, batches = self._setup.options, Batches(*self._setup.synset.get(need_copy=True))
+        options, batches = self._setup.options, Batches(*self._setup.synset.stored().get(need_copy=True))
         self.images = 0
 
         def keep(name: str, accuracy: float | None) -> None:

@@ -69,7 +69,9 @@ class Run(Stoppable):
     ) -> None:
         super().__init__(*_WORDS)
         name = options.name or automatic_name(options, objective)
-        self.folder = run_folder(options.save_path, objective, options.dataset, options.ipc, name)
+        self.folder = run_folder(
+            options.save_path, objective, options.dataset, options.ipc, name, options.bits_per_class
+        )
         self.dataset = dataset_folder(options.dataset)
         self._options = options
         self._entries: list[dict[str, Any]] = []

@@ -76,7 +76,7 @@ class Output:
         self._save_set(SETS[0], point, protocol, learned)
         if best:
             self.files[SETS[1]] = self.files[SETS[0]]
-        data, images = setup.train, setup.synset.get(need_copy=True)[0]
+        data, images = setup.train, setup.synset.stored().get(need_copy=True)[0]
         title = f"{run.dataset}, ipc {setup.options.ipc}, {self._objective}, {iteration} updates: {text}"
         path = run.folder / f"images_{iteration:06d}.png"
         draw = pictures.draw_images if len(data.im_size) == 2 else pictures.draw_voxels
@@ -163,8 +163,8 @@ class Output:
         if not parallel.is_main():
             return
         synset, path = self._setup.synset, self._run.folder / "masks.png"
-        kept = f"{self._setup.options.msz_per_channel} of {synset.d} {synset.transform} coefficients"
-        pictures.draw_masks(path, synset.mask, self._setup.train.class_names, f"{kept} kept, by {synset.selection}")
+        names = self._setup.train.class_names
+        pictures.draw_masks(path, synset.mask, names, synset.describe_kept(by_rule=True))
         self.tracker.picture("masks", path, 0)
 
     def finish(

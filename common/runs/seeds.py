@@ -68,7 +68,9 @@ def _name(options: DistillOptions, seed: int) -> str | None:
 def _folder(options: DistillOptions, objective: str) -> Path:
     """The folder of what all seeds have in common. Its name does not depend on the seeds."""
     name = options.name or automatic_name(dataclasses.replace(options, seed=0), objective)
-    return seeds_folder(run_folder(options.save_path, objective, options.dataset, options.ipc, name))
+    return seeds_folder(
+        run_folder(options.save_path, objective, options.dataset, options.ipc, name, options.bits_per_class)
+    )
 
 
 def _write_summary(options: DistillOptions, objective: str, folders: dict[int, Path]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from common.config.options import DistillOptions, Sources
 from common.images.image_data import ImageData, content_of
 from common.networks import Network, build_network, has_batchnorm, has_dropout
 from common.networks.pools import build_pool, principal
+from common.synset.base import LearnedSet
+from common.synset.packed import PackedArgs, PackedSet, coded_images
 from common.synset.synset import SynSet, SynSetArgs
 from common.system import parallel
 from common.system.devices import can_compile, check_precision, resolve_device
@@ -31,7 +33,7 @@ class Setup:
     device: torch.device
     train: ImageData
     test: ImageData
-    synset: SynSet
+    synset: LearnedSet
     network: Network
     """The network to match (--model), in training mode."""
     pool: dict[str, Network]
@@ -56,25 +58,10 @@ def set_up(options: DistillOptions, sources: Sources) -> Setup:
         options.eval_mode, options.model, train.channels, train.num_classes, train.im_size, options.eval_protocol
     )
     train, test = train.to(device), test.to(device)
-    synset = SynSet(
-        SynSetArgs(
-            channel=train.channels,
-            num_classes=train.num_classes,
-            im_size=train.im_size,
-            device=device,
-            ipc=options.ipc,
-            msz_per_channel=options.msz_per_channel,
-            lr_freq=options.lr_freq,
-            mom_freq=options.mom_freq,
-            transform=options.transform,
-            selection=options.selection,
-            selection_images=options.selection_images,
-            seed=options.seed,
-        )
-    )
+    synset = new_set(options, train, device)
     synset.init(train, train.labels, train.class_indices)
     # GPUs do not always round alike, and near ties decide which positions are kept: processes might disagree.
-    parallel.copy_from_main_([synset.positions, synset.coefficients])
+    parallel.copy_from_main_(synset.shared_parts())
     return Setup(
         options=options,
         sources=sources,
@@ -88,6 +75,39 @@ def set_up(options: DistillOptions, sources: Sources) -> Setup:
         protocol=EvaluationProtocol.of(options),
         compile=options.compile and can_compile(),
         content=content,
+    )
+
+
+def new_set(options: DistillOptions, train: ImageData, device: torch.device) -> LearnedSet:
+    """The synthetic set that the options describe, before it is initialised. Raises InputError for bad options."""
+    common: dict[str, Any] = {
+        "channel": train.channels,
+        "num_classes": train.num_classes,
+        "im_size": train.im_size,
+        "device": device,
+        "optimizer": options.optimizer_used,
+        **{
+            key: getattr(options, key)
+            for key in ("ipc", "msz_per_channel", "lr_freq", "mom_freq", "selection", "selection_images", "seed")
+        },
+    }
+    if options.storage == "fp32":
+        return SynSet(SynSetArgs(**common, transform=options.transform))
+    bits = options.bits_per_class or 32 * options.ipc * train.channels * math.prod(train.im_size)
+    count = options.n or 0
+    if options.storage == "coded" and not count:
+        smallest = min(len(rows) for rows in train.class_indices)
+        count = min(smallest, coded_images(bits, train.channels, train.im_size))
+    return PackedSet(
+        PackedArgs(
+            **common,
+            bits_per_class=bits,
+            storage=options.storage,
+            colour=options.colour or ("opponent" if options.joint and train.channels == 3 else "rgb"),
+            block=options.block,
+            kept="joint" if options.joint else "shared",
+            num_per_class=count,
+        )
     )
 
 

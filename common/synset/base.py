@@ -85,8 +85,12 @@ class LearnedSet(ABC):
         """Return the budget as one line of text."""
 
     @abstractmethod
-    def describe_kept(self) -> str:
-        """Say what an image keeps, such as "64 of 1024 dct coefficients"."""
+    def describe_kept(self, by_rule: bool = False) -> str:
+        """Say what an image keeps, such as "64 of 1024 dct coefficients"; by_rule: and by which rule."""
+
+    @abstractmethod
+    def file_contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what a file holds of the set: its tensors by name, and metadata that say how they are stored."""
 
     @property
     @abstractmethod

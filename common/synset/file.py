@@ -1,8 +1,9 @@
-"""Reading and writing of synthetic-set files; no other module writes them.
+"""Reading and writing of synthetic-set files; no other module writes them (docs/format.md).
 
 A `.safetensors` file holds `coefficients` float32 [C, n, ch, k] and `positions` int32 [C, k] (C classes, n images per
-class, ch channels, k coefficients), with trajectory matching also `step_size` float32 [1]. Its JSON metadata suffices
-to evaluate the set, and holds a checksum of everything. It contains no pickle, so loading it cannot run code.
+class, ch channels, k coefficients), or, stored in fewer bits, one `payload` uint8; with trajectory matching also
+`step_size` float32 [1]. Its JSON metadata suffices to evaluate the set, and holds a checksum of everything. It contains
+no pickle, so loading it cannot run code.
 """
 
 from __future__ import annotations
@@ -15,22 +16,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.codec.payload import decode
+from common.synset.base import LearnedSet
+from common.synset.packed import PackedArgs, PackedSet
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
 from common.system.files import json_checksum, opened_tensors, torch_bytes, write_atomically
 
 # A synthetic set and its metadata, as `load_synset` returns them.
-StoredSet = tuple[SynSet, dict[str, Any]]
+StoredSet = tuple[LearnedSet, dict[str, Any]]
 
 FORMAT = "fred-synset"
 VERSION = 2  # 2 has a checksum
+PACKED_VERSION = 3  # of files with a payload; all others stay of version 2
 _METADATA_KEY = "fred"
 _FROM_SYNSET = (
     "channel", "num_classes", "im_size", "ipc", "msz_per_channel", "transform", "selection", "selection_images",
 )  # fmt: skip
 
 
-def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step_size: Tensor | None = None) -> Path:
+def save_synset(
+    synset: LearnedSet, path: Path | str, metadata: dict[str, Any], step_size: Tensor | None = None
+) -> Path:
     """Write a synthetic set atomically and return the path.
 
     metadata: what an evaluation needs besides the tensors (dataset, mean, std, class_names, network, evaluation, ...),
@@ -41,19 +48,18 @@ def save_synset(synset: SynSet, path: Path | str, metadata: dict[str, Any], step
 
     synset.check_filled()
     path = Path(path)
+    found, stored = synset.file_contents()
     fields = {
-        **metadata,
+        **{key: value for key, value in metadata.items() if key != "storage"},
         "format": FORMAT,
-        "format_version": VERSION,
+        "format_version": PACKED_VERSION if stored else VERSION,
+        **stored,
         **{key: getattr(synset, key) for key in _FROM_SYNSET},
         # null if unknown: the set was converted from a file that does not name it
         "lr_freq": synset.args.lr_freq or None,
         "mom_freq": synset.args.mom_freq,
     }
-    tensors = {
-        "coefficients": synset.coefficients.detach().cpu().contiguous(),
-        "positions": synset.positions.cpu().contiguous(),
-    }
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in found.items()}
     if step_size is not None:
         tensors["step_size"] = step_size.detach().cpu().float().reshape(1)
     # The checksum is of the values as they will be read: lists for tuples, text for the keys of a table.
@@ -76,8 +82,12 @@ def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredS
     try:
         fields = {key: metadata[key] for key in (*_FROM_SYNSET, "lr_freq", "mom_freq")}
         fields["lr_freq"] = fields["lr_freq"] or 0.0
-        synset = SynSet(SynSetArgs(device=device, **fields))
-        synset.load_state_dict({key: tensors[key].to(device) for key in ("coefficients", "positions")})
+        synset: LearnedSet
+        if "storage" in metadata:
+            synset = _packed(tensors["payload"], metadata["storage"], fields | {"device": device})
+        else:
+            synset = SynSet(SynSetArgs(device=device, **fields))
+            synset.load_state_dict({key: tensors[key].to(device) for key in ("coefficients", "positions")})
     except KeyError as error:
         raise InputError(f"{path} lacks {error}: it is damaged or was not written by this project") from error
     for key in tensors.keys() & {"coefficients", "step_size"}:
@@ -88,7 +98,49 @@ def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredS
     return synset, metadata
 
 
-def export_pair(synset: SynSet, folder: Path | str) -> tuple[Path, Path]:
+def file_bytes(path: Path | str) -> dict[str, int]:
+    """The bytes of a synthetic-set file by what they are for; they add up to its length.
+
+    needed: what a decoder needs, the payload, or coefficients and positions (the shapes of these are in the header).
+    metadata: the description, and a learned step size. header: names, types and shapes of the tensors, and padding.
+    Raises InputError if it is no readable file.
+    """
+    path = Path(path)
+    _read(path)
+    with opened_tensors(path) as file:
+        text = (file.metadata() or {}).get(_METADATA_KEY, "")
+        sizes = {key: file.get_tensor(key).nbytes for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    beside = sizes.pop("step_size", 0) + len(json.dumps(text, ensure_ascii=False).encode())
+    needed = sum(sizes.values())
+    return {"needed": needed, "metadata": beside, "header": path.stat().st_size - needed - beside}
+
+
+def _packed(tensor: Tensor, storage: dict[str, Any], fields: dict[str, Any]) -> PackedSet:
+    """The set of a payload. What it says of shapes is compared with the metadata before anything is made of either."""
+    payload = tensor.numpy().tobytes() if tensor.dtype == torch.uint8 else b""
+    contents = decode(payload)
+    planes, joint = contents.planes, "joint" if contents.joint else "shared"
+    found = (
+        planes.channels, len(contents.values), list(planes.im_size), contents.kind, contents.values.shape[1],
+        planes.colour, planes.block, joint,
+    )  # fmt: skip
+    told = (
+        fields["channel"], fields["num_classes"], list(fields["im_size"]),
+        *(storage[key] for key in ("kind", "images_per_class", "colour", "block", "positions")),
+    )  # fmt: skip
+    if found != told:
+        raise InputError("the payload is of other shapes than the metadata say: the file is damaged, copy it again")
+    del fields["transform"]
+    made = PackedArgs(
+        **fields, bits_per_class=storage["bits_per_class"], storage=contents.kind, colour=planes.colour,
+        block=planes.block, kept=joint, num_per_class=contents.values.shape[1], optimizer="sgd",
+    )  # fmt: skip
+    synset = PackedSet(made)
+    synset.load_payload(payload, contents)
+    return synset
+
+
+def export_pair(synset: LearnedSet, folder: Path | str) -> tuple[Path, Path]:
     """Write the decoded set in the authors' format and return both paths.
 
     `images_best.pt` is float32 [C * n, ch, *im_size] on the CPU, normalised; `labels_best.pt` is int64 [C * n] on the
@@ -117,10 +169,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is a safetensors file, but not a synthetic set of this project")
     version = metadata.get("format_version")
-    if not isinstance(version, int) or version > VERSION:
-        raise InputError(f"{path} has format version {version}, this code reads up to {VERSION}: update it")
-    if version not in (1, VERSION) or (
-        version == VERSION and metadata.pop("checksum", None) != _checksum(metadata, tensors)
+    if not isinstance(version, int) or version > PACKED_VERSION:
+        raise InputError(f"{path} has format version {version}, this code reads up to {PACKED_VERSION}: update it")
+    if version not in (1, VERSION, PACKED_VERSION) or (
+        version > 1 and metadata.pop("checksum", None) != _checksum(metadata, tensors)
     ):
         raise InputError(f"{path} is damaged (wrong checksum): copy it again, or run the command that made it again")
     return metadata, tensors

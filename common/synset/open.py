@@ -13,6 +13,7 @@ from common.images.pixel_values import PixelValues
 from common.images.zca import EPS
 from common.networks.pools import principal
 from common.synset.authors import AuthorsSet, is_authors, read_authors
+from common.synset.base import LearnedSet
 from common.synset.file import load_synset
 from common.synset.hub import PREFIX, fetch
 from common.synset.synset import SynSet, SynSetArgs
@@ -23,7 +24,7 @@ from common.system.version import code_version
 
 def open_synset(
     name: str, device: torch.device | str = "cpu", zca: bool | None = None, pixels: PixelValues | None = None
-) -> tuple[SynSet, dict[str, Any]]:
+) -> tuple[LearnedSet, dict[str, Any]]:
     """Return a synthetic set and its metadata from our file, an authors' file or hf://owner/name[/file].
 
     The images of an authors' file are opened as plain pixels, with the values of the file (see `as_normalised`).

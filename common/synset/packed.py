@@ -227,9 +227,12 @@ class PackedSet(LearnedSet):
             self._stored._parts = parts
         return self._stored
 
-    def load_payload(self, payload: bytes) -> None:
-        """Take what a payload says. Raises InputError if it is damaged, or of other shapes than this set."""
-        contents = decode(payload)
+    def load_payload(self, payload: bytes, contents: Contents | None = None) -> None:
+        """Take what a payload says. Raises InputError if it is damaged, or of other shapes than this set.
+
+        contents: what `decode` said of it, if it has been called already.
+        """
+        contents = contents or decode(payload)
         shape = (self.num_classes, self.num_per_class, self.coefficients.shape[2])
         found, kept = tuple(contents.values.shape), "joint" if contents.joint else "shared"
         if (contents.kind, contents.planes, found) != (self.storage, self.planes, shape) or (
@@ -340,15 +343,31 @@ class PackedSet(LearnedSet):
             "by the paper's count, 4 bytes each"
         )
 
-    def describe_kept(self) -> str:
-        """Say what an image keeps, such as "192 of 3,072 dct coefficients in opponent colours"."""
+    def describe_kept(self, by_rule: bool = False) -> str:
+        """Say what an image keeps, such as "192 of 3,072 dct coefficients in opponent colours"; by_rule: and why."""
         blocks = f" of blocks of {self.planes.block}" if self.planes.block else ""
         colours = f" in {self.planes.colour} colours" if self.channel == 3 else ""
         if self.coded:
-            return f"dct coefficients{blocks}{colours}, entropy-coded"
+            used = "; black: coded in some image" if by_rule else ""
+            return f"dct coefficients{blocks}{colours}, entropy-coded{used}"
         where = "chosen for all channels at once" if self.kept == "joint" else "the same in each channel"
         kept = self.coefficients.shape[2]
-        return f"{kept:,} of {self.planes.size:,} dct coefficients{blocks}{colours}, {where}"
+        rule = f", by {self.selection}" if by_rule else ""
+        return f"{kept:,} of {self.planes.size:,} dct coefficients{blocks}{colours}, {where}{rule}"
+
+    def file_contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the payload, and how it was made."""
+        stored = {
+            "kind": self.storage,
+            "bits_per_class": self.bits_per_class,
+            "images_per_class": self.num_per_class,
+            "colour": self.planes.colour,
+            "block": self.planes.block,
+            "positions": self.kept,
+            "numbers": self.numbers(),
+            "bytes": len(self.payload),
+        }
+        return {"payload": torch.frombuffer(bytearray(self.payload), dtype=torch.uint8)}, {"storage": stored}
 
     def shared_parts(self) -> list[Tensor]:
         """Tensors on which all processes of a job have to agree before the first update."""

@@ -119,8 +119,14 @@ class SynSet(LearnedSet):
             f"the budget of {counted(self.ipc, 'image')} per class"
         )
 
-    def describe_kept(self) -> str:
-        return f"{self.msz_per_channel} of {self.d} {self.transform} coefficients"
+    def describe_kept(self, by_rule: bool = False) -> str:
+        """Say what a channel of an image keeps, such as "64 of 1024 dct coefficients"; by_rule: and by which rule."""
+        kept = f"{self.msz_per_channel} of {self.d} {self.transform} coefficients"
+        return f"{kept} kept, by {self.selection}" if by_rule else kept
+
+    def file_contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the coefficients and the positions."""
+        return {"coefficients": self.coefficients, "positions": self.positions}, {}
 
     # -- details -----------------------------------------------------------------------------------------------
 

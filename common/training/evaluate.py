@@ -14,7 +14,7 @@ from common.datasets import ImageData
 from common.images.pixel_values import warn_unless_like
 from common.matching.augment import parse_strategy
 from common.networks import build_network
-from common.synset.synset import SynSet
+from common.synset.base import LearnedSet
 from common.system.errors import InputError
 from common.system.text import point_of
 from common.training.pool import EvaluationNetwork, evaluate_pool
@@ -22,7 +22,7 @@ from common.training.train import Batches, EvaluationProtocol, TrainingSet
 
 
 def evaluate(
-    synset: SynSet | tuple[Tensor, Tensor] | ImageData,
+    synset: LearnedSet | tuple[Tensor, Tensor] | ImageData,
     test: ImageData,
     *,
     model: str = "ConvNetD3",
@@ -94,7 +94,7 @@ def _pair(synset: object) -> tuple[Tensor, Tensor]:
     raise InputError(f"give a SynSet, (images, labels) as tensors, or ImageData, not {told}{hint}")
 
 
-def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: ImageData) -> TrainingSet:
+def _training_set(synset: LearnedSet | tuple[Tensor, Tensor] | ImageData, test: ImageData) -> TrainingSet:
     """The set on the device of the test images. Raises InputError if the set does not fit the test images."""
     if isinstance(synset, ImageData):
         shape, labels = (synset.channels, *synset.im_size), synset.labels
@@ -105,7 +105,7 @@ def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: Imag
             )  # fmt: skip
         data: TrainingSet = synset.to(test.device)
     else:
-        images, labels = synset.get(need_copy=True) if isinstance(synset, SynSet) else _pair(synset)
+        images, labels = synset.get(need_copy=True) if isinstance(synset, LearnedSet) else _pair(synset)
         shape = tuple(images.shape[1:])
         if labels.ndim != 1 or len(images) != len(labels) or labels.dtype != torch.long:
             raise InputError(f"{len(images)} images need as many int64 labels, not {labels.dtype} {list(labels.shape)}")
@@ -115,7 +115,7 @@ def _training_set(synset: SynSet | tuple[Tensor, Tensor] | ImageData, test: Imag
             )
         if not images.isfinite().all():
             raise InputError("the images to train on are not finite: they hold NaN or infinity")
-        if not isinstance(synset, SynSet):
+        if not isinstance(synset, LearnedSet):
             remedy = (
                 "which gives a wrong accuracy if these are pixels in {range}: {first}normalise them as test.normalise "
                 "does"

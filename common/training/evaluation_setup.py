@@ -19,9 +19,9 @@ from common.images.pixel_values import as_normalised
 from common.images.pixels import Decoding, Resize, ResizeMode
 from common.images.zca import whiten, whitening_fingerprint, whitening_of
 from common.matching.augment import parse_strategy
+from common.synset.base import LearnedSet
 from common.synset.file import StoredSet
 from common.synset.open import open_synset
-from common.synset.synset import SynSet
 from common.system import parallel
 from common.system.devices import check_precision
 from common.system.errors import InputError
@@ -168,7 +168,7 @@ class _Settings:
     decoding: Decoding | None
 
 
-def _settings(options: EvaluateOptions, file: str, synset: SynSet, metadata: dict[str, Any]) -> _Settings:
+def _settings(options: EvaluateOptions, file: str, synset: LearnedSet, metadata: dict[str, Any]) -> _Settings:
     """Take each setting from the file's metadata, or from the flags where the metadata has null or no value.
 
     Raises InputError that names the flags to give if a setting is in neither.

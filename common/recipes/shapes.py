@@ -1,4 +1,4 @@
-"""Image size, number of classes and split sizes of each dataset, to estimate costs without loading the dataset."""
+"""Image size, number of classes and split sizes of each dataset, for what is known before a dataset is loaded."""
 
 from __future__ import annotations
 

@@ -1,0 +1,235 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from common import frequency
+from common.codec import payload, quantise, side, tables
+from common.codec.coder import Reader, Writer
+from common.codec.planes import Planes
+from common.codec.positions import positions_bytes, read_positions
+from common.codec.rate import Sums, shortest
+from common.system.errors import InputError
+
+LAYOUTS = [
+    Planes(3, (16, 16)),
+    Planes(3, (16, 24), "opponent", 8),
+    Planes(3, (8, 8), "opponent"),
+    Planes(1, (8, 8)),
+    Planes(1, (32, 16), block=16),
+    Planes(1, (4, 6, 8)),
+    Planes(2, (8, 8, 16), block=8),
+]
+
+
+@pytest.mark.parametrize("planes", LAYOUTS, ids=str)
+def test_planes_are_orthonormal_and_are_undone(planes, draws):
+    images = torch.randn(2, 3, planes.channels, *planes.im_size, generator=draws)
+    coefficients = planes.forward(images)
+    assert coefficients.shape == (2, 3, planes.size)
+    torch.testing.assert_close(coefficients.square().sum(-1), images.square().flatten(2).sum(-1))
+    torch.testing.assert_close(planes.inverse(coefficients), images, atol=1e-5, rtol=1e-5)
+    assert sorted(planes.scan.tolist()) == list(range(planes.size))
+    assert torch.equal(planes.laid_out(coefficients).flatten().sort().values, coefficients.flatten().sort().values)
+
+
+def test_whole_images_have_the_coefficients_of_the_transform(draws):
+    planes, images = Planes(3, (8, 16)), torch.randn(4, 3, 8, 16, generator=draws)
+    ours = planes.forward(images) * planes.scale
+    torch.testing.assert_close(ours, frequency.dct(images, 2).flatten(1), atol=1e-4, rtol=1e-4)
+
+
+def test_blocks_and_colours_lie_where_the_layout_says(draws):
+    images = torch.randn(3, 16, 24, generator=draws)
+    found = Planes(3, (16, 24), "opponent", 8).forward(images).view(3, 64, 2, 3)
+    luminance = images.sum(0) / math.sqrt(3)
+    block = frequency.dct(luminance[8:, 16:], 2).flatten() / frequency.orthonormal_scale((8, 8)).flatten()
+    torch.testing.assert_close(found[0, :, 1, 2], block.float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1, (8, 8), "opponent"), "red, green and blue"),
+        ((3, (12, 8), "rgb", 8), "blocks of 8 do not tile images of 12x8"),
+        ((3, (8, 8), "rgb", 7), "unknown block"),
+        ((3, (8, 8), "ycc"), "unknown colour"),
+    ],
+)
+def test_impossible_layouts_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        Planes(*arguments)
+
+
+def test_tables_are_whole_numbers_that_add_up():
+    told = tables.lengths()
+    for i in range(1, tables.TABLES):
+        counts = tables.counts(i)
+        assert counts.dtype == np.int64
+        assert counts.sum() == 1 << 24
+        assert counts.min() >= 1
+        assert np.array_equal(counts, counts[::-1])
+        assert told.zero[i] == -math.log2(counts[len(counts) // 2] / (1 << 24))
+    assert told.support[-1] == tables.LARGEST
+    assert tables.counts(17)[:16].tolist()[-5:] == [37726, 166518, 734976, 3244032, 8388608]
+    assert tables.counts(1)[15] == 16711914
+
+
+def test_the_coder_is_undone_and_as_short_as_the_model_says():
+    draws = np.random.default_rng(0)
+    under = draws.integers(0, tables.TABLES, 20_000)
+    codes = np.zeros(len(under), dtype=np.int64)
+    for i in range(1, tables.TABLES):
+        counts, rows = tables.counts(i), under == i
+        codes[rows] = draws.choice(len(counts), rows.sum(), p=counts / counts.sum()) - len(counts) // 2
+    writer = Writer()
+    writer.put(codes, under)
+    assert 32 * len(writer.words) == pytest.approx(tables.exact_bits(codes, under), rel=1e-3)
+    reader = Reader(writer.words)
+    assert np.array_equal(reader.take(under)[:, 0], codes)
+    reader.check_end()
+    with pytest.raises(InputError, match="goes on after its last code"):
+        Reader(np.concatenate([writer.words, writer.words])).check_end()
+
+
+def test_the_shortest_table_is_that_of_all_tables_tried(draws):
+    codes = (torch.randn(3, 50, 20, generator=draws) * torch.logspace(-2, 2, 20)).round()
+    bits, chosen = shortest(Sums.of(codes, 1))
+    for c, p in itertools.product(range(3), range(20)):
+        column = codes[c, :, p].long().numpy()
+        tried = {
+            i: tables.exact_bits(column, np.full(50, i))
+            for i in range(1, tables.TABLES)
+            if np.abs(column).max() <= len(tables.counts(i)) // 2
+        }
+        if not column.any():
+            assert (bits[c, p], chosen[c, p]) == (0, 0)
+        else:
+            assert tried[int(chosen[c, p])] <= min(tried.values()) * 1.01
+            assert float(bits[c, p]) == pytest.approx(tried[int(chosen[c, p])], rel=0.01)
+
+
+def some(planes, classes=3, count=20, seed=0):
+    """Coefficients [C, n, P] that fall off with the frequency, as those of images do."""
+    draws = torch.Generator().manual_seed(seed)
+    fall = torch.ones(planes.size)
+    fall[planes.scan] = 1 / (1 + torch.arange(planes.size) % planes.d).float()
+    return (torch.randn(classes, count, planes.size, generator=draws) + 0.5) * fall
+
+
+def coded(planes, bits, **changes):
+    values = some(planes, **changes)
+    step = quantise.fit_step(values, torch.full((len(values),), float(bits)))
+    means, codes = quantise.codes_of(values, step)
+    return payload.Contents("coded", planes, codes.to(torch.int16), means=means.long(), steps=step), values
+
+
+def test_rounding_has_a_dead_zone_and_whole_steps():
+    step = torch.tensor(2.0)
+    values = torch.tensor([0.0, 1.19, 1.21, -1.21, 3.19, 3.21, -7.0])
+    assert quantise.round_off(values, step).tolist() == [0, 0, 1, -1, 1, 2, -3]
+
+
+@pytest.mark.parametrize("planes", LAYOUTS, ids=str)
+def test_the_step_fits_the_bits_and_decoding_gives_the_rounded_values(planes):
+    contents, values = coded(planes, 2000)
+    assert (quantise.bits_of(values, contents.steps) <= 2000).all()
+    assert (quantise.bits_of(values, contents.steps * 0.97) > 1800).all()
+    data, parts = payload.encode(contents)
+    assert len(data) == parts["head"] + parts["steps"] + parts["coded"]
+    back = payload.decode(data)
+    assert torch.equal(back.values, contents.values)
+    assert torch.equal(back.means, contents.means)
+    assert torch.equal(back.steps, contents.steps)
+    assert back.planes == planes
+    close = (back.coefficients - values).abs() <= 0.6001 * contents.steps[:, None, None]
+    assert close.all()
+
+
+def test_a_warm_start_finds_the_same_step():
+    values = some(LAYOUTS[0])
+    bits = torch.full((3,), 3000.0)
+    cold = quantise.fit_step(values, bits)
+    for start in (cold, cold * 1.05, cold * 3, cold / 5):
+        torch.testing.assert_close(quantise.fit_step(values, bits, start), cold, rtol=5e-3, atol=0)
+
+
+def test_the_file_is_as_long_as_the_model_says():
+    """Beside the codes there are tables, means and a word to end with; the codes are within 1 % of the ideal."""
+    contents, values = coded(Planes(3, (32, 32), "opponent"), 60_000, classes=4, count=60)
+    parts = payload.encode(contents)[1]
+    ideal = quantise.bits_of(values, contents.steps).sum().item()
+    assert ideal <= parts["codes_bits"] * 1.001
+    words, told = side.write(side.Stream(contents.values.numpy(), contents.means.numpy()), contents.planes.scan.numpy())
+    assert 32 * len(words) == pytest.approx(sum(told), abs=64)
+    under = side.chosen_tables(contents.values)
+    exact = tables.exact_bits(contents.values.numpy().transpose(0, 2, 1).ravel(), under.ravel().repeat(60))
+    assert parts["codes_bits"] == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.parametrize(("limit", "count"), [(64, 16), (3072, 184), (3072, 2), (70_000, 3), (16, 16)])
+def test_positions_take_the_smaller_form(limit, count):
+    draws = np.random.default_rng(count)
+    positions = np.sort(np.stack([draws.permutation(limit)[:count] for _ in range(4)]), axis=1)
+    data = positions_bytes(positions, True, limit)
+    assert len(data) <= len(positions_bytes(None, True, limit, 4))
+    widest = int((np.diff(positions, axis=1, prepend=-1) - 1).max())
+    width = 1 if widest < 256 else 2 if widest < 65_536 else 4
+    assert len(data) == 6 + min(4 * -(-limit // 8), 4 * count * width)
+    planes = Planes(1, (limit // 2, 2))
+    found, joint, rest = read_positions(data + b"rest", 4, planes)
+    assert np.array_equal(found, positions)
+    assert joint
+    assert rest == b"rest"
+    for length in range(len(data)):
+        with pytest.raises(InputError, match="positions"):
+            read_positions(data[:length], 4, planes)
+
+
+def damaged(data, draws):
+    """Payloads that nobody wrote: cut, longer, of other numbers."""
+    yield from (data[:length] for length in (*range(0, 40), len(data) - 1, len(data) - 4, len(data) // 2))
+    yield data + bytes(8)
+    for _ in range(300):
+        other = bytearray(data)
+        for place in draws.integers(0, len(data), draws.integers(1, 4)):
+            other[place] = draws.integers(0, 256)
+        yield bytes(other)
+    yield from (bytes(draws.integers(0, 256, 200, dtype=np.uint8)) for _ in range(50))
+
+
+@pytest.mark.parametrize("kind", payload.KINDS)
+def test_hostile_payloads_are_a_sentence_or_a_set(kind):
+    planes = Planes(3, (8, 8))
+    contents, values = coded(planes, 500)
+    if kind != "coded":
+        positions = torch.arange(0, 40, 2).expand(3, 20)
+        kept = values[:, :, :20]
+        stored = kept.bfloat16() if kind == "bf16" else (10 * kept).to(torch.int8)
+        scales = torch.ones(3, 20).bfloat16() if kind == "int8" else None
+        contents = payload.Contents(kind, planes, stored, positions, True, scales)
+    data = payload.encode(contents)[0]
+    refused = 0
+    for each in damaged(data, np.random.default_rng(1)):
+        try:
+            found = payload.decode(each)
+        except InputError:
+            refused += 1
+        else:
+            assert found.values.shape[:2].numel() * found.planes.size <= 1024 * len(each)
+            assert found.coefficients.isfinite().all()
+    assert refused > 50
+
+
+def test_a_small_file_cannot_stand_for_much():
+    head = (
+        bytes([1, 2, 0, 0, 2, 3]) + (10).to_bytes(2, "little") + (4_000_000).to_bytes(4, "little") + bytes([32, 0] * 2)
+    )
+    with pytest.raises(InputError, match="more than 1,024 for each byte"):
+        payload.decode(head + bytes(4000))
+    with pytest.raises(InputError, match="damaged"):
+        payload.decode(head[:12] + bytes([255, 255, 1, 0]) + bytes(40_000))
+    with pytest.raises(InputError, match="version 9"):
+        payload.decode(bytes([9]) + head[1:])
