@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from common.codec.planes import Planes
 from common.codec.positions import positions_bytes, read_positions
 from common.codec.rate import Sums, shortest
 from common.system.errors import InputError
+from tests.conftest import ROOT
 
 LAYOUTS = [
     Planes(3, (16, 16)),
@@ -227,9 +229,21 @@ def test_a_small_file_cannot_stand_for_much():
     head = (
         bytes([1, 2, 0, 0, 2, 3]) + (10).to_bytes(2, "little") + (4_000_000).to_bytes(4, "little") + bytes([32, 0] * 2)
     )
-    with pytest.raises(InputError, match="more than 1,024 for each byte"):
+    with pytest.raises(InputError, match="more than 1,024 coefficients for each byte"):
         payload.decode(head + bytes(4000))
     with pytest.raises(InputError, match="damaged"):
         payload.decode(head[:12] + bytes([255, 255, 1, 0]) + bytes(40_000))
     with pytest.raises(InputError, match="version 9"):
         payload.decode(bytes([9]) + head[1:])
+
+
+def test_the_vector_of_the_format_is_what_it_says():
+    text = (ROOT / "docs/format.md").read_text(encoding="utf-8")
+    data = bytes.fromhex("".join(re.findall(r"^    ([0-9a-f]{64})$", text, re.MULTILINE)))
+    codes = torch.tensor([[[3, -1, 0, 0], [2, 0, 1, 0]], [[-4, 0, 0, 0], [5, 2, 0, -1]]], dtype=torch.int16)
+    means, steps = torch.tensor([[1, 0, 0, 0], [-2, 0, 1, 0]]), torch.tensor([0.5, 0.25])
+    contents = payload.Contents("coded", Planes(1, (2, 2)), codes, means=means, steps=steps)
+    assert payload.encode(contents)[0] == data
+    found = payload.decode(data)
+    assert torch.equal(found.values, codes)
+    assert found.coefficients[1, 0].tolist() == [-1.5, 0, 0.25, 0]

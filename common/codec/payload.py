@@ -88,14 +88,19 @@ def encode(contents: Contents) -> tuple[bytes, dict[str, int]]:
         parts["values"] = _bytes_of(values if contents.kind == "int8" else values.view(torch.int16))
         told = {}
     payload = b"".join(parts.values())
-    _check_density(classes * count * planes.size, len(payload))
+    if classes * count * planes.size > _DENSEST * len(payload):
+        raise InputError(
+            f"{classes * count:,} images of {planes.size:,} coefficients in {len(payload):,} bytes are more than "
+            f"{_DENSEST:,} for each byte: give a smaller --n or more bits"
+        )
     return payload, {name: len(part) for name, part in parts.items()} | told
 
 
 def decode(payload: bytes) -> Contents:
     """What a payload says. Raises InputError for bytes that `encode` did not write; their memory is bounded."""
     kind, planes, classes, count, rest = _head(payload)
-    _check_density(classes * count * planes.size, len(payload))
+    if classes * count * planes.size > _DENSEST * len(payload):
+        raise _damaged(f"it is to stand for more than {_DENSEST:,} coefficients for each byte")
     if kind == "coded":
         if len(rest) < 4 * classes or len(rest) % 4:
             raise _damaged("its length does not fit its shapes")
@@ -158,14 +163,6 @@ def _head(payload: bytes) -> tuple[str, Planes, int, int, bytes]:
     if 0 in (*im_size, channels, classes, count) or max(im_size) > _LARGEST_SIDE:
         raise _damaged("its head is not that of a set")
     return KINDS[kind], Planes(channels, im_size, COLOURS[colour], block), classes, count, rest
-
-
-def _check_density(coefficients: int, length: int) -> None:
-    if coefficients > _DENSEST * length:
-        raise InputError(
-            f"{length:,} bytes are to stand for {coefficients:,} coefficients, more than {_DENSEST:,} for each byte: "
-            "decode fewer images per class (--n) or give more bits"
-        )
 
 
 def _damaged(reason: str) -> InputError:

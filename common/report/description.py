@@ -71,6 +71,11 @@ def _packed(storage: dict[str, Any], metadata: dict[str, Any]) -> str:
     return f"{storage['kind']}: {of}{blocks}{colours}, {where}"
 
 
+def needed_bytes(budget: dict[str, int]) -> int:
+    """The bytes that a decoder needs, of the budget of a set: its payload, or its coefficients and positions."""
+    return budget.get("payload_bytes", budget["coefficient_bytes"] + budget.get("position_bytes", 0))
+
+
 def clipped(pixels: Tensor) -> str:
     """Say how many pixel values a picture cannot show, e.g. "12.5 % of the pixel values (-0.30 to 1.70) are clipped".
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.config.places import dataset_folder
 from common.report import pictures
-from common.report.description import kept
+from common.report.description import kept, needed_bytes
 from common.report.page import TEMPLATES, png_uri, svg_uri, write_page
 from common.report.record import RunRecord, read_run
 from common.report.show import energy_by_frequency, shown
@@ -149,6 +149,9 @@ def _details(run: RunRecord) -> list[tuple[str, str]]:
             for kind, count in run.summary.get("peak_memory_bytes", {}).items()
         ]
         details.append(("synthetic-set file", describe_bytes(run.summary["file_bytes"])))
+        budget = run.summary["budget"]
+        details.append(("bytes that a decoder needs", f"{needed_bytes(budget):,}"))
+        details.append(("paper's count, 4 bytes a number", f"{budget['coefficient_bytes']:,}"))
     return details
 
 

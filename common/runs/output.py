@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from common.report import pictures
-from common.report.description import clipped
+from common.report.description import clipped, needed_bytes
 from common.report.record import read_metrics
 from common.report.run_page import write_run_report
 from common.runs.finished import SETS, is_whole
@@ -239,4 +239,6 @@ def say(summary: dict[str, Any], run: Run) -> None:
     for name in dict.fromkeys([*best, *last]):
         told = f"{in_percent(best[name])} ({best[name]['iteration']} updates)" if name in best else "none"
         run.log(f"{name:>20}: last {in_percent(last[name])}, best on test {told}")
-    run.log(f"{'synthetic set':>20}: {summary['file']} ({summary['file_bytes']:,} bytes)")
+    needed, count = needed_bytes(summary["budget"]), summary["budget"]["coefficient_bytes"]
+    told = f"{summary['file_bytes']:,} bytes, {needed:,} bytes that a decoder needs, {count:,} by the paper's count"
+    run.log(f"{'synthetic set':>20}: {summary['file']} ({told})")

@@ -50,7 +50,7 @@ def save_synset(
     path = Path(path)
     found, stored = synset.file_contents()
     fields = {
-        **{key: value for key, value in metadata.items() if key != "storage"},
+        **{key: value for key, value in metadata.items() if stored or key != "storage"},
         "format": FORMAT,
         "format_version": PACKED_VERSION if stored else VERSION,
         **stored,

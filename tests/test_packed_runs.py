@@ -1,0 +1,105 @@
+"""Runs whose sets are stored as bf16, int8 or coded."""
+
+import json
+
+import pytest
+import torch
+
+from common.synset.file import file_bytes, load_synset
+from tests.command_line import SHORT, TINY, assert_refused, call, checkpoint, contents, run_folder
+
+pytestmark = pytest.mark.usefixtures("no_report", "no_pictures", "one_thread")
+
+CODED = ["--storage", "coded", "--n", "20", "--bits_per_class", "1500"]
+
+
+def folder(save_path, bits=1500):
+    return save_path / "DM" / "digits" / f"bits{bits}" / "run"
+
+
+def finished(save_path, *words):
+    result = call("DM/distill.py", *SHORT, "--save_path", save_path, *words)
+    assert result.code == 0, result.err
+    return result
+
+
+def test_a_coded_run_saves_what_it_evaluates_within_its_budget(tmp_path):
+    result = finished(tmp_path, *CODED)
+    path = folder(tmp_path)
+    synset, metadata = load_synset(path / "synset.safetensors")
+    assert metadata["storage"] == {
+        "kind": "coded", "bits_per_class": 1500, "images_per_class": 20, "colour": "rgb", "block": 0,
+        "positions": "joint", "numbers": synset.numbers(), "bytes": len(synset.payload),
+    }  # fmt: skip
+    assert len(synset.payload) <= 1875
+    assert file_bytes(path / "synset.safetensors")["needed"] == len(synset.payload)
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["budget"]["payload_bytes"] == len(synset.payload)
+    assert summary["budget"]["coefficient_bytes"] == 4 * summary["budget"]["coefficients"]
+    assert "1,875 allowed" in result.out
+    assert f"{len(synset.payload):,} bytes that a decoder needs" in result.out
+    config = json.loads((path / "config.json").read_text())
+    assert config["options"]["ipc"]["source"] == "nearest to --bits_per_class"
+    told = call("DM/evaluate.py", "--synset", path / "synset.safetensors", "--num_eval", "1")
+    assert told.code == 0, told.err
+    assert "is stored in the file" in told.out
+
+
+@pytest.mark.parametrize("words", [CODED, ["--storage", "int8", "--positions", "joint", "--msz_per_channel", "20"]])
+def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path, words):
+    long = [*TINY, *words, "--Iteration", "24", "--eval_it", "12", "--num_eval", "1", "--epoch_eval_train", "0"]
+    long += ["--name", "run", "--checkpoint_every", "1"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert call("DM/distill.py", *long, "--save_path", whole).code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        from common.runs.loop import Distillation
+
+        count, update = [0], Distillation.update
+
+        def failing(self, *given, **more):
+            count[0] += 1
+            if count[0] == 17:
+                raise KeyboardInterrupt
+            update(self, *given, **more)
+
+        patch.setattr(Distillation, "update", failing)
+        assert call("DM/distill.py", *long, "--save_path", parts).code
+    again = call("DM/distill.py", *long, "--save_path", parts)
+    assert "resumed from iteration 16" in again.out
+    where = folder if words is CODED else run_folder
+    a, b = (checkpoint(where(each))["synset"] for each in (whole, parts))
+    assert a.keys() == b.keys()
+    for key in a.keys() - {"optimizer"}:
+        assert torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])), key
+    assert contents(where(whole))["synset.safetensors"] == contents(where(parts))["synset.safetensors"]
+
+
+@pytest.mark.parametrize("script", ["DC/distill.py", "TM/distill.py"])
+def test_other_objectives_distil_coded_sets(tmp_path, script):
+    short = ["--dataset", "digits", "--model", "ConvNetD1W32", "--device", "cpu", "--Iteration", "1", "--eval_it", "0"]
+    short += ["--num_eval", "1", "--epoch_eval_train", "0", "--name", "run", "--save_path", tmp_path, *CODED]
+    if script.startswith("TM"):
+        experts = ["--dataset", "digits", "--model", "ConvNetD1W32", "--num_experts", "1", "--train_epochs", "2"]
+        assert call("TM/buffer.py", *experts, "--buffer_path", tmp_path / "buffers", "--device", "cpu").code == 0
+        short += ["--buffer_path", tmp_path / "buffers", "--syn_steps", "2", "--expert_epochs", "1"]
+        short += ["--max_start_epoch", "1"]
+    else:
+        short += ["--batch_real", "16", "--outer_loop", "2", "--inner_loop", "1"]
+    result = call(script, *short)
+    assert result.code == 0, result.err
+    path = next(tmp_path.glob("*/digits/bits1500/run/synset.safetensors"))
+    assert len(load_synset(path)[0].payload) <= 1875
+
+
+def test_float32_may_be_distilled_by_adam(tmp_path):
+    finished(tmp_path, "--optimizer", "adam")
+    state = checkpoint(run_folder(tmp_path))["synset"]["optimizer"]["state"][0]
+    assert state["count"] == 2
+    assert state["spread"].shape == (10, 1, 1, 16)
+    assert load_synset(run_folder(tmp_path) / "synset.safetensors")[1]["format_version"] == 2
+
+
+def test_a_budget_that_cannot_be_met_is_refused(tmp_path):
+    words = ["--save_path", tmp_path, "--storage", "coded", "--bits_per_class", "60"]
+    assert_refused(call("DM/distill.py", *SHORT, *words), "60 bits per class do not hold", "--n")
+    assert not list(tmp_path.iterdir())
