@@ -19,8 +19,8 @@ from common.system.errors import InputError
 from DM.distill import Options
 from tests import decode_alone
 from tests.synsets import args, real_images, started
-from tests.test_synset_file import METADATA
 
+METADATA = {"dataset": "digits", "mean": [0.5], "std": [0.25], "class_names": list("abcd"), "objective": "DM"}
 SMALL = {
     "channel": 3, "num_classes": 4, "im_size": (16, 16), "device": "cpu", "ipc": 1, "msz_per_channel": 10,
     "lr_freq": 0.1, "mom_freq": 0.5, "bits_per_class": 6000,
@@ -110,7 +110,7 @@ def test_what_is_decoded_is_the_file_and_decodes_alone(tmp_path, synset):
     assert again.read_bytes() == path.read_bytes()
     stored, alone = decode_alone.open_file(path)
     torch.testing.assert_close(torch.from_numpy(alone).flatten(0, 1).float(), images, atol=1e-5, rtol=1e-5)
-    contents = loaded._contents
+    contents = loaded.contents
     if synset.storage == "coded":
         assert np.array_equal(stored[0], contents.values.numpy())
         assert np.array_equal(stored[1], contents.means.numpy())
@@ -151,7 +151,7 @@ def test_distilling_rounds_and_the_gradient_passes_straight_through(synset):
     expected = synset.planes.forward(toward).unflatten(0, (4, -1))
     if synset.storage != "coded":
         expected = expected.gather(2, synset.positions[:, None].expand(synset.coefficients.shape))
-    torch.testing.assert_close(synset.coefficients.grad, expected / synset._units, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(synset.coefficients.grad, expected / synset.units, atol=1e-5, rtol=1e-4)
     before, payload = synset.coefficients.detach().clone(), synset.payload
     synset.optim_step()
     moved = (synset.coefficients.detach() - before).abs()
@@ -176,7 +176,7 @@ def test_joint_positions_are_those_of_the_largest_energy():
     synset = packed(storage="int8", colour="opponent")
     every = {"msz_per_channel": 256, "bits_per_class": 10**7, "num_per_class": synset.num_per_class}
     drawn = packed(storage="bf16", colour="opponent", **every)  # the same images
-    dense, energy = drawn.coefficients.detach() / drawn._units, torch.zeros(4, synset.planes.size)
+    dense, energy = drawn.coefficients.detach() / drawn.units, torch.zeros(4, synset.planes.size)
     for c in range(4):
         for i in range(synset.num_per_class):
             energy[c] += dense[c, i] ** 2
@@ -222,7 +222,7 @@ def rewritten(path, change):
         metadata = json.loads(opened.metadata()["fred"])
     metadata.pop("checksum")
     change(metadata, tensors)
-    metadata["checksum"] = module._checksum(metadata, tensors)
+    metadata["checksum"] = module.set_checksum(metadata, tensors)
     save_file(tensors, path, metadata={"fred": json.dumps(metadata)})
 
 
@@ -252,6 +252,7 @@ def _without(metadata, tensors):
     del metadata["storage"]["block"]
 
 
+@pytest.mark.parametrize("synset", [KINDS["coded-opponent-blocks"], KINDS["int8-joint"]], indirect=True)
 @pytest.mark.parametrize("change", [_cut, _more_classes, _huge, _many, _floats, _without])
 def test_hostile_files_are_refused_in_a_sentence(tmp_path, synset, change):
     path = save_synset(synset, tmp_path / "set.safetensors", METADATA)

@@ -64,7 +64,7 @@ def save_synset(
         tensors["step_size"] = step_size.detach().cpu().float().reshape(1)
     # The checksum is of the values as they will be read: lists for tuples, text for the keys of a table.
     read = json.loads(json.dumps({key: value for key, value in fields.items() if key != "checksum"}, allow_nan=False))
-    text = json.dumps(read | {"checksum": _checksum(read, tensors)}, ensure_ascii=False)
+    text = json.dumps(read | {"checksum": set_checksum(read, tensors)}, ensure_ascii=False)
     content = save(tensors, metadata={_METADATA_KEY: text})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
     return path
@@ -172,13 +172,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(version, int) or version > PACKED_VERSION:
         raise InputError(f"{path} has format version {version}, this code reads up to {PACKED_VERSION}: update it")
     if version not in (1, VERSION, PACKED_VERSION) or (
-        version > 1 and metadata.pop("checksum", None) != _checksum(metadata, tensors)
+        version > 1 and metadata.pop("checksum", None) != set_checksum(metadata, tensors)
     ):
         raise InputError(f"{path} is damaged (wrong checksum): copy it again, or run the command that made it again")
     return metadata, tensors
 
 
-def _checksum(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+def set_checksum(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """A hash of all metadata but the checksum, and of the tensors with their names, types and shapes."""
     told = {}
     for name, tensor in tensors.items():

@@ -124,12 +124,12 @@ class PackedSet(LearnedSet):
     # -- rounding ------------------------------------------------------------------------------------------------
 
     @property
-    def _units(self) -> Tensor:
+    def units(self) -> Tensor:
         """What an orthonormal coefficient is multiplied by to give a learned one, [C, 1, K]."""
         return self.planes.scale.to(self.device)[self.positions][:, None]
 
     def _orthonormal(self) -> Tensor:
-        return self.coefficients.detach() / self._units
+        return self.coefficients.detach() / self.units
 
     def _decode_classes(self, classes: slice, copy: bool) -> Tensor:
         coefficients = self.coefficients.detach() if copy else self.coefficients
@@ -142,7 +142,7 @@ class PackedSet(LearnedSet):
 
     def _images(self, coefficients: Tensor, groups: slice | Tensor, rows: Tensor | None = None) -> Tensor:
         """Decode coefficients [G, m, K] of the classes `groups`, rounded, to [G, m, ch, *im_size]."""
-        values = coefficients / self._units[groups]
+        values = coefficients / self.units[groups]
         with torch.no_grad():
             if self._exact is None:
                 rounded = self._rounded(values, groups)
@@ -184,7 +184,7 @@ class PackedSet(LearnedSet):
             self.positions = self._choose(dense)
             dense = dense.gather(2, self.positions[:, None].expand(self.coefficients.shape))
         with torch.no_grad():
-            self.coefficients.copy_(dense * self._units)
+            self.coefficients.copy_(dense * self.units)
         self._filled = True
         if self.coded:
             self._step, self._code_bits = self._fit(fit_step(dense, self._code_bits))[1:]
@@ -207,6 +207,13 @@ class PackedSet(LearnedSet):
         """What the file stores: everything that a decoder needs. Raises InputError if the budget is too small."""
         self.check_filled()
         return self.stored()._payload
+
+    @property
+    def contents(self) -> Contents:
+        """What the payload says."""
+        contents = self.stored()._contents
+        assert contents is not None
+        return contents
 
     @property
     def payload_parts(self) -> dict[str, int]:
@@ -246,7 +253,7 @@ class PackedSet(LearnedSet):
             self._step = contents.steps.to(self.device)
         self._exact = contents.coefficients.to(self.device)
         with torch.no_grad():
-            self.coefficients.copy_(self._exact * self._units)
+            self.coefficients.copy_(self._exact * self.units)
         self._payload, self._contents, self._filled = payload, contents, True
 
     def _kept_contents(self) -> Contents:
@@ -299,8 +306,8 @@ class PackedSet(LearnedSet):
         self.check_filled()
         used = torch.zeros(self.num_classes, self.planes.size, dtype=torch.bool, device=self.device)
         if self.coded:
-            contents = self.stored()._contents
-            assert contents is not None and contents.means is not None  # noqa: PT018 (for mypy)
+            contents = self.contents
+            assert contents.means is not None
             used |= (contents.values.ne(0).any(dim=1) | contents.means.ne(0)).to(self.device)
         else:
             used.scatter_(1, self.positions, True)
@@ -310,8 +317,8 @@ class PackedSet(LearnedSet):
         """The numbers that are kept: coefficients that are stored, or codes and means other than zero."""
         if not self.coded:
             return self.coefficients.numel()
-        contents = self.stored()._contents
-        assert contents is not None and contents.means is not None  # noqa: PT018 (for mypy)
+        contents = self.contents
+        assert contents.means is not None
         return int(contents.values.count_nonzero() + contents.means.count_nonzero())
 
     def budget(self) -> dict[str, int]:
