@@ -56,7 +56,7 @@ def payload(data):
         scan, words = np.arange(ch)[:, None] * d + scan.ravel(), np.frombuffer(data, "<u4", offset=4 * classes)
         stored = stream(words, classes, n, ch * d, scan.ravel())
         steps = np.frombuffer(data, "<f4", classes)[:, None, None]
-        dense = (stored[0] + stored[1][:, None] / 2.0 ** ((n.bit_length() - 1) // 2)) * steps
+        dense = (stored[0] + stored[1][:, None] / 2.0 ** ((n.bit_length() - 1) // 4)) * steps
     else:
         (joint, width, k), data = struct.unpack_from("<BBI", data), data[6:]
         length = classes * (k * width or -(-(ch * d if joint else d) // 8))

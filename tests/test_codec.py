@@ -130,7 +130,7 @@ def coded(planes, bits, **changes):
 
 def test_rounding_has_a_dead_zone_and_whole_steps():
     step = torch.tensor(2.0)
-    values = torch.tensor([0.0, 1.19, 1.21, -1.21, 3.19, 3.21, -7.0])
+    values = torch.tensor([0.0, 1.29, 1.31, -1.31, 3.29, 3.31, -7.0])
     assert quantise.round_off(values, step).tolist() == [0, 0, 1, -1, 1, 2, -3]
 
 
@@ -146,7 +146,7 @@ def test_the_step_fits_the_bits_and_decoding_gives_the_rounded_values(planes):
     assert torch.equal(back.means, contents.means)
     assert torch.equal(back.steps, contents.steps)
     assert back.planes == planes
-    close = (back.coefficients - values).abs() <= 0.6001 * contents.steps[:, None, None]
+    close = (back.coefficients - values).abs() <= 0.6501 * contents.steps[:, None, None]
     assert close.all()
 
 

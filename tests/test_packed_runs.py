@@ -100,6 +100,22 @@ def test_float32_may_be_distilled_by_adam(tmp_path):
 
 
 def test_a_budget_that_cannot_be_met_is_refused(tmp_path):
-    words = ["--save_path", tmp_path, "--storage", "coded", "--bits_per_class", "60"]
-    assert_refused(call("DM/distill.py", *SHORT, *words), "60 bits per class do not hold", "--n")
+    words = ["--save_path", tmp_path, "--storage", "coded", "--bits_per_class", "40"]
+    assert_refused(call("DM/distill.py", *SHORT, *words), "40 bits per class do not hold", "--n")
     assert not list(tmp_path.iterdir())
+
+
+def test_auto_takes_the_number_of_images_that_trains_best(tmp_path):
+    result = finished(tmp_path, "--storage", "coded", "--bits_per_class", "320", "--n", "auto")
+    path = folder(tmp_path, 320)
+    synset, metadata = load_synset(path / "synset.safetensors")
+    tried = {int(count): accuracy for count, accuracy in metadata["tried_n"].items()}
+    assert list(tried) == [10, 15, 20, 30]
+    assert tried[synset.num_per_class] == max(tried.values())
+    assert f"--n auto: {synset.num_per_class} images per class" in result.out
+    assert (path / "log.txt").read_text().count("--n auto") == 1
+
+
+def test_auto_is_for_coded_sets(tmp_path):
+    words = ["--storage", "int8", "--n", "auto", "--save_path", tmp_path]
+    assert_refused(call("DM/distill.py", *SHORT, *words), "--n auto is for --storage coded")

@@ -10,7 +10,7 @@ from torch import Tensor
 from common.codec.rate import Sums, shortest
 from common.codec.tables import LARGEST
 
-DEAD_ZONE = 0.6
+DEAD_ZONE = 0.65
 """A coefficient below this many steps from its mean is coded as zero, and the other limits lie as far above halves."""
 _NEAR = 0.15  # of log2 of the step: how far a start is trusted
 _EXACT = 0.002  # of log2 of the step; the bits change by as many thousandths
@@ -19,7 +19,7 @@ _BISECTIONS = 14
 
 def mean_shift(count: int) -> int:
     """How many times the step is halved for the means of `count` images each: the finer, the more images share one."""
-    return (count.bit_length() - 1) // 2
+    return (count.bit_length() - 1) // 4
 
 
 def round_off(values: Tensor, step: Tensor) -> Tensor:

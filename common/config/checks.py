@@ -19,9 +19,7 @@ from common.system.errors import InputError
 def check(options: DistillOptions, objective: str) -> None:
     """Raise InputError for the first option of a distillation that cannot work. No data is read."""
     check_dataset(options.dataset, options.subset)
-    for key in (
-        "ipc", "batch_real", "batch_train", "num_eval", "image_size", "chunk", "workers", "bits_per_class", "n",
-    ):  # fmt: skip
+    for key in ("ipc", "batch_real", "batch_train", "num_eval", "image_size", "chunk", "workers", "bits_per_class"):
         check_least(options, key, 1)
     for key in (
         "Iteration",
@@ -74,6 +72,12 @@ def check_storage(options: DistillOptions) -> None:
                     "are those of every channel: give --storage coded, int8 or bf16, or leave it out"
                 )
         return
+    if options.n == "auto" and options.storage != "coded":
+        raise InputError(
+            f"--n auto is for --storage coded: with {options.storage}, as many images as fit are the default"
+        )
+    if options.n != "auto":
+        check_least(options, "n", 1)
     if options.transform != "dct":
         raise InputError(f"--storage {options.storage} stores coefficients of the dct: leave out --transform")
     if not options.joint and options.colour == "opponent":

@@ -219,9 +219,10 @@ class DistillOptions(EvaluationOptions, DataOptions):
     bits_per_class: int | None = None
     """with another storage than fp32: budget per class in bits, everything that a decoder needs included
     (default: those of ipc float32 images); given, the recipe is that of the nearest ipc, unless --ipc names one"""
-    n: int | None = None
+    n: int | Literal["auto"] | None = None
     """with another storage than fp32: synthetic images per class (default: as many as fit; coded: as many as have a
-    quarter of a bit per pixel value, at most all images of the smallest class)"""
+    quarter of a bit per pixel value, at most all images of the smallest class); auto, coded only: of several, the one
+    whose initial set trains the best network, tested on training images that are in none of them"""
     colour: Colour | None = None
     """opponent: transform luminance and two colour differences in place of red, green and blue (default: opponent for
     images of three channels that are coded or have joint positions, otherwise rgb)"""

@@ -310,6 +310,8 @@ class Distillation(Pieces):
             self._source.load_state_dict(parallel.broadcast(begun_with))
             self._run.add_to_config(self._source.as_metadata())
         if state is None:
+            if self._setup.tried is not None:
+                self._run.log(str(self._setup.tried))
             self._run.log(self.synset.describe_budget())
             self._run.log(f"run folder {self._run.folder}")
             self._output = Output(self._setup, self._run, None)

@@ -156,6 +156,7 @@ class Output:
             "accuracy": point,
             "content": self._setup.content,
             "seed": options.seed,
+            **({} if self._setup.tried is None else {"tried_n": self._setup.tried.as_metadata()}),
             "version": self._run.config["version"],
         }
 

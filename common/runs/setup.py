@@ -15,13 +15,17 @@ from common.config.options import DistillOptions, Sources
 from common.images.image_data import ImageData, content_of
 from common.networks import Network, build_network, has_batchnorm, has_dropout
 from common.networks.pools import build_pool, principal
-from common.synset.base import LearnedSet
+from common.synset.base import LearnedSet, order
 from common.synset.packed import PackedArgs, PackedSet, coded_images
 from common.synset.synset import SynSet, SynSetArgs
 from common.system import parallel
 from common.system.devices import can_compile, check_precision, resolve_device
 from common.system.errors import InputError
-from common.training.train import EvaluationProtocol
+from common.training.pool import EvaluationNetwork, evaluate_pool
+from common.training.train import Batches, EvaluationProtocol
+
+_SHARES = (0.5, 0.75, 1.0, 1.5)  # of the usual number of images per class, that --n auto tries
+_TRIED_IMAGES = 100_000  # that each of the networks for it is trained on, about 400 steps of 256
 
 
 @dataclass
@@ -44,6 +48,8 @@ class Setup:
     compile: bool
     content: dict[str, Any]
     """What the dataset holds, as `content_of` tells it."""
+    tried: TriedCounts | None = None
+    """With --n auto, the numbers of images that were tried."""
 
 
 def set_up(options: DistillOptions, sources: Sources) -> Setup:
@@ -58,7 +64,8 @@ def set_up(options: DistillOptions, sources: Sources) -> Setup:
         options.eval_mode, options.model, train.channels, train.num_classes, train.im_size, options.eval_protocol
     )
     train, test = train.to(device), test.to(device)
-    synset = new_set(options, train, device)
+    tried = try_counts(options, train, network.train()) if options.n == "auto" else None
+    synset = new_set(options, train, device, None if tried is None else tried.best)
     synset.init(train, train.labels, train.class_indices)
     # GPUs do not always round alike, and near ties decide which positions are kept: processes might disagree.
     parallel.copy_from_main_(synset.shared_parts())
@@ -75,11 +82,15 @@ def set_up(options: DistillOptions, sources: Sources) -> Setup:
         protocol=EvaluationProtocol.of(options),
         compile=options.compile and can_compile(),
         content=content,
+        tried=tried,
     )
 
 
-def new_set(options: DistillOptions, train: ImageData, device: torch.device) -> LearnedSet:
-    """The synthetic set that the options describe, before it is initialised. Raises InputError for bad options."""
+def new_set(options: DistillOptions, train: ImageData, device: torch.device, count: int | None = None) -> LearnedSet:
+    """The synthetic set that the options describe, before it is initialised. Raises InputError for bad options.
+
+    count: its images per class, in place of --n.
+    """
     common: dict[str, Any] = {
         "channel": train.channels,
         "num_classes": train.num_classes,
@@ -93,11 +104,11 @@ def new_set(options: DistillOptions, train: ImageData, device: torch.device) -> 
     }
     if options.storage == "fp32":
         return SynSet(SynSetArgs(**common, transform=options.transform))
-    bits = options.bits_per_class or 32 * options.ipc * train.channels * math.prod(train.im_size)
-    count = options.n or 0
-    if options.storage == "coded" and not count:
-        smallest = min(len(rows) for rows in train.class_indices)
-        count = min(smallest, coded_images(bits, train.channels, train.im_size))
+    bits = bits_of(options, train)
+    if count is None and options.n is not None:
+        count = int(options.n)
+    if count is None and options.storage == "coded":
+        count = min(smallest_class(train), coded_images(bits, train.channels, train.im_size))
     return PackedSet(
         PackedArgs(
             **common,
@@ -106,9 +117,67 @@ def new_set(options: DistillOptions, train: ImageData, device: torch.device) -> 
             colour=options.colour or ("opponent" if options.joint and train.channels == 3 else "rgb"),
             block=options.block,
             kept="joint" if options.joint else "shared",
-            num_per_class=count,
+            num_per_class=count or 0,
         )
     )
+
+
+@dataclass(frozen=True)
+class TriedCounts:
+    """Numbers of images per class that were tried for --n auto, and the accuracies of networks trained on them."""
+
+    accuracies: dict[int, float]
+    """fractions of the training images that no set holds"""
+
+    @property
+    def best(self) -> int:
+        """The number with the best accuracy, of equal ones the smallest."""
+        return min(self.accuracies, key=lambda count: (-self.accuracies[count], count))
+
+    def as_metadata(self) -> dict[str, float]:
+        """The accuracies by the number of images, for JSON."""
+        return {str(count): each for count, each in self.accuracies.items()}
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{count}: {100 * each:.2f} %" for count, each in self.accuracies.items())
+        return f"--n auto: {self.best} images per class, of {told} of the training images that were held back"
+
+
+def try_counts(options: DistillOptions, train: ImageData, network: Network) -> TriedCounts:
+    """Train a network on the initial coded set of several sizes, and test it on training images that are in none.
+
+    A fifth of each class is held back: the last of those that sets are drawn from. All networks begin with the same
+    weights and see as many images. Raises InputError if none of the numbers of images suits the budget.
+    """
+    most = 4 * smallest_class(train) // 5
+    usual = coded_images(bits_of(options, train), train.channels, train.im_size)
+    counts = sorted({max(1, min(most, round(usual * share))) for share in _SHARES})
+    held = torch.cat([rows[order(options.seed, c, len(rows))[most:]] for c, rows in enumerate(train.class_indices)])
+    test = dataclasses.replace(train, images=train.images[held], labels=train.labels[held], check=None)
+    accuracies: dict[int, float] = {}
+    for count in counts:
+        synset = new_set(options, train, train.device, count)
+        synset.init(train, train.labels, train.class_indices)
+        batches = Batches(*synset.stored().get(need_copy=True))
+        protocol = EvaluationProtocol.of(options)
+        epochs = max(1, round(_TRIED_IMAGES / len(batches.labels)))
+        found = evaluate_pool(
+            {options.model: EvaluationNetwork(network)}, lambda number, each=batches: each, test,  # type: ignore[misc]
+            dataclasses.replace(protocol, epochs=epochs), 1, options.seed, dataset=options.dataset,
+            precision=options.precision, title=f"n {count}", leave=False,
+        )[options.model][0]  # fmt: skip
+        accuracies[count] = found or 0.0
+    return TriedCounts(parallel.broadcast(accuracies))
+
+
+def bits_of(options: DistillOptions, train: ImageData) -> int:
+    """The budget in bits per class: that of --bits_per_class, or of ipc float32 images."""
+    return options.bits_per_class or 32 * options.ipc * train.channels * math.prod(train.im_size)
+
+
+def smallest_class(train: ImageData) -> int:
+    """The number of images of the smallest class."""
+    return min(len(rows) for rows in train.class_indices)
 
 
 def check_chunk(options: DistillOptions, network: nn.Module) -> None:

@@ -27,6 +27,11 @@ class ImageSource(Protocol):
 _SURVEY_CHUNK_VALUES = 1_000_000
 
 
+def order(seed: int, c: int, count: int) -> Tensor:
+    """The order in which initial images are drawn from the `count` images of class c: a set of n takes the first n."""
+    return torch.randperm(count, generator=generator(seed, "init", c))
+
+
 class LearnedSet(ABC):
     """C classes of n images each, with ch channels of d pixels, all made of one tensor of learned `coefficients`.
 
@@ -236,9 +241,7 @@ class LearnedSet(ABC):
     def _draw(self, c: int, rows: Tensor, name: str | int) -> Tensor:
         if len(rows) < self.num_per_class:
             raise InputError(f"class {name} has {self._too_few(len(rows))}")
-        return rows[
-            torch.randperm(len(rows), generator=generator(self.seed, "init", c))[: self.num_per_class].to(rows.device)
-        ]
+        return rows[order(self.seed, c, len(rows))[: self.num_per_class].to(rows.device)]
 
     @abstractmethod
     def _too_few(self, found: int) -> str:
