@@ -171,6 +171,18 @@ def test_the_file_is_as_long_as_the_model_says():
     assert parts["codes_bits"] == pytest.approx(exact, rel=0.01)
 
 
+def test_the_gradient_of_the_rate_is_that_of_straight_lines_between_lengths():
+    values, step = some(Planes(1, (4, 4)), classes=1, count=30), torch.tensor([0.3])
+    gradient, bits = quantise.rate_gradient(values, step)
+    assert float(bits) == pytest.approx(float(quantise.bits_of(values, step)))
+    codes = quantise.codes_of(values, step)[1]
+    under, told = shortest(Sums.of(codes, 1))[1], tables.lengths()
+    for i, p in itertools.product(range(30), range(16)):
+        t, far = int(under[0, p]), values[0, i, p] - quantise.means_of(values, step)[1][0, p]
+        slope = told.one[t] - told.zero[t] if abs(far) < 0.3 else told.more[t]
+        assert float(gradient[0, i, p]) == pytest.approx(float(slope * far.sign() / 0.3), rel=1e-4)
+
+
 @pytest.mark.parametrize(("limit", "count"), [(64, 16), (3072, 184), (3072, 2), (70_000, 3), (16, 16)])
 def test_positions_take_the_smaller_form(limit, count):
     draws = np.random.default_rng(count)

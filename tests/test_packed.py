@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from common.codec.planes import Planes
+from common.codec.quantise import bits_of
 from common.config.checks import check
 from common.config.command_line import parse
 from common.synset.file import file_bytes, load_synset, save_synset
@@ -172,6 +173,20 @@ def test_the_budget_holds_however_the_coefficients_grow():
     assert len(synset.payload) > 2900
 
 
+def test_the_rate_term_keeps_codes_short():
+    found = []
+    for weight in (0.0, 0.5):
+        synset = packed(colour="opponent", rate_weight=weight)
+        step = synset.state_dict()["step"]
+        for number in range(9):  # the step is not searched yet
+            synset.optim_zero_grad()
+            toward = torch.randn(48, 3, 16, 16, generator=torch.Generator().manual_seed(number))
+            synset.decode().backward(toward)
+            synset.optim_step()
+        found.append(bits_of(synset.coefficients.detach() / synset.units, step).sum().item())
+    assert found[1] < 0.95 * found[0]
+
+
 def test_joint_positions_are_those_of_the_largest_energy():
     synset = packed(storage="int8", colour="opponent")
     every = {"msz_per_channel": 256, "bits_per_class": 10**7, "num_per_class": synset.num_per_class}
@@ -294,6 +309,8 @@ def test_options_follow_the_storage():
         (["--storage", "int8", "--block", "8"], "give --positions joint, or leave out --block"),
         (["--storage", "int8", "--positions", "joint", "--selection", "low"], "leave out --selection"),
         (["--storage", "int8", "--n", "0"], "--n 0 is too small"),
+        (["--storage", "int8", "--rate_weight", "0.1"], "--rate_weight is for --storage coded"),
+        (["--storage", "coded", "--rate_weight", "-1"], "--rate_weight -1.0 is too small"),
     ],
 )
 def test_options_that_contradict_each_other_are_named(words, message):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.codec.rate import Sums, shortest
-from common.codec.tables import LARGEST
+from common.codec.tables import LARGEST, lengths
 
 DEAD_ZONE = 0.65
 """A coefficient below this many steps from its mean is coded as zero, and the other limits lie as far above halves."""
@@ -55,11 +55,29 @@ def values_of(means: Tensor, codes: Tensor, step: Tensor) -> Tensor:
 
 def bits_of(coefficients: Tensor, step: Tensor) -> Tensor:
     """The least bits [C] of the codes of coefficients [C, n, P] with the steps [C], without means and tables."""
-    centres = means_of(coefficients, step)[1]
-    sizes = (coefficients - centres[:, None]).abs_().div_(step[:, None, None]).add_(1 - DEAD_ZONE).floor_()
+    return shortest(_sums(coefficients - means_of(coefficients, step)[1][:, None], step))[0].sum(dim=1)
+
+
+def rate_gradient(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """(gradient [C, n, P], bits [C]): how the bits of the codes grow with each coefficient, their tables held fixed.
+
+    Rounding has no gradient. In its place is that of the line from the length of 0 to that of 1, and from there on of
+    what each further unit of magnitude adds.
+    """
+    centred = coefficients - means_of(coefficients, step)[1][:, None]
+    bits, tables = shortest(_sums(centred, step))
+    told = lengths()
+    to_one = (told.one - told.zero).to(centred)[tables][:, None]
+    further = told.more.to(centred)[tables][:, None]
+    each = step[:, None, None]
+    return torch.where(centred.abs() < each, to_one, further) * centred.sign() / each, bits.sum(dim=1)
+
+
+def _sums(centred: Tensor, step: Tensor) -> Sums:
+    """What the code lengths of coefficients [C, n, P] less their means depend on, [C, P]."""
+    sizes = centred.abs().div_(step[:, None, None]).add_(1 - DEAD_ZONE).floor_()
     used = sizes.gt(0).float().sum(dim=1)
-    sums = Sums(torch.full_like(used, coefficients.shape[1]), used, sizes.sum(dim=1), sizes.amax(dim=1))
-    return shortest(sums)[0].sum(dim=1)
+    return Sums(torch.full_like(used, centred.shape[1]), used, sizes.sum(dim=1), sizes.amax(dim=1))
 
 
 def fit_step(coefficients: Tensor, bits: Tensor, start: Tensor | None = None) -> Tensor:
@@ -77,7 +95,9 @@ def fit_step(coefficients: Tensor, bits: Tensor, start: Tensor | None = None) ->
         below, above = start.log2() - _NEAR, start.log2() + _NEAR
         low = torch.where((below > low) & (bits_of(coefficients, below.exp2()) > bits), below, low)
         high = torch.where((above < high) & (bits_of(coefficients, above.exp2()) <= bits), above, high)
-        rounds = max(1, math.ceil(float(torch.log2((high - low).max() / _EXACT))))
+        width = float((high - low).max())
+        # Coefficients that are not finite have no step; the run ends when it next looks at them.
+        rounds = max(1, math.ceil(math.log2(width / _EXACT))) if math.isfinite(width) else 1
     for _ in range(rounds):
         middle = (low + high) / 2
         fits = bits_of(coefficients, middle.exp2()) <= bits

@@ -63,7 +63,13 @@ def check_storage(options: DistillOptions) -> None:
         "colour": options.colour is not None,
         "block": options.block != 0,
         "positions": options.positions == "joint",
+        "rate_weight": options.rate_weight != 0,
     }
+    check_least(options, "rate_weight", 0)
+    if options.rate_weight and options.storage in ("bf16", "int8"):
+        raise InputError(
+            f"--rate_weight is for --storage coded: {options.storage} has codes of one length, leave it out"
+        )
     if options.storage == "fp32":
         for key, is_given in given.items():
             if is_given:

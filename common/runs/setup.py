@@ -118,6 +118,7 @@ def new_set(options: DistillOptions, train: ImageData, device: torch.device, cou
             block=options.block,
             kept="joint" if options.joint else "shared",
             num_per_class=count or 0,
+            rate_weight=options.rate_weight,
         )
     )
 

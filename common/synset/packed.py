@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.codec.payload import Contents, decode, encode, most_images, over_channels
 from common.codec.planes import Planes
-from common.codec.quantise import codes_of, fit_step, means_of, round_off
+from common.codec.quantise import codes_of, fit_step, means_of, rate_gradient, round_off
 from common.synset import selection
 from common.synset.base import LearnedSet
 from common.system.errors import InputError
@@ -27,6 +27,7 @@ BITS_PER_NUMBER = 0.25
 _REFRESH = 10  # updates between two searches for the step at which the codes fit the budget
 _CODES = 0.9  # of the bits, before anything has been coded
 _TRIES = 8
+_STEERED = 10  # 1 % too many bits make the gradient of the code length 10 % larger
 _CLOSE = 0.998  # of the bytes allowed: nothing is left to gain
 
 
@@ -37,6 +38,7 @@ class PackedArgs:
     storage: bf16, int8 or coded. bits_per_class: the file's payload takes at most C times as many. num_per_class: n;
     0 for as many as fit, or, coded, as many as have `BITS_PER_NUMBER`. colour, block: see `Planes`. kept: whether the
     k * ch positions of an image are the same k in each channel (shared) or chosen over all ch * d (joint).
+    rate_weight: of a coded set, the size of the gradient of the code length beside that of the loss.
     """
 
     channel: int
@@ -57,6 +59,7 @@ class PackedArgs:
     selection_images: str = "init"
     seed: int = 0
     optimizer: str = "adam"
+    rate_weight: float = 0.0
 
 
 def coded_images(bits_per_class: int, channels: int, im_size: Sequence[int]) -> int:
@@ -166,11 +169,27 @@ class PackedSet(LearnedSet):
 
     def optim_step(self) -> None:
         """Take one step of the optimiser; every few, a coded set also looks for the step that keeps to the budget."""
+        if self.args.rate_weight:
+            self._add_rate()
         super().optim_step()
         self._changed()
         self._updates += 1
         if self.coded and self._updates % _REFRESH == 0:
             self._step = fit_step(self._orthonormal(), self._code_bits, self._step)
+
+    @torch.no_grad()
+    def _add_rate(self) -> None:
+        """Add the gradient of the code length, per class `rate_weight` times as large as that of the loss.
+
+        It is larger still while the codes have outgrown the budget since the step was last searched, and smaller while
+        they have shrunk: the weight is steered toward codes that keep to the budget with the step as it is.
+        """
+        assert self.coefficients.grad is not None
+        toward, bits = rate_gradient(self._orthonormal(), self._step)
+        toward /= self.units
+        sizes = [each.square().mean(dim=(1, 2), keepdim=True).sqrt() for each in (self.coefficients.grad, toward)]
+        steered = (bits / self._code_bits).clamp(0.5, 2.0).float()[:, None, None] ** _STEERED
+        self.coefficients.grad += self.args.rate_weight * steered * sizes[0] / sizes[1].clamp_min(1e-30) * toward
 
     def _changed(self) -> None:
         self._stored, self._exact, self._payload, self._contents = None, None, b"", None
