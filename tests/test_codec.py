@@ -158,6 +158,15 @@ def test_a_warm_start_finds_the_same_step():
         torch.testing.assert_close(quantise.fit_step(values, bits, start), cold, rtol=5e-3, atol=0)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_coefficients_that_are_not_finite_are_left_to_the_run(value):
+    values, bits = some(LAYOUTS[3]), torch.full((3,), 500.0)
+    start = quantise.fit_step(values, bits)
+    values[1, 2, 3] = value
+    step = quantise.fit_step(values, bits, start)
+    assert step[[0, 2]].isfinite().all()
+
+
 def test_the_file_is_as_long_as_the_model_says():
     """Beside the codes there are tables, means and a word to end with; the codes are within 1 % of the ideal."""
     contents, values = coded(Planes(3, (32, 32), "opponent"), 60_000, classes=4, count=60)

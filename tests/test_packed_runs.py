@@ -102,7 +102,7 @@ def test_float32_may_be_distilled_by_adam(tmp_path):
 def test_a_run_that_diverges_says_so(tmp_path):
     words = [*TINY, *CODED, "--Iteration", "15", "--eval_it", "0", "--num_eval", "1", "--epoch_eval_train", "0"]
     words += ["--name", "run", "--save_path", tmp_path, "--lr_freq", "1e38"]
-    assert_refused(call("DM/distill.py", *words), "finite", "lower", "--lr_freq")
+    assert_refused(call("DM/distill.py", *words), "lower --lr_freq")
 
 
 def test_a_budget_that_cannot_be_met_is_refused(tmp_path):
