@@ -1,10 +1,12 @@
 """Runs whose sets are stored as bf16, int8 or coded."""
 
 import json
+import re
 
 import pytest
 import torch
 
+from common.report.run_page import write_run_report
 from common.synset.file import file_bytes, load_synset
 from tests.command_line import SHORT, TINY, assert_refused, call, checkpoint, contents, run_folder
 
@@ -40,6 +42,9 @@ def test_a_coded_run_saves_what_it_evaluates_within_its_budget(tmp_path):
     assert f"{len(synset.payload):,} bytes that a decoder needs" in result.out
     config = json.loads((path / "config.json").read_text())
     assert config["options"]["ipc"]["source"] == "nearest to --bits_per_class"
+    page = write_run_report(path).read_text(encoding="utf-8")
+    assert "DM on digits, 1,500 bits per class, stored as coded" in page
+    assert f"<td>{len(synset.payload):,}</td>" in re.sub(r"\s*class=\"[^\"]*\"", "", page)
     told = call("DM/evaluate.py", "--synset", path / "synset.safetensors", "--num_eval", "1")
     assert told.code == 0, told.err
     assert "is stored in the file" in told.out

@@ -209,6 +209,11 @@ def check(options: Check, file: str) -> dict[str, Any]:
         notes.append(
             f"step size {LR_NET:g}, that of the authors' corruption script: the learned one is not in the file"
         )
+    if storage := metadata.get("storage"):
+        notes.append(
+            f"stored as {storage['kind']} in {storage['bytes']:,} bytes, {storage['bits_per_class']:,} bits per class: "
+            "published figures are of float32 numbers"
+        )
     result = evaluate_file(asked, objective, {}, stored)
     notes += _shortened(options, result, objective, recipe)
     published = recipes.published(objective, dataset, ipc, synset.im_size[0])

@@ -52,6 +52,18 @@ class RunRecord:
         return self.config["options"].get(name, {}).get("value")
 
     @property
+    def stored_as(self) -> str | None:
+        """How the set is stored if not as float32 numbers: bf16, int8 or coded."""
+        return None if self.option("storage") in (None, "fp32") else str(self.option("storage"))
+
+    @property
+    def budget(self) -> str:
+        """The budget in words: "ipc 1", or "98,304 bits per class", and how the set is stored."""
+        bits = self.option("bits_per_class")
+        budget = f"ipc {self.option('ipc')}" if bits is None else f"{bits:,} bits per class"
+        return budget if self.stored_as is None else f"{budget}, stored as {self.stored_as}"
+
+    @property
     def objective(self) -> str:
         return self.config["objective"]
 

@@ -77,7 +77,9 @@ class Output:
         if best:
             self.files[SETS[1]] = self.files[SETS[0]]
         data, images = setup.train, setup.synset.stored().get(need_copy=True)[0]
-        title = f"{run.dataset}, ipc {setup.options.ipc}, {self._objective}, {iteration} updates: {text}"
+        bits, ipc = setup.options.bits_per_class, setup.options.ipc
+        budget = f"ipc {ipc}" if bits is None else f"{bits:,} bits per class"
+        title = f"{run.dataset}, {budget}, {self._objective}, {iteration} updates: {text}"
         path = run.folder / f"images_{iteration:06d}.png"
         draw = pictures.draw_images if len(data.im_size) == 2 else pictures.draw_voxels
         pixels = data.denormalise(images, clamp=False)
