@@ -290,6 +290,9 @@ def test_options_follow_the_storage():
         options, sources = asked("--storage", "coded", "--bits_per_class", str(bits))
         assert (options.ipc, sources["ipc"]) == (ipc, "nearest to --bits_per_class")
     assert asked("--storage", "coded", "--bits_per_class", "98304", "--ipc", "10")[0].ipc == 10
+    for flag in ("--n", "--images_per_class"):
+        options, sources = asked("--storage", "coded", flag, "7")
+        assert (options.n, sources["n"]) == (7, "flag")
     check(options, "DM")
 
 

@@ -41,9 +41,16 @@ NOT_PART_OF_A_RUN = frozenset({
     "track", "track_project", "track_group", "buffer_path", "seeds", "memory_budget",
 })  # fmt: skip
 
-# The authors' ImageNet scripts call it --res.
-ALIASES = {"res": "image_size"}
-ImageSize = Annotated[int | None, tyro.conf.arg(aliases=tuple(f"--{alias}" for alias in ALIASES))]
+# The authors' ImageNet scripts call it --res. torchrun takes a --n behind the script's name for one of its own.
+ALIASES = {"res": "image_size", "images_per_class": "n"}
+
+
+def _aliases(option: str) -> tuple[str, ...]:
+    return tuple(f"--{alias}" for alias, name in ALIASES.items() if name == option)
+
+
+ImageSize = Annotated[int | None, tyro.conf.arg(aliases=_aliases("image_size"))]
+Count = Annotated[int | Literal["auto"] | None, tyro.conf.arg(aliases=_aliases("n"))]
 
 # Options of several commands that mean the same in all of them.
 Subset = Annotated[
@@ -219,10 +226,11 @@ class DistillOptions(EvaluationOptions, DataOptions):
     bits_per_class: int | None = None
     """with another storage than fp32: budget per class in bits, everything that a decoder needs included
     (default: those of ipc float32 images); given, the recipe is that of the nearest ipc, unless --ipc names one"""
-    n: int | Literal["auto"] | None = None
+    n: Count = None
     """with another storage than fp32: synthetic images per class (default: as many as fit; coded: as many as have a
     quarter of a bit per pixel value, at most all images of the smallest class); auto, coded only: of several, the one
-    whose initial set trains the best network, tested on training images that are in none of them"""
+    whose initial set trains the best network, tested on training images that are in none of them.
+    Under torchrun, which takes --n for its own, say --images_per_class"""
     colour: Colour | None = None
     """opponent: transform luminance and two colour differences in place of red, green and blue (default: opponent for
     images of three channels that are coded or have joint positions, otherwise rgb)"""
