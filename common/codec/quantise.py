@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,3 +104,28 @@ def fit_step(coefficients: Tensor, bits: Tensor, start: Tensor | None = None) ->
         fits = bits_of(coefficients, middle.exp2()) <= bits
         low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
     return high.exp2()
+
+
+class StraightThrough(torch.autograd.Function):
+    """Rounded values, whose gradient is that of the values."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rounded: Tensor) -> Tensor:
+        return rounded.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def int8_scales(values: Tensor) -> Tensor:
+    """For each class and position of values [C, n, K] the unit of its int8 codes, bfloat16 [C, K].
+
+    A 127th of the largest magnitude, rounded up so that no code is larger than 127; 1 where all are zero.
+    """
+    exact = values.abs().amax(dim=1) / 127
+    near = exact.bfloat16()
+    # The next number of bfloat16 has the next pattern of bits.
+    higher = (near.view(torch.int16) + 1).view(torch.bfloat16)
+    scales = torch.where(near.float() * 127.49 < exact * 127, higher, near)
+    return torch.where(exact > 0, scales, torch.ones_like(scales))

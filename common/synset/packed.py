@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from common.codec.fit import Fitted, largest_payload
 from common.codec.payload import Contents, decode, encode, most_images, over_channels
 from common.codec.planes import Planes
-from common.codec.quantise import codes_of, fit_step, means_of, rate_gradient, round_off
+from common.codec.quantise import StraightThrough, fit_step, int8_scales, means_of, rate_gradient, round_off
 from common.synset import selection
 from common.synset.base import LearnedSet
 from common.system.errors import InputError
@@ -26,9 +27,7 @@ BITS_PER_NUMBER = 0.25
 """Of a coded set: n images per class are so many that a pixel value has a quarter of a bit (docs/log.md)."""
 _REFRESH = 10  # updates between two searches for the step at which the codes fit the budget
 _CODES = 0.9  # of the bits, before anything has been coded
-_TRIES = 8
 _STEERED = 10  # 1 % too many bits make the gradient of the code length 10 % larger
-_CLOSE = 0.998  # of the bytes allowed: nothing is left to gain
 
 
 @dataclass
@@ -151,7 +150,7 @@ class PackedSet(LearnedSet):
                 rounded = self._rounded(values, groups)
             else:
                 rounded = self._exact[groups] if rows is None else self._exact.flatten(0, 1)[rows][:, None]
-        values = _Straight.apply(values, rounded)
+        values = StraightThrough.apply(values, rounded)
         if self.coded:
             return self.planes.inverse(values)
         dense = values.new_zeros(*values.shape[:2], self.planes.size)
@@ -162,7 +161,7 @@ class PackedSet(LearnedSet):
         if self.storage == "bf16":
             return values.bfloat16().float()
         if self.storage == "int8":
-            scales = _scales(self._orthonormal()).float()[groups][:, None]
+            scales = int8_scales(self._orthonormal()).float()[groups][:, None]
             return (values / scales).round() * scales
         step, centres = self._step[groups], means_of(self._orthonormal(), self._step)[1][groups][:, None]
         return centres + round_off(values - centres, step[:, None, None]) * step[:, None, None]
@@ -206,7 +205,8 @@ class PackedSet(LearnedSet):
             self.coefficients.copy_(dense * self.units)
         self._filled = True
         if self.coded:
-            self._step, self._code_bits = self._fit(fit_step(dense, self._code_bits))[1:]
+            fitted = self._fit(fit_step(dense, self._code_bits))
+            self._step, self._code_bits = fitted.steps, fitted.bits
 
     def _choose(self, dense: Tensor) -> Tensor:
         """The positions int64 [C, K]: those of the largest energy over all P, or those of a rule for each channel."""
@@ -245,7 +245,7 @@ class PackedSet(LearnedSet):
             return self
         if self._stored is None:
             if self.coded:
-                payload, parts = self._fit(self._step)[0]
+                payload, parts = self._fit(self._step)[:2]
             else:
                 payload, parts = encode(self._kept_contents())
             self._stored = PackedSet(self.args)
@@ -280,39 +280,20 @@ class PackedSet(LearnedSet):
         positions, joint = self.positions.cpu(), self.kept == "joint"
         if self.storage == "bf16":
             return Contents("bf16", self.planes, values.bfloat16().cpu(), positions, joint)
-        scales = _scales(values)
+        scales = int8_scales(values)
         codes = (values / scales.float()[:, None]).round().to(torch.int8)
         return Contents("int8", self.planes, codes.cpu(), positions, joint, scales.cpu())
 
-    def _fit(self, step: Tensor) -> tuple[tuple[bytes, dict[str, int]], Tensor, Tensor]:
-        """((payload, its parts), steps [C], bits of the codes [C]) of the largest payload that keeps to the budget.
-
-        step: where to begin. What the means and tables take is known only once they are coded, so in a few tries.
-        Raises InputError if there is none.
-        """
-        allowed, values = self.num_classes * self.bits_per_class // 8, self._orthonormal()
-        bits, best = self._code_bits, None
-        for _ in range(_TRIES):
-            step = fit_step(values, bits, step)
-            means, codes = codes_of(values, step)
-            payload, parts = encode(
-                Contents(
-                    "coded", self.planes, codes.to(torch.int16).cpu(), means=means.long().cpu(), steps=step.cpu(),
-                )
-            )  # fmt: skip
-            if len(payload) <= allowed and (best is None or len(payload) > len(best[0][0])):
-                best = (payload, parts), step, bits
-                if len(payload) > _CLOSE * allowed:
-                    break
-            beside = 8 * len(payload) - parts["codes_bits"]
-            left = max(0.5 * parts["codes_bits"], 8 * allowed * (1 + _CLOSE) / 2 - beside)
-            bits = bits * min(2.0, left / max(1, parts["codes_bits"]))
-        if best is None:
+    def _fit(self, step: Tensor) -> Fitted:
+        """The largest payload that keeps to the budget. step: where to begin. Raises InputError if there is none."""
+        allowed = self.num_classes * self.bits_per_class // 8
+        found = largest_payload(self._orthonormal(), self.planes, allowed, self._code_bits, step)
+        if found is None:
             raise InputError(
                 f"{self.bits_per_class:,} bits per class do not hold {counted(self.num_per_class, 'image')}, "
                 "however coarsely rounded: give a smaller --n or more bits"
             )
-        return best
+        return found
 
     # -- contents ------------------------------------------------------------------------------------------------
 
@@ -416,28 +397,3 @@ class PackedSet(LearnedSet):
 
     def _too_few(self, found: int) -> str:
         return f"{counted(found, 'image')}, and the set is to have {self.num_per_class} per class: give a smaller --n"
-
-
-class _Straight(torch.autograd.Function):
-    """Rounded values, whose gradient is that of the values."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, rounded: Tensor) -> Tensor:
-        return rounded.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
-
-
-def _scales(values: Tensor) -> Tensor:
-    """For each class and position of values [C, n, K] the unit of its int8 codes, bfloat16 [C, K].
-
-    A 127th of the largest magnitude, rounded up so that no code is larger than 127; 1 where all are zero.
-    """
-    exact = values.abs().amax(dim=1) / 127
-    near = exact.bfloat16()
-    # The next number of bfloat16 has the next pattern of bits.
-    higher = (near.view(torch.int16) + 1).view(torch.bfloat16)
-    scales = torch.where(near.float() * 127.49 < exact * 127, higher, near)
-    return torch.where(exact > 0, scales, torch.ones_like(scales))
