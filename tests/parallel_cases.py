@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from common.config.command_line import parse, parse_buffer, parse_plain
-from common.config.options import BufferOptions, EvaluateOptions
+from common.config.evaluate_options import EvaluateOptions
+from common.config.options import BufferOptions
 from common.matching import distribution, gradient, trajectory
 from common.system import parallel
 from common.system.command import run_command

@@ -17,7 +17,8 @@ from scipy.io import savemat
 from torchvision import transforms
 
 from common.config.command_line import parse, parse_buffer, parse_plain
-from common.config.options import DataOptions, EvaluateOptions
+from common.config.evaluate_options import EvaluateOptions
+from common.config.options import DataOptions
 from common.datasets import DATASETS, ImageData, load_dataset, statistics
 from common.datasets.imagenet_classes import NAMES, SUBSETS, SYNONYMS, resolve
 from common.datasets.imagenet_devkit import DEVKIT, META, TRUTH

@@ -10,13 +10,13 @@ import torch
 
 from common import recipes
 from common.config.command_line import parse, parse_buffer, parse_plain
+from common.config.evaluate_options import EvaluateOptions
 from common.config.options import (
     NOT_PART_OF_A_RUN,
     BufferOptions,
     ClassMatchingOptions,
     DataOptions,
     DistillOptions,
-    EvaluateOptions,
 )
 from common.datasets import DATASETS, ImageData, statistics
 from common.runs.folder import Run

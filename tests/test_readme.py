@@ -44,7 +44,8 @@ def test_scripts_that_the_makefile_runs_exist():
 
 
 def test_flags_that_it_names_exist():
-    from common.config.options import BufferOptions, ClassMatchingOptions, EvaluateOptions
+    from common.config.evaluate_options import EvaluateOptions
+    from common.config.options import BufferOptions, ClassMatchingOptions
     from common.pretrained.__main__ import COMMANDS
     from common.robustness.options import RobustnessOptions
     from TM import distill as tm

@@ -13,7 +13,8 @@ from common import recipes
 from common.config import options as options_module
 from common.config.checks import check
 from common.config.command_line import parse, parse_plain, with_recipe
-from common.config.options import DSA_STRATEGY, BufferOptions, ClassMatchingOptions, DataOptions, EvaluateOptions
+from common.config.evaluate_options import EvaluateOptions
+from common.config.options import DSA_STRATEGY, BufferOptions, ClassMatchingOptions, DataOptions
 from common.costs.estimate import SHAPES, estimate
 from common.datasets.imagenet_classes import NAMES
 from common.networks import build_network

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from common import recipes
-from common.config.options import DistillOptions, EvaluateOptions, EvaluationOptions, Sources
+from common.config.evaluate_options import EvaluateOptions
+from common.config.options import DistillOptions, EvaluationOptions, Sources
 from common.config.seeds import parse_seeds
 from common.datasets import check_dataset
 from common.matching.augment import parse_strategy
@@ -123,7 +124,7 @@ def check_training(options: EvaluateOptions) -> None:
     check_least(options, "batch_train", 1)
 
 
-def check_storage(options: EvaluateOptions) -> None:
+def check_stored_as(options: EvaluateOptions) -> None:
     """Raise InputError for options of --stored_as that do not go together or are out of range."""
     for key in ("bits_per_class", "n"):
         check_least(options, key, 1)

@@ -115,7 +115,7 @@ def _nearest_ipc(cell: _RecipeKey, objective: str) -> int:
         return cell.ipc
     sides = shape.im_size if cell.image_size is None else (cell.image_size,) * len(shape.im_size)
     wanted = cell.bits_per_class / (32 * shape.channels * math.prod(sides))
-    return min(ipcs, key=lambda ipc: abs(math.log(ipc / wanted)))
+    return recipes.nearest(objective, cell.recipe or cell.dataset, wanted)
 
 
 def _as_stored(options: Options, sources: Sources) -> tuple[Options, Sources]:

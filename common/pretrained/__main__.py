@@ -21,7 +21,8 @@ import tyro
 
 from common import recipes
 from common.config.command_line import parse_command, with_recipe
-from common.config.options import DistillOptions, EvaluateOptions
+from common.config.evaluate_options import EvaluateOptions
+from common.config.options import DistillOptions
 from common.datasets import PREFIXES
 from common.pretrained import drive, share
 from common.pretrained.convert import Provenance, defaults_of, from_authors, likely_objective

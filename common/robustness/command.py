@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from common.config.checks import check_storage, check_training
+from common.config.checks import check_stored_as, check_training
 from common.config.command_line import parse_plain
 from common.datasets import default_data_path, is_imagenet
 from common.images.image_data import with_statistics
@@ -82,7 +82,7 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
     """
     levels = _levels(options.level)
     check_training(options)
-    check_storage(options)
+    check_stored_as(options)
     device = resolve_device(options.device)
     check_precision(options.precision, device)
     if is_authors_set(options):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from common.config.options import EvaluateOptions
+from common.config.evaluate_options import EvaluateOptions
 from common.networks.pools import EvalMode
 from common.robustness.conditions import TargetName
 

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common.config.checks import check_storage, check_training
+from common.config.checks import check_stored_as, check_training
 from common.config.command_line import parse_plain
-from common.config.options import EvaluateOptions
+from common.config.evaluate_options import EvaluateOptions
 from common.networks import Network, build_network
 from common.networks.pools import build_pool, principal
 from common.synset.authors import SUFFIXES
@@ -111,7 +111,7 @@ def evaluate_file(
     already. Raises InputError for options that cannot work, and if all networks diverge.
     """
     check_training(options)
-    check_storage(options)
+    check_stored_as(options)
     device = resolve_device(options.device)
     setup = prepare_evaluation(options, objective, defaults, device, stored)
     compiles = options.compile and can_compile()

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from common import recipes
 from common.config.checks import check_least
 from common.config.command_line import find_recipe, with_recipe
-from common.config.options import DataOptions, DistillOptions, EvaluateOptions
+from common.config.evaluate_options import EvaluateOptions
+from common.config.options import DataOptions, DistillOptions
 from common.datasets import ImageData, check_dataset, has_image_files, is_resizable, load_dataset
 from common.images.image_data import content_of, different_content
 from common.images.pixel_values import as_normalised

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from common.config.options import EvaluateOptions
+from common.config.evaluate_options import EvaluateOptions
 from common.datasets import ImageData, draw_per_class
 from common.networks import build_network
 from common.system import parallel
