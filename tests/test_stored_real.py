@@ -14,6 +14,7 @@ import torch
 from common.datasets import ImageData
 from common.images.zca import whiten, whitening_of
 from common.recipes import nearest
+from common.synset.packed import PackedArgs, PackedSet
 from common.system.errors import InputError
 from common.training.image_codecs import File, codec_of
 from common.training.stored_real import (
@@ -273,6 +274,7 @@ def test_a_budget_in_bits_without_headers(tmp_path):
         (["--baseline", "full", "--stored_as", "png"], "with --baseline random|herding|kcenter"),
         (["--synset", "x.safetensors", "--stored_as", "png"], "with --baseline random|herding|kcenter"),
         (["--baseline", "random", "--stored_as", "jpeg", "--ipc", 1, "--bits_per_class", 99], "leave out one of them"),
+        (["--baseline", "random", "--stored_as", "coded", "--count_headers", "True"], "where everything counts"),
         (["--baseline", "random", "--stored_as", "png", "--n", 3], "--n has no use with --stored_as png"),
         (["--baseline", "random", "--stored_as", "jpeg", "--n", 0], "--n 0 is too small"),
         (["--baseline", "random", "--stored_as", "jpeg", "--bits_per_class", 0], "--bits_per_class 0 is too small"),
@@ -285,3 +287,32 @@ def test_a_budget_in_bits_without_headers(tmp_path):
 )
 def test_flags_that_do_not_go_together_are_refused(flags, part):
     assert_refused(call("DM/evaluate.py", *flags, *QUICK), part)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_coded_set_of_real_images_is_the_start_of_a_distillation(channels):
+    data = data_of(channels)
+    stored, told = store_real(data, first(data), "coded", Budget(8 * 900), 6)
+    assert told["n"] == [6, 6]
+    assert 800 < told["bytes"][0] <= 900
+    assert told["quality"] is None
+    arguments = PackedArgs(
+        channel=channels, num_classes=2, im_size=(16, 16), device="cpu", ipc=1, msz_per_channel=0, lr_freq=0.1,
+        mom_freq=0.0, bits_per_class=8 * 900, colour="opponent" if channels == 3 else "rgb", num_per_class=6,
+    )  # fmt: skip
+    start = PackedSet(arguments)
+    start.init(data, data.labels, [indices[:6] for indices in data.class_indices])
+    (images, labels), expected = start.stored().get(need_copy=True), stored.batch(torch.arange(12))
+    assert torch.equal(labels, stored.labels)
+    nearest_of = torch.cdist(images.flatten(1), expected.flatten(1)).min(dim=1)  # a set is in an order of its own
+    assert nearest_of.indices.unique().numel() == 12
+    originals = data.batch(first(data)(6).flatten())
+    assert (expected - originals).square().mean() < 0.1 * originals.square().mean()
+
+
+def test_a_coded_set_that_cannot_fit_is_refused():
+    data = data_of()
+    with pytest.raises(InputError, match="lower --n"):
+        store_real(data, first(data), "coded", Budget(8 * 16), 6)
+    with pytest.raises(InputError, match="--n 21 is more than the 20 images"):
+        store_real(data, first(data), "coded", Budget(8 * 4000), 21)

@@ -141,6 +141,8 @@ def check_stored_as(options: EvaluateOptions) -> None:
         raise InputError("--ipc and --bits_per_class both name the budget: leave out one of them")
     elif options.stored_as == "png" and options.n is not None:
         raise InputError("--n has no use with --stored_as png, which keeps as many images as fit: leave it out")
+    elif options.stored_as == "coded" and options.count_headers is not None:
+        raise InputError("--count_headers has no use with --stored_as coded, where everything counts: leave it out")
 
 
 def refuse_step_size(options: EvaluationOptions, sources: Sources) -> None:

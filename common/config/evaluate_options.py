@@ -45,14 +45,13 @@ class EvaluateOptions:
     """random, herding and kcenter: store the images chosen as files of this kind in a budget of bits per class, and
     train all networks on the decoded images (random: one draw). PNG: images in the order chosen until the budget is
     full. The others: n images in one quality per class, the best one that fits. JPEG is 4:2:0, AVIF 4:4:4;
-    WebP has no grayscale, so one channel is stored as three"""
+    WebP has no grayscale, so one channel is stored as three. coded: as the start of distill.py --storage coded"""
     bits_per_class: int | None = None
     """budget of --stored_as instead of --ipc (default: ipc * numbers in an image * 32);
     the recipe of the nearest ipc says how to train"""
     n: int | None = None
-    """images per class of --stored_as jpeg, webp and avif (default: as many as leave each image 0.25 bits per number
-    more than its file takes in the lowest quality, at most those that fit in that quality or are in the smallest
-    class)"""
+    """images per class of --stored_as jpeg, webp, avif and coded (default: as many as leave each image 0.25 bits per
+    number, of a file more than it takes in the lowest quality; at most those that fit or are in the smallest class)"""
     count_headers: bool | None = None
     """--stored_as: whether the budget pays for whole files, or only for what differs between files: the chunks IDAT
     of PNG, scans of JPEG and Huffman tables of an image's own, VP8 data, the box mdat of AVIF (default: True)"""

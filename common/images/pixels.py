@@ -32,8 +32,8 @@ Decoding = Literal["shown", "stored"]
 ResizeMode = Literal["crop", "squash"]
 
 
-StoredAs = Literal["png", "jpeg", "webp", "avif"]
-"""The kinds of files in which a baseline stores real images; only PNG is lossless."""
+StoredAs = Literal["png", "jpeg", "webp", "avif", "coded"]
+"""How a baseline stores real images: as files, of which only PNG is lossless, or as a coded set (docs/format.md)."""
 
 
 class Resize(NamedTuple):

@@ -1,7 +1,8 @@
-"""Real images of a budget of bits per class, stored by a common image codec: `--baseline random --stored_as jpeg`."""
+"""Real images in a budget of bits per class, in files or as a coded set: `--baseline random --stored_as jpeg`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, NoReturn
@@ -10,8 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.codec.fit import largest_payload
+from common.codec.payload import decode
+from common.codec.planes import Planes
+from common.codec.quantise import fit_step
 from common.datasets import ImageData
 from common.images.pixels import StoredAs
+from common.synset.packed import coded_images
 from common.system import parallel
 from common.system.errors import InputError
 from common.system.progress import Progress
@@ -68,6 +74,8 @@ def store_real(
     codec), and "psnr" is in dB over all images, None if all are as they were.
     Raises InputError for volumes, for a codec that Pillow lacks, and if the budget is too small.
     """
+    if stored_as == "coded":
+        return _coded(data, choose, budget, n)
     if len(data.im_size) != 2 or data.channels not in (1, 3):
         raise InputError(
             f"--stored_as {stored_as} is for pictures with one or three channels, and those of {data.name} have the "
@@ -145,6 +153,34 @@ def storage_columns(storage: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
+def _coded(data: ImageData, choose: Choose, budget: Budget, asked: int | None) -> tuple[Batches, dict[str, Any]]:
+    """What `store_real` returns, of n images per class as the start of a coded set, whitened if the data are."""
+    smallest, classes = min(map(len, data.class_indices)), data.num_classes
+    _check_n(asked, smallest)
+    n = asked or min(smallest, coded_images(budget.bits, data.channels, data.im_size))
+    chosen = choose(n)
+    images = data.batch(chosen.flatten()).unflatten(0, (classes, n))
+    planes = Planes(data.channels, data.im_size, "opponent" if data.channels == 3 else "rgb")
+    coefficients, bits = planes.forward(images), torch.full((classes,), float(budget.bits), device=data.device)
+    found = largest_payload(coefficients, planes, classes * budget.bits // 8, bits, fit_step(coefficients, bits))
+    if found is None:
+        what = f"{counted(n, 'image')} per class, however coarsely rounded,"
+        raise InputError(f"{what} take more than {budget}: lower --n, or raise --ipc or --bits_per_class")
+    decoded = planes.inverse(decode(found.payload).coefficients.to(data.device)).flatten(0, 1)
+    labels = torch.arange(classes, device=data.device).repeat_interleave(n)
+    each = [math.ceil(len(found.payload) / classes)] * classes
+    told = {
+        "codec": "coded", "count_headers": True, "budget_bits": budget.bits, "n": [n] * classes, "quality": None,
+        "bytes": each, "bytes_without_headers": each, "psnr": psnr(_pixels(data, decoded), _originals(data, chosen)),
+    }  # fmt: skip
+    return Batches(decoded, labels), told
+
+
+def _check_n(asked: int | None, smallest: int) -> None:
+    if asked is not None and asked > smallest:
+        raise InputError(f"--n {asked} is more than the {counted(smallest, 'image')} of the smallest class: lower it")
+
+
 def _lossless(codec: Codec, data: ImageData, choose: Choose, budget: Budget) -> list[StoredClass]:
     """Of each class the images in the order chosen, up to the first that the budget has no room for."""
     smallest = min(map(len, data.class_indices))
@@ -175,8 +211,7 @@ def _lossless(codec: Codec, data: ImageData, choose: Choose, budget: Budget) -> 
 def _lossy(codec: Codec, data: ImageData, choose: Choose, budget: Budget, asked: int | None) -> list[StoredClass]:
     """Of each class n images in the best quality that fits."""
     smallest = min(map(len, data.class_indices))
-    if asked is not None and asked > smallest:
-        raise InputError(f"--n {asked} is more than the {counted(smallest, 'image')} of the smallest class: lower it")
+    _check_n(asked, smallest)
     firsts = torch.stack([indices[0] for indices in data.class_indices])
     n = asked or min(smallest, default_n(codec, _originals(data, firsts), budget))
     images = [_originals(data, indices) for indices in choose(n).cpu()]
@@ -208,7 +243,12 @@ def _lossy(codec: Codec, data: ImageData, choose: Choose, budget: Budget, asked:
 
 def _originals(data: ImageData, indices: Tensor) -> np.ndarray:
     """Images as they were before normalisation or whitening, uint8 [n, ch, H, W]. float32 loses far less than 1/255."""
-    pixels: np.ndarray = data.denormalise(data.batch(indices)).mul(255).round().to(torch.uint8).cpu().numpy()
+    return _pixels(data, data.batch(indices.flatten()))
+
+
+def _pixels(data: ImageData, images: Tensor) -> np.ndarray:
+    """Normalised or whitened images as uint8 [n, ch, *im_size]."""
+    pixels: np.ndarray = data.denormalise(images).clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
     return pixels
 
 
