@@ -313,6 +313,6 @@ def test_a_coded_set_of_real_images_is_the_start_of_a_distillation(channels):
 def test_a_coded_set_that_cannot_fit_is_refused():
     data = data_of()
     with pytest.raises(InputError, match="lower --n"):
-        store_real(data, first(data), "coded", Budget(8 * 16), 6)
+        store_real(data, first(data), "coded", Budget(8 * 10), 6)
     with pytest.raises(InputError, match="--n 21 is more than the 20 images"):
         store_real(data, first(data), "coded", Budget(8 * 4000), 21)
