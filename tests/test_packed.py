@@ -12,6 +12,7 @@ from common.codec.planes import Planes
 from common.codec.quantise import bits_of
 from common.config.checks import check
 from common.config.command_line import parse
+from common.synset.adam import ADAM_STEP
 from common.synset.file import file_bytes, load_synset, save_synset
 from common.synset.open import open_synset
 from common.synset.packed import PackedArgs, PackedSet
@@ -282,7 +283,7 @@ def asked(*words):
 
 def test_options_follow_the_storage():
     options, sources = asked("--storage", "coded")
-    assert (options.optimizer_used, options.lr_freq, options.msz_per_channel) == ("adam", 0.1, 0)
+    assert (options.optimizer_used, options.lr_freq, options.msz_per_channel) == ("adam", ADAM_STEP, 0)
     assert sources["lr_freq"] == "of --storage coded, --optimizer adam"
     options, _ = asked("--storage", "int8", "--positions", "joint")
     assert (options.optimizer_used, options.msz_per_channel, options.lr_freq) == ("sgd", 64, asked()[0].lr_freq)

@@ -243,7 +243,7 @@ class DistillOptions(EvaluationOptions, DataOptions):
     budget and falls while they shrink. The budget holds without it, too: the step grows instead"""
     optimizer: Literal["sgd", "adam"] | None = None
     """of the coefficients: sgd with momentum; adam, with lr_freq in units of the spread of each position over its class
-    (0.1 if it is not given) (default: adam if coded, otherwise sgd)"""
+    (0.03 if it is not given) (default: adam if coded, otherwise sgd)"""
     Iteration: int = 20000
     """updates of the synthetic set"""
     dsa: bool = True

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ADAM_STEP = 0.1
+ADAM_STEP = 0.03
 """The default step, in units of the spread."""
 _BETAS = (0.9, 0.999)
 _EPS = 1e-12  # relative to the largest gradient so far: Adam does not depend on the scale of the loss
