@@ -118,6 +118,10 @@ def check(options: Options, passed_on: list[str]) -> None:
         raise InputError(
             f"--{own[0]} is decided by the table: give --transforms, --selections or --output (a folder) instead"
         )
+    if given & {"storage", "bits_per_class"}:
+        raise InputError(
+            "the table compares what float32 sets keep, as --storage fp32: leave out --storage and its flags"
+        )
     if not (options.transforms and options.selections):
         raise InputError("there is nothing to compare: give at least one of --transforms and one of --selections")
     if not (options.stored_as or options.count_headers):

@@ -75,7 +75,7 @@ class Options(DistillOptions):
     memory_budget: float | None = None
     """GB for what the adjoint then need not compute twice, which saves up to a quarter of the work and changes no
     result (default: half of the memory that is free at the start, shared among the processes of a CPU).
-    Compiled networks and --unroll plain do not use it"""
+    Not for compiled networks, which keep no graphs, and --unroll plain, which keeps all"""
     unroll: Unroll = "adjoint"
     """how to differentiate through the student's steps. adjoint: exact gradient at constant memory; plain: ordinary
     backpropagation, whose memory grows with syn_steps"""
@@ -185,6 +185,9 @@ def check_trajectory(options: Options, sources: Sources) -> None:
         )
     if options.memory_budget is not None and not 0 <= options.memory_budget < math.inf:
         raise InputError(f"--memory_budget is {options.memory_budget}: give gigabytes, 0 or more")
+    if options.memory_budget and (options.unroll == "plain" or options.compile):
+        why = "--unroll plain keeps every graph" if options.unroll == "plain" else "compiled networks keep no graphs"
+        raise InputError(f"--memory_budget has no use here, because {why}: leave it out")
     for key in ("lr_teacher", "lr_lr"):
         check_positive(options, key)
 

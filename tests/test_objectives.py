@@ -326,6 +326,9 @@ def test_a_budget_of_memory_changes_no_bit_and_belongs_to_no_run(tmp_path, comma
     assert given[1] == 500_000_000
     assert given[-1] > 0  # half of what is free
     assert_refused(call(*words, "--memory_budget", "-1", "--save_path", tmp_path), "--memory_budget is -1", "gigabytes")
+    for flags in (["--unroll", "plain"], ["--compile", "True"]):
+        refused = call(*words, "--memory_budget", "1", *flags, "--save_path", tmp_path)
+        assert_refused(refused, "--memory_budget has no use here", "leave it out")
 
 
 def test_both_unrolls_make_the_same_updates(tmp_path, commands):

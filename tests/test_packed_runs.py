@@ -3,10 +3,13 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common.report.run_page import write_run_report
+from common.runs import setup
 from common.synset.file import file_bytes, load_synset
 from tests.command_line import SHORT, TINY, assert_refused, call, checkpoint, contents, run_folder
 
@@ -116,7 +119,8 @@ def test_a_budget_that_cannot_be_met_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_auto_takes_the_number_of_images_that_trains_best(tmp_path):
+def test_auto_takes_the_number_of_images_that_trains_best(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "_TRIED_IMAGES", 5000)
     result = finished(tmp_path, "--storage", "coded", "--bits_per_class", "320", "--n", "auto")
     path = folder(tmp_path, 320)
     synset, metadata = load_synset(path / "synset.safetensors")
@@ -130,3 +134,57 @@ def test_auto_takes_the_number_of_images_that_trains_best(tmp_path):
 def test_auto_is_for_coded_sets(tmp_path):
     words = ["--storage", "int8", "--n", "auto", "--save_path", tmp_path]
     assert_refused(call("DM/distill.py", *SHORT, *words), "--n auto is for --storage coded")
+
+
+def test_a_resumed_run_takes_the_number_that_was_found_when_it_began(tmp_path, monkeypatch):
+    """GPUs, and other versions of torch, might find another one, which would not fit the checkpoint."""
+    monkeypatch.setattr(setup, "_TRIED_IMAGES", 500)
+    words = ["--storage", "coded", "--bits_per_class", "320", "--n", "auto"]
+    finished(tmp_path, *words)
+    path = folder(tmp_path, 320)
+    before = (path / "synset.safetensors").read_bytes()
+    (path / "summary.json").unlink()  # as if it had been killed after its last checkpoint
+    monkeypatch.setattr(setup, "try_counts", lambda *_: pytest.fail("tried again"))
+    finished(tmp_path, *words)
+    assert (path / "synset.safetensors").read_bytes() == before
+    assert json.loads((path / "config.json").read_text())["tried_n"].keys() == {"10", "15", "20", "30"}
+    finished(tmp_path, *words)  # a finished run does not try either
+
+
+def unequal(path, counts):
+    draws = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for c, count in enumerate(counts):
+            (path / split / f"class{c}").mkdir(parents=True)
+            for i in range(count):
+                image = draws.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(image).save(path / split / f"class{c}" / f"{i}.png")
+    return ["--dataset", f"folder:{path}", "--recipe", "CIFAR10", "--lr_freq", "0.1", "--batch_real", "3"]
+
+
+def test_sets_hold_no_more_images_than_the_smallest_class_has(tmp_path):
+    words = unequal(tmp_path / "images", (3, 12))
+    finished(tmp_path / "a", *words, "--storage", "int8", "--msz_per_channel", 16)
+    (file,) = (tmp_path / "a").rglob("synset.safetensors")
+    assert load_synset(file)[0].num_per_class == 3
+
+
+def test_auto_holds_back_as_many_images_of_each_class(tmp_path, monkeypatch):
+    words = unequal(tmp_path / "images", (6, 30))
+    original, seen = setup.evaluate_pool, []
+
+    def evaluate_pool(pool, training, test, *rest, **named):
+        if "title" in named:
+            seen.append(torch.bincount(test.labels).tolist())
+        return original(pool, training, test, *rest, **named)
+
+    monkeypatch.setattr(setup, "evaluate_pool", evaluate_pool)
+    monkeypatch.setattr(setup, "_TRIED_IMAGES", 50)
+    finished(tmp_path / "a", *words, "--storage", "coded", "--n", "auto")
+    assert seen
+    assert all(counts == [1, 1] for counts in seen)
+    alone = unequal(tmp_path / "one", (1, 30))
+    assert_refused(
+        call("DM/distill.py", *SHORT, *alone, "--storage", "coded", "--n", "auto", "--save_path", tmp_path / "b"),
+        "one class has a single image", "give --n 1",
+    )  # fmt: skip

@@ -140,6 +140,8 @@ def _as_stored(options: Options, sources: Sources) -> tuple[Options, Sources]:
             "joint positions are those of the largest energy in the initial images: leave out --{flag}",
         )  # fmt: skip
     told = dict.fromkeys(changes, f"of --storage {options.storage}, --optimizer {options.optimizer_used}")
+    if options.joint:
+        told |= dict.fromkeys(("selection", "selection_images"), "unused")
     return dataclasses.replace(options, **changes), sources | told
 
 

@@ -236,11 +236,11 @@ class DistillOptions(EvaluationOptions, DataOptions):
     block: Block = 0
     """side of the blocks that are transformed (coded, or with joint positions); 0: the whole image"""
     positions: Positions | None = None
-    """bf16, int8: shared: the k positions of a class are the same in all channels (default); joint: k times as many as
-    there are channels are chosen over all of them, those of the largest energy"""
+    """bf16, int8: shared: the k positions of a class are the same in all channels (default); joint: positions are
+    chosen over all channels together, those of the largest energy, k for each channel on average"""
     rate_weight: float = 0.0
-    """coded: size of the gradient of the code length beside that of the loss; it rises while the codes outgrow the
-    budget and falls while they shrink. The budget holds without it, too: the step grows instead"""
+    """coded: size of the gradient of the code length beside that of the loss. This weight rises while the codes outgrow
+    the budget and falls while they shrink. The budget holds without it, too: the step grows instead"""
     optimizer: Literal["sgd", "adam"] | None = None
     """of the coefficients: sgd with momentum; adam, with lr_freq in units of the spread of each position over its class
     (0.03 if it is not given) (default: adam if coded, otherwise sgd)"""

@@ -165,7 +165,9 @@ def build_student(network: nn.Module, compiled: Callable[[Any], Any] | None = No
 
 @torch.no_grad()
 def graph_bytes(student: Student, theta: Tensor, images: Tensor, labels: Tensor) -> int:
-    """The memory in bytes that the graph of the gradient on these images holds; measured once per number of images.
+    """The memory in bytes that the graph of the gradient on these images holds, with room for an augmentation's.
+
+    It is measured once per number of images.
 
     Raises ValueError for a compiled student, which has no graphs.
     """
@@ -183,7 +185,8 @@ def graph_bytes(student: Student, theta: Tensor, images: Tensor, labels: Tensor)
         with saved_tensors_hooks(count, lambda tensor: tensor):
             graph = student.graph(theta, images, labels)
         storages.pop(theta.untyped_storage().data_ptr(), None)  # theta is kept anyway
-        student.weights[len(images)] = sum(storages.values()) + graph.gradient.nbytes
+        # Before and after the augmentation, and with what it keeps, a part is held up to 3.7 times.
+        student.weights[len(images)] = sum(storages.values()) + graph.gradient.nbytes + 4 * images.nbytes
     return student.weights[len(images)]
 
 

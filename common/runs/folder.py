@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from common.config.command_line import options_with_sources
 from common.config.options import DistillOptions, Sources
-from common.config.places import dataset_folder, run_folder
+from common.config.places import dataset_folder
 from common.images.image_data import different_content
 from common.runs.finished import CHECKSUMS, METRICS, SUMMARY, read_finished, write_finished
-from common.runs.identity import automatic_name, differences, identity, wherever_it_lies
+from common.runs.identity import differences, folder_of, identity, wherever_it_lies
 from common.runs.track import TRACKER_FOLDERS
 from common.system import parallel
 from common.system.devices import describe_hardware
@@ -68,10 +68,7 @@ class Run(Stoppable):
         content: dict[str, Any],
     ) -> None:
         super().__init__(*_WORDS)
-        name = options.name or automatic_name(options, objective)
-        self.folder = run_folder(
-            options.save_path, objective, options.dataset, options.ipc, name, options.bits_per_class
-        )
+        self.folder = folder_of(options, objective)
         self.dataset = dataset_folder(options.dataset)
         self._options = options
         self._entries: list[dict[str, Any]] = []

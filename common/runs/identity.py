@@ -11,10 +11,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from common.config.options import NOT_PART_OF_A_RUN, DistillOptions
-from common.config.places import dataset_folder
+from common.config.places import dataset_folder, run_folder
 from common.system.errors import InputError
 from common.system.text import difference
 
@@ -59,6 +60,12 @@ def automatic_name(options: DistillOptions, objective: str) -> str:
     always, defaults = ALWAYS_NAMED.get(objective, frozenset()), _declared_defaults(type(options))
     named = {key: value for key, value in identity(options).items() if key in always or value != defaults[key]}
     return hashlib.blake2b(json.dumps(named, sort_keys=True).encode(), digest_size=5).hexdigest()
+
+
+def folder_of(options: DistillOptions, objective: str) -> Path:
+    """The run folder, <save_path>/<objective>/<dataset>/ipc<ipc>/<name>; bits<bits> if --bits_per_class is given."""
+    name = options.name or automatic_name(options, objective)
+    return run_folder(options.save_path, objective, options.dataset, options.ipc, name, options.bits_per_class)
 
 
 def differences(stored: dict[str, Any], options: DistillOptions) -> str:

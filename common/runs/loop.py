@@ -65,7 +65,7 @@ class Distillation(Pieces):
     def __init__(self, options: DistillOptions, sources: Sources, objective: str) -> None:
         self.objective = objective
         check_objective(objective)
-        self._setup = setup = set_up(options, sources)
+        self._setup = setup = set_up(options, sources, objective)
         super().__init__(setup)
         self.summary: dict[str, Any] | None = None
         self._step_size: StepSize | None = None
@@ -309,6 +309,8 @@ class Distillation(Pieces):
             begun_with = states_of({"source": self._source})["source"] if state is None else stored["source"]
             self._source.load_state_dict(parallel.broadcast(begun_with))
             self._run.add_to_config(self._source.as_metadata())
+        if self._setup.tried is not None and self._run.summary is None:
+            self._run.add_to_config({"tried_n": self._setup.tried.as_metadata()})
         if state is None:
             if self._setup.tried is not None:
                 self._run.log(str(self._setup.tried))

@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from common.config.options import DistillOptions, Sources
-from common.config.places import run_folder, seed_name, seeds_folder
+from common.config.places import seed_name, seeds_folder
 from common.config.seeds import parse_seeds
 from common.report.record import read_run
 from common.report.seeds import FILE, figures_over_sets, named_runs, write_seeds_report
 from common.runs.finished import CONFIG, is_finished_run
-from common.runs.identity import automatic_name
+from common.runs.identity import folder_of
 from common.runs.loop import Distillation
 from common.system import parallel
 from common.system.errors import InputError
@@ -67,10 +67,7 @@ def _name(options: DistillOptions, seed: int) -> str | None:
 
 def _folder(options: DistillOptions, objective: str) -> Path:
     """The folder of what all seeds have in common. Its name does not depend on the seeds."""
-    name = options.name or automatic_name(dataclasses.replace(options, seed=0), objective)
-    return seeds_folder(
-        run_folder(options.save_path, objective, options.dataset, options.ipc, name, options.bits_per_class)
-    )
+    return seeds_folder(folder_of(dataclasses.replace(options, seed=0), objective))
 
 
 def _write_summary(options: DistillOptions, objective: str, folders: dict[int, Path]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +16,15 @@ from common.config.options import DistillOptions, Sources
 from common.images.image_data import ImageData, content_of
 from common.networks import Network, build_network, has_batchnorm, has_dropout
 from common.networks.pools import build_pool, principal
+from common.runs.finished import CONFIG
+from common.runs.identity import folder_of
 from common.synset.base import LearnedSet, order
 from common.synset.packed import PackedArgs, PackedSet, coded_images
 from common.synset.synset import SynSet, SynSetArgs
 from common.system import parallel
 from common.system.devices import can_compile, check_precision, resolve_device
 from common.system.errors import InputError
+from common.system.files import read_json
 from common.training.pool import EvaluationNetwork, evaluate_pool
 from common.training.train import Batches, EvaluationProtocol
 
@@ -52,8 +56,11 @@ class Setup:
     """With --n auto, the numbers of images that were tried."""
 
 
-def set_up(options: DistillOptions, sources: Sources) -> Setup:
-    """Read the data, build the networks, and make the initial synthetic set. Raises InputError for bad options."""
+def set_up(options: DistillOptions, sources: Sources, objective: str | None = None) -> Setup:
+    """Read the data, build the networks, and make the initial synthetic set. Raises InputError for bad options.
+
+    objective: names the run folder, in which a run that is resumed finds what --n auto has tried.
+    """
     device = resolve_device(options.device)
     check_precision(options.precision, device)
     train, test = options.load()
@@ -64,7 +71,12 @@ def set_up(options: DistillOptions, sources: Sources) -> Setup:
         options.eval_mode, options.model, train.channels, train.num_classes, train.im_size, options.eval_protocol
     )
     train, test = train.to(device), test.to(device)
-    tried = try_counts(options, train, network.train()) if options.n == "auto" else None
+    tried = None
+    if options.n == "auto":
+        before = (
+            None if objective is None or options.resume == "never" else _tried_before(folder_of(options, objective))
+        )
+        tried = parallel.broadcast(before) or try_counts(options, train, network.train())
     synset = new_set(options, train, device, None if tried is None else tried.best)
     synset.init(train, train.labels, train.class_indices)
     # GPUs do not always round alike, and near ties decide which positions are kept: processes might disagree.
@@ -104,23 +116,25 @@ def new_set(options: DistillOptions, train: ImageData, device: torch.device, cou
     }
     if options.storage == "fp32":
         return SynSet(SynSetArgs(**common, transform=options.transform))
-    bits = bits_of(options, train)
+    bits, smallest = bits_of(options, train), smallest_class(train)
     if count is None and options.n is not None:
         count = int(options.n)
     if count is None and options.storage == "coded":
-        count = min(smallest_class(train), coded_images(bits, train.channels, train.im_size))
-    return PackedSet(
-        PackedArgs(
-            **common,
-            bits_per_class=bits,
-            storage=options.storage,
-            colour=options.colour or ("opponent" if options.joint and train.channels == 3 else "rgb"),
-            block=options.block,
-            kept="joint" if options.joint else "shared",
-            num_per_class=count or 0,
-            rate_weight=options.rate_weight,
-        )
+        count = min(smallest, coded_images(bits, train.channels, train.im_size))
+    arguments = PackedArgs(
+        **common,
+        bits_per_class=bits,
+        storage=options.storage,
+        colour=options.colour or ("opponent" if options.joint and train.channels == 3 else "rgb"),
+        block=options.block,
+        kept="joint" if options.joint else "shared",
+        num_per_class=count or 0,
+        rate_weight=options.rate_weight,
     )
+    synset = PackedSet(arguments)
+    if count is None and synset.num_per_class > smallest:  # more images fit than there are
+        return PackedSet(dataclasses.replace(arguments, num_per_class=smallest))
+    return synset
 
 
 @dataclass(frozen=True)
@@ -147,18 +161,28 @@ class TriedCounts:
 def try_counts(options: DistillOptions, train: ImageData, network: Network) -> TriedCounts:
     """Train a network on the initial coded set of several sizes, and test it on training images that are in none.
 
-    A fifth of each class is held back: the last of those that sets are drawn from. All networks begin with the same
-    weights and see as many images. Raises InputError if none of the numbers of images suits the budget.
+    As many images of each class are held back, a fifth of the smallest: they come after those that sets are drawn from,
+    so no more than the other four fifths are tried. All networks begin with the same weights and see as many images.
+    Raises InputError if a class has one image, or if none of the numbers of images suits the budget.
     """
-    most = 4 * smallest_class(train) // 5
+    smallest = smallest_class(train)
+    if smallest < 2:
+        raise InputError("--n auto holds back images of every class, and one class has a single image: give --n 1")
+    most = smallest - max(1, smallest // 5)
     usual = coded_images(bits_of(options, train), train.channels, train.im_size)
     counts = sorted({max(1, min(most, round(usual * share))) for share in _SHARES})
-    held = torch.cat([rows[order(options.seed, c, len(rows))[most:]] for c, rows in enumerate(train.class_indices)])
+    orders = [order(options.seed, c, len(rows))[most:smallest] for c, rows in enumerate(train.class_indices)]
+    held = torch.cat([rows[some] for rows, some in zip(train.class_indices, orders, strict=True)])
     test = dataclasses.replace(train, images=train.images[held], labels=train.labels[held], check=None)
     accuracies: dict[int, float] = {}
     for count in counts:
         synset = new_set(options, train, train.device, count)
-        synset.init(train, train.labels, train.class_indices)
+        try:
+            synset.init(train, train.labels, train.class_indices)
+        except InputError:  # the budget is too small for so many images
+            if count == counts[-1] and not accuracies:
+                raise
+            continue
         batches = Batches(*synset.stored().get(need_copy=True))
         protocol = EvaluationProtocol.of(options)
         epochs = max(1, round(_TRIED_IMAGES / len(batches.labels)))
@@ -169,6 +193,15 @@ def try_counts(options: DistillOptions, train: ImageData, network: Network) -> T
         )[options.model][0]  # fmt: skip
         accuracies[count] = found or 0.0
     return TriedCounts(parallel.broadcast(accuracies))
+
+
+def _tried_before(folder: Path) -> TriedCounts | None:
+    """What --n auto tried when the run in this folder was begun; None if there is none, or it cannot be read."""
+    try:
+        told = read_json(folder / CONFIG)["tried_n"]
+        return TriedCounts({int(count): float(accuracy) for count, accuracy in told.items()})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # what is wrong with the folder is said when the run opens it
 
 
 def bits_of(options: DistillOptions, train: ImageData) -> int:

@@ -160,10 +160,13 @@ class PackedSet(LearnedSet):
         """Values [G, m, K] of the classes `groups` as they would be stored."""
         if self.storage == "bf16":
             return values.bfloat16().float()
+        # Scales and means are those of whole classes, and of no more classes than are asked for.
+        classes, within = (groups, slice(None)) if isinstance(groups, slice) else (slice(None), groups)
+        whole = self.coefficients.detach()[classes] / self.units[classes]
         if self.storage == "int8":
-            scales = int8_scales(self._orthonormal()).float()[groups][:, None]
+            scales = int8_scales(whole).float()[within][:, None]
             return (values / scales).round() * scales
-        step, centres = self._step[groups], means_of(self._orthonormal(), self._step)[1][groups][:, None]
+        step, centres = self._step[groups], means_of(whole, self._step[classes])[1][within][:, None]
         return centres + round_off(values - centres, step[:, None, None]) * step[:, None, None]
 
     def optim_step(self) -> None:

@@ -51,7 +51,9 @@ class Budget(NamedTuple):
         return sum(8 * taken <= self.bits for taken in accumulate(file.counted(self.headers) for file in files))
 
     def __str__(self) -> str:
-        return f"{self.bits / 8:,.0f} bytes per class" + ("" if self.headers else " without headers")
+        return f"{self.bits / 8:,.1f} bytes per class".replace(".0 ", " ") + (
+            "" if self.headers else " without headers"
+        )
 
 
 class StoredClass(NamedTuple):
