@@ -9,6 +9,7 @@ import torch
 from common import frequency
 from common.codec import payload, quantise, side, tables
 from common.codec.coder import Reader, Writer
+from common.codec.fit import best_payload
 from common.codec.planes import Planes
 from common.codec.positions import positions_bytes, read_positions
 from common.codec.rate import Sums, shortest
@@ -125,7 +126,7 @@ def coded(planes, bits, **changes):
     values = some(planes, **changes)
     step = quantise.fit_step(values, torch.full((len(values),), float(bits)))
     means, codes = quantise.codes_of(values, step)
-    return payload.Contents("coded", planes, codes.to(torch.int16), means=means.long(), steps=step), values
+    return payload.Contents("coded", planes, codes.to(torch.int16), means=means.short(), steps=step), values
 
 
 def test_rounding_has_a_dead_zone_and_whole_steps():
@@ -168,16 +169,45 @@ def test_coefficients_that_are_not_finite_are_left_to_the_run(value):
 
 
 def test_the_file_is_as_long_as_the_model_says():
-    """Beside the codes there are tables, means and a word to end with; the codes are within 1 % of the ideal."""
+    """Beside codes and means there are tables and a word to end with; the codes are within 1 % of the ideal."""
     contents, values = coded(Planes(3, (32, 32), "opponent"), 60_000, classes=4, count=60)
     parts = payload.encode(contents)[1]
     ideal = quantise.bits_of(values, contents.steps).sum().item()
-    assert ideal <= parts["codes_bits"] * 1.001
+    assert ideal <= (parts["codes_bits"] + parts["means_bits"]) * 1.001
     words, told = side.write(side.Stream(contents.values.numpy(), contents.means.numpy()), contents.planes.scan.numpy())
     assert 32 * len(words) == pytest.approx(sum(told), abs=64)
     under = side.chosen_tables(contents.values)
     exact = tables.exact_bits(contents.values.numpy().transpose(0, 2, 1).ravel(), under.ravel().repeat(60))
     assert parts["codes_bits"] == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.parametrize(("count", "bits"), [(1, 20_000), (2, 2000), (2, 8000), (4, 2000), (4, 8000), (20, 8000)])
+def test_the_budget_is_used_however_few_the_images(count, bits):
+    planes = Planes(3, (32, 32), "opponent")
+    values, start = some(planes, classes=4, count=count), torch.full((4,), 0.9 * bits)
+    allowed = 4 * bits // 8
+    found = best_payload(values, planes, allowed, start, quantise.fit_step(values, start))
+    assert 0.97 * allowed <= len(found.payload) <= allowed
+    assert quantise.bits_of(values, found.steps).tolist() == found.bits.tolist()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_only_a_budget_below_the_coarsest_payload_is_refused(count):
+    values = some(LAYOUTS[3], count=count)
+    means, codes = quantise.codes_of(values, quantise.step_range(values)[1])
+    assert not means.any()
+    assert not codes.any()
+    contents = payload.Contents("coded", LAYOUTS[3], codes.short(), means=means.short(), steps=torch.ones(3))
+    least, bits = len(payload.encode(contents)[0]), torch.ones(3)
+    for allowed in (least, least + 4, least + 40):
+        assert len(best_payload(values, LAYOUTS[3], allowed, bits, torch.ones(3)).payload) <= allowed
+    assert best_payload(values, LAYOUTS[3], least - 1, bits, torch.ones(3)) is None
+
+
+def test_the_finest_steps_are_all_that_a_large_budget_needs():
+    values, bits = some(LAYOUTS[3], count=1), torch.full((3,), 1e6)
+    found = best_payload(values, LAYOUTS[3], 10**6, bits, torch.ones(3))
+    torch.testing.assert_close(found.steps, quantise.step_range(values)[0], rtol=0.3, atol=0)
 
 
 def test_the_gradient_of_the_rate_is_that_of_straight_lines_between_lengths():
@@ -262,7 +292,7 @@ def test_the_vector_of_the_format_is_what_it_says():
     text = (ROOT / "docs/format.md").read_text(encoding="utf-8")
     data = bytes.fromhex("".join(re.findall(r"^    ([0-9a-f]{64})$", text, re.MULTILINE)))
     codes = torch.tensor([[[3, -1, 0, 0], [2, 0, 1, 0]], [[-4, 0, 0, 0], [5, 2, 0, -1]]], dtype=torch.int16)
-    means, steps = torch.tensor([[1, 0, 0, 0], [-2, 0, 1, 0]]), torch.tensor([0.5, 0.25])
+    means, steps = torch.tensor([[1, 0, 0, 0], [-2, 0, 1, 0]], dtype=torch.int16), torch.tensor([0.5, 0.25])
     contents = payload.Contents("coded", Planes(1, (2, 2)), codes, means=means, steps=steps)
     assert payload.encode(contents)[0] == data
     found = payload.decode(data)

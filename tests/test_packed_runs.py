@@ -115,7 +115,7 @@ def test_a_run_that_diverges_says_so(tmp_path):
 
 def test_a_budget_that_cannot_be_met_is_refused(tmp_path):
     words = ["--save_path", tmp_path, "--storage", "coded", "--bits_per_class", "40"]
-    assert_refused(call("DM/distill.py", *SHORT, *words), "40 bits per class do not hold", "--n")
+    assert_refused(call("DM/distill.py", *SHORT, *words), "40 bits per class do not hold", "give more bits")
     assert not list(tmp_path.iterdir())
 
 

@@ -26,7 +26,7 @@ class Writer:
     def put(self, codes: np.ndarray, tables: np.ndarray) -> None:
         """Add the codes int [N, ...] under the tables int [N]; each is within its table's support."""
         for i, rows in _by_table(tables):
-            self._coder.encode((codes[rows].ravel() + len(counts(i)) // 2).astype(np.int32), _model(i))
+            self._coder.encode(codes[rows].ravel().astype(np.int32) + len(counts(i)) // 2, _model(i))
 
     @property
     def bits(self) -> int:

@@ -1,22 +1,30 @@
-"""The largest payload of a coded set that keeps to a budget."""
+"""The best payload of a coded set that keeps to a budget."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from common.codec.payload import Contents, encode
+from common.codec.payload import Contents, TooDenseError, encode
 from common.codec.planes import Planes
-from common.codec.quantise import codes_of, fit_step
+from common.codec.quantise import bits_of, codes_of, fit_step, mean_shift, step_range, values_of
 
-_TRIES = 8
+_EVEN = 2  # tries that give each class its bits; after them only a common factor of the steps is looked for
+_TRIES = 14
+_GROUPS = 8  # of classes that are refined one after the other
+_LIMITS = (0, 15, 60, 240)  # of a mean
+_FINER = (-0.3, -0.1)  # log2 of their factors
+_ENOUGH = 0.985  # of the bytes allowed: not worth that
 _CLOSE = 0.998  # of the bytes allowed: nothing is left to gain
+_NARROW = 2e-3  # of log2 of the factor: no other payload lies between
 
 
 class Fitted(NamedTuple):
-    """A payload with its parts (see `encode`), and the steps [C] and ideal bits of the codes [C] that led to it."""
+    """A payload with its parts (see `encode`), and the steps [C] and the bits of `bits_of` [C] that led to it."""
 
     payload: bytes
     parts: dict[str, int]
@@ -24,23 +32,125 @@ class Fitted(NamedTuple):
     bits: Tensor
 
 
-def largest_payload(values: Tensor, planes: Planes, allowed: int, bits: Tensor, step: Tensor) -> Fitted | None:
-    """The largest payload of coefficients [C, n, P] that was found with at most `allowed` bytes; None if there is none.
+def best_payload(values: Tensor, planes: Planes, allowed: int, bits: Tensor, step: Tensor) -> Fitted | None:
+    """The payload of coefficients [C, n, P] with the least error that was found with at most `allowed` bytes.
 
-    What means and tables take is known only once they are coded, so the budget of the codes is corrected in a few
-    tries. bits, step: of the codes of each class [C], where to begin.
+    None if even that of the coarsest steps is larger. bits, step: of each class [C], where to begin. Raises InputError
+    if a payload that fits would stand for more than may be decoded.
     """
-    best: Fitted | None = None
-    for _ in range(_TRIES):
+    search = _Search(values, planes, allowed)
+    length = math.inf
+    for _ in range(_EVEN):
         step = fit_step(values, bits, step)
-        means, codes = codes_of(values, step)
-        contents = Contents("coded", planes, codes.to(torch.int16).cpu(), means=means.long().cpu(), steps=step.cpu())
-        payload, parts = encode(contents)
-        if len(payload) <= allowed and (best is None or len(payload) > len(best.payload)):
-            best = Fitted(payload, parts, step, bits)
-            if len(payload) > _CLOSE * allowed:
-                break
-        beside = 8 * len(payload) - parts["codes_bits"]
-        left = max(0.5 * parts["codes_bits"], 8 * allowed * (1 + _CLOSE) / 2 - beside)
-        bits = bits * min(2.0, left / max(1, parts["codes_bits"]))
-    return best
+        length = search.length(step)
+        if _CLOSE * allowed < length <= allowed:
+            return search.best
+        bits = bits * min(2.0, max(0.5, search.aim / length))
+    search.along(step, length)
+    if search.best is None and search.dense is not None:
+        raise search.dense
+    return search.best
+
+
+class _Search:
+    """Payloads that were tried, and the one of those that fit which has the least squared error."""
+
+    def __init__(self, values: Tensor, planes: Planes, allowed: int) -> None:
+        self._values, self._planes, self._allowed = values, planes, allowed
+        self._range = step_range(values)
+        self.aim = allowed * (1 + _CLOSE) / 2
+        self.best: Fitted | None = None
+        self._error = math.inf
+        self.dense: TooDenseError | None = None
+
+    def length(self, step: Tensor) -> float:
+        """The bytes of the payload with the steps [C]; of one that is too small for what it stands for, too."""
+        means, codes = codes_of(self._values, step)
+        shortest: tuple[bytes, dict[str, int]] | None = None
+        dense = math.inf
+        for one, each in _forms(means.short().cpu(), codes.short().cpu()):
+            try:
+                found = encode(Contents("coded", self._planes, each, means=one, steps=step.cpu()))
+            except TooDenseError as error:
+                self.dense, dense = error, min(dense, error.length)
+            else:
+                shortest = found if shortest is None or len(found[0]) < len(shortest[0]) else shortest
+        if shortest is None:
+            return dense
+        payload, parts = shortest
+        if len(payload) <= self._allowed:
+            error = float((values_of(means, codes, step) - self._values).square().sum())
+            if self.best is None or error < self._error:
+                self.best, self._error = Fitted(payload, parts, step, bits_of(self._values, step)), error
+        return float(len(payload))
+
+    def along(self, step: Tensor, length: float) -> None:
+        """Look for the finest steps that fit, from the steps [C] on, whose payload has `length` bytes.
+
+        All classes are refined by a common factor. The payload jumps where a larger code needs another table for all
+        classes; then those are refined that do not make it jump, a group at a time.
+        """
+        if not all(end.isfinite().all() for end in (*self._range, step)):
+            return  # coefficients that are not finite: the run ends when it next looks at them
+        self._factor(step, length)
+        if self.best is None or len(self.best.payload) <= _ENOUGH * self._allowed:
+            # Classes of the same bits may all jump at the same factor; those of the same step do not.
+            step = torch.full_like(step, float(step.log2().mean().exp2()))
+            self._factor(step, self.length(step))
+        group = torch.arange(len(step), device=step.device) % _GROUPS
+        for factor in _FINER:
+            for i in range(min(_GROUPS, len(step))):
+                if self.best is None or len(self.best.payload) > _ENOUGH * self._allowed:
+                    return
+                self.length(torch.where(group == i, self._times(self.best.steps, factor), self.best.steps))
+
+    def _times(self, step: Tensor, factor: float) -> Tensor:
+        """The steps [C] times 2^factor, within their range."""
+        return torch.minimum(torch.maximum(step * 2**factor, self._range[0]), self._range[1])
+
+    def _factor(self, step: Tensor, length: float) -> None:
+        """Look for the common factor of the steps [C] that just fits.
+
+        Means, tables and codes all shrink with the steps, so the whole payload decides, whatever it consists of. The
+        next factor is where a straight line between the ends (log of factor and bytes) meets the aim, or the middle if
+        the same end has just moved.
+        """
+        finest, coarsest = (end / step for end in self._range)
+        ends = [float(finest.log2().min()), float(coarsest.log2().max())]  # of log2 of the factor
+        known: list[float | None] = [None, None]  # log2 of bytes / aim at the ends that have been tried
+        at, stride, last = 0.0, 1.0, -1
+        for _ in range(_TRIES):
+            if _CLOSE * self._allowed < length <= self._allowed:
+                return
+            side = int(length <= self._allowed)
+            if at == ends[1 - side]:
+                return  # the finest steps fit, or the coarsest do not
+            away = math.log2(length / self.aim)
+            ends[side], known[side] = at, away
+            low, high = known
+            if low is None or high is None:
+                away = min(stride * away, -_NARROW) if side else max(stride * away, _NARROW)
+                at, stride = min(ends[1], max(ends[0], at + away)), 2 * stride
+            elif ends[1] - ends[0] < _NARROW:
+                return
+            else:
+                share = min(0.95, max(0.05, low / (low - high))) if side != last and low > 0 > high else 0.5
+                at = ends[0] + share * (ends[1] - ends[0])
+            last = side
+            length = self.length(self._times(step, at))
+
+
+def _forms(means: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Means [C, P] and codes [C, n, P], int16, that stand for the same coefficients.
+
+    The means of all positions without codes share a table, so that one large mean makes all others longer. Where a mean
+    is a whole number of steps, what is above a limit can be told by the codes instead.
+    """
+    count = codes.shape[1]
+    yield means, codes
+    if mean_shift(count):
+        return
+    for limit in _LIMITS if count == 1 else _LIMITS[:1]:
+        large = means.abs() > limit
+        if large.any():
+            yield means.where(~large, 0), codes + means.where(large, 0)[:, None]

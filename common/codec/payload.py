@@ -29,6 +29,17 @@ _DENSEST = 1024
 _LARGEST_SIDE = 2048  # the bases of a DCT are a matrix of its square
 
 
+class TooDenseError(InputError):
+    """A payload of `length` bytes would stand for more coefficients than a reader believes."""
+
+    def __init__(self, planes: Planes, classes: int, count: int, length: int) -> None:
+        self.length = length
+        super().__init__(
+            f"{classes * count:,} images of {planes.size:,} coefficients in {length:,} bytes are more than "
+            f"{_DENSEST:,} for each byte: give {'a smaller --n or ' if count > 1 else ''}more bits"
+        )
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a payload says, on the CPU: C classes of n images in the layout `planes`.
@@ -61,7 +72,7 @@ class Contents:
 
 
 def encode(contents: Contents) -> tuple[bytes, dict[str, int]]:
-    """The payload, and its bytes by what they say. Raises InputError if it would stand for more than may be decoded."""
+    """The payload, and its bytes by what they say. Raises TooDenseError if it stands for more than may be decoded."""
     planes, values = contents.planes, contents.values
     classes, count = values.shape[:2]
     head = _HEAD.pack(
@@ -89,10 +100,7 @@ def encode(contents: Contents) -> tuple[bytes, dict[str, int]]:
         told = {}
     payload = b"".join(parts.values())
     if classes * count * planes.size > _DENSEST * len(payload):
-        raise InputError(
-            f"{classes * count:,} images of {planes.size:,} coefficients in {len(payload):,} bytes are more than "
-            f"{_DENSEST:,} for each byte: give a smaller --n or more bits"
-        )
+        raise TooDenseError(planes, classes, count, len(payload))
     return payload, {name: len(part) for name, part in parts.items()} | told
 
 

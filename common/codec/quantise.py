@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.codec.rate import Sums, shortest
-from common.codec.tables import LARGEST, lengths
+from common.codec.tables import LARGEST, TABLES, lengths
 
 DEAD_ZONE = 0.65
 """A coefficient below this many steps from its mean is coded as zero, and the other limits lie as far above halves."""
@@ -50,28 +50,52 @@ def values_of(means: Tensor, codes: Tensor, step: Tensor) -> Tensor:
 
     (code + mean / 2^shift) * step: the sum is exact, so each value is rounded once.
     """
-    shift = 2 ** mean_shift(codes.shape[1])
-    return ((codes.double() + (means.double() / shift)[:, None]) * step.double()[:, None, None]).float()
+    parts = 2 ** mean_shift(codes.shape[1])
+    return ((codes.double() + (means.double() / parts)[:, None]) * step.double()[:, None, None]).float()
 
 
 def bits_of(coefficients: Tensor, step: Tensor) -> Tensor:
-    """The least bits [C] of the codes of coefficients [C, n, P] with the steps [C], without means and tables."""
-    return shortest(_sums(coefficients - means_of(coefficients, step)[1][:, None], step))[0].sum(dim=1)
+    """The least bits [C] of codes and means of coefficients [C, n, P] with the steps [C], without the tables."""
+    means, values = means_of(coefficients, step)
+    bits, tables = shortest(_sums(coefficients - values[:, None], step))
+    return bits.sum(dim=1) + _bits_of_means(means, tables)
+
+
+def _bits_of_means(means: Tensor, tables: Tensor) -> Tensor:
+    """The least bits [C] of means [C, P], each under a table that follows from that of its codes, [C, P].
+
+    In a file the classes share these tables; here each has its own, so that its bits are those of its own step.
+    """
+    classes = len(means)
+    where = (torch.arange(classes, device=means.device)[:, None] * TABLES + tables).flatten()
+    sizes = means.abs().long().flatten()
+    zeros = torch.zeros(classes * TABLES, dtype=torch.long, device=means.device)
+    sums = Sums(
+        zeros.index_add(0, where, torch.ones_like(sizes)),
+        zeros.index_add(0, where, sizes.ne(0).long()),
+        zeros.index_add(0, where, sizes),
+        zeros.scatter_reduce(0, where, sizes, "amax"),
+    )
+    return shortest(sums)[0].unflatten(0, (classes, TABLES)).sum(dim=1)
 
 
 def rate_gradient(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     """(gradient [C, n, P], bits [C]): how the bits of the codes grow with each coefficient, their tables held fixed.
 
+    The bits are those of `bits_of`, with the means, whose growth is left out of the gradient.
+
     Rounding has no gradient. In its place is that of the line from the length of 0 to that of 1, and from there on of
     what each further unit of magnitude adds.
     """
-    centred = coefficients - means_of(coefficients, step)[1][:, None]
+    means, values = means_of(coefficients, step)
+    centred = coefficients - values[:, None]
     bits, tables = shortest(_sums(centred, step))
     told = lengths()
     to_one = (told.one - told.zero).to(centred)[tables][:, None]
     further = told.more.to(centred)[tables][:, None]
     each = step[:, None, None]
-    return torch.where(centred.abs() < each, to_one, further) * centred.sign() / each, bits.sum(dim=1)
+    total = bits.sum(dim=1) + _bits_of_means(means, tables)
+    return torch.where(centred.abs() < each, to_one, further) * centred.sign() / each, total
 
 
 def _sums(centred: Tensor, step: Tensor) -> Sums:
@@ -81,16 +105,25 @@ def _sums(centred: Tensor, step: Tensor) -> Sums:
     return Sums(torch.full_like(used, centred.shape[1]), used, sizes.sum(dim=1), sizes.amax(dim=1))
 
 
-def fit_step(coefficients: Tensor, bits: Tensor, start: Tensor | None = None) -> Tensor:
-    """The steps [C], float32, by bisection, at which the codes of coefficients [C, n, P] take at most `bits` [C].
+def step_range(coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    """(finest [C], coarsest [C]) steps of coefficients [C, n, P].
 
-    start: steps of a moment ago; if they are near, fewer have to be tried.
+    At finer ones codes or means would be too large for the tables; at the coarsest all are zero.
     """
     tiny = torch.finfo(torch.float32).tiny * 2**20
     peak = coefficients.abs().amax(dim=(1, 2)).clamp_min(tiny)
     mean = coefficients.mean(dim=1).abs().amax(dim=1) * 2 ** mean_shift(coefficients.shape[1])
-    low = (torch.maximum(peak, mean) * 2 / LARGEST).log2()  # at smaller ones there would be larger codes
-    high = torch.maximum(peak.log2() + 2, low + 1)  # here every code is zero
+    largest = torch.maximum(peak, mean)
+    return largest * 2 / LARGEST, largest * 4
+
+
+def fit_step(coefficients: Tensor, bits: Tensor, start: Tensor | None = None) -> Tensor:
+    """The steps [C], float32, by bisection, at which codes and means of coefficients [C, n, P] take at most `bits` [C].
+
+    The finest steps if even those take fewer, the coarsest if those take more.
+    start: steps of a moment ago; if they are near, fewer have to be tried.
+    """
+    low, high = (end.log2() for end in step_range(coefficients))
     rounds = _BISECTIONS
     if start is not None:
         below, above = start.log2() - _NEAR, start.log2() + _NEAR

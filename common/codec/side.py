@@ -7,6 +7,7 @@ these few are stated first. Neighbours in `Planes.scan` have similar bases, so t
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from common.system.errors import InputError
 
 _FIXED = 24
 """The table of the numbers of tables, which are stated as differences: up to TABLES in either direction."""
+_NEAREST = 15  # the differences that the tables with the smallest support hold
+_FEW = 64  # images; the tables of more are nearer to 0 where nearly all codes are zero
 _ROUNDS = 6  # choosing tables for codes, and tables for the differences of those: after six nothing is left to gain
 
 
@@ -105,18 +108,34 @@ def _tables(numbers: np.ndarray) -> np.ndarray:
 def _choose(codes: Tensor, scan: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
     """(base [P], tables [C, P], table of the base's differences, tables of the classes' differences by base).
 
-    The tables with the fewest bits, those of the differences included: each depends on the other, so in turns.
+    The tables with the fewest bits, those of the differences included: each depends on the other, so in turns. Where
+    nearly all codes are zero, a table that is further than `_NEAREST` from a base of 0 makes every difference there
+    longer, which no single class can mend; so the turns also start from tables that are no further.
     """
     sums = Sums.of(codes, 1)
-    tables = shortest(sums)[1]
+    start = shortest(sums)[1]
+    found = [_in_turns(sums, start)]
+    if int(start.max()) > _NEAREST and codes.shape[1] < _FEW:
+        found.append(_in_turns(sums, start.clamp_max(_NEAREST)))
+    tables = min(found, key=lambda each: each[0])[1]
+    base, of_tables = _differences(tables)
+    of_base = _contexts(np.diff(base.numpy()[scan], prepend=0), np.zeros(len(scan), dtype=np.int64))
+    return base.numpy(), tables.numpy(), int(of_base[0]), of_tables
+
+
+def _in_turns(sums: Sums, tables: Tensor) -> tuple[float, Tensor]:
+    """(bits of codes and differences, tables [C, P]) of codes with these sums [C, P], from the tables [C, P] on."""
+    total = math.inf
     for _ in range(_ROUNDS):
         base, of_tables = _differences(tables)
         # Table 0 would forbid for good what no class has done so far.
         named = torch.from_numpy(of_tables).clamp_min(1)[base]  # [P]
-        tables = shortest(sums, lambda i, named=named, base=base: _difference_bits()[named, i - base + TABLES])[1]  # type: ignore[misc]
-    base, of_tables = _differences(tables)
-    of_base = _contexts(np.diff(base.numpy()[scan], prepend=0), np.zeros(len(scan), dtype=np.int64))
-    return base.numpy(), tables.numpy(), int(of_base[0]), of_tables
+        bits, tables = shortest(
+            sums,
+            lambda i, named=named, base=base: _difference_bits()[named, i - base + TABLES],  # type: ignore[misc]
+        )
+        total = float(bits.sum())
+    return total, tables
 
 
 def _differences(tables: Tensor) -> tuple[Tensor, np.ndarray]:

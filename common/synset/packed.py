@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from common.codec.fit import Fitted, largest_payload
+from common.codec.fit import Fitted, best_payload
 from common.codec.payload import Contents, decode, encode, most_images, over_channels
 from common.codec.planes import Planes
 from common.codec.quantise import StraightThrough, fit_step, int8_scales, means_of, rate_gradient, round_off
@@ -290,11 +290,11 @@ class PackedSet(LearnedSet):
     def _fit(self, step: Tensor) -> Fitted:
         """The largest payload that keeps to the budget. step: where to begin. Raises InputError if there is none."""
         allowed = self.num_classes * self.bits_per_class // 8
-        found = largest_payload(self._orthonormal(), self.planes, allowed, self._code_bits, step)
+        found = best_payload(self._orthonormal(), self.planes, allowed, self._code_bits, step)
         if found is None:
             raise InputError(
                 f"{self.bits_per_class:,} bits per class do not hold {counted(self.num_per_class, 'image')}, "
-                "however coarsely rounded: give a smaller --n or more bits"
+                "however coarsely rounded: give more bits, a smaller --n does not help"
             )
         return found
 
