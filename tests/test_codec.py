@@ -1,6 +1,8 @@
 import itertools
 import math
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -298,3 +300,34 @@ def test_the_vector_of_the_format_is_what_it_says():
     found = payload.decode(data)
     assert torch.equal(found.values, codes)
     assert found.coefficients[1, 0].tolist() == [-1.5, 0, 0.25, 0]
+
+
+MEMORY = """
+import resource, sys, torch
+from common.codec.payload import decode
+data = open(sys.argv[1], "rb").read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+decode(data)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.parametrize("classes", [2, 2000])
+def test_decoding_takes_little_more_memory_than_the_set(tmp_path, classes):
+    planes = Planes(1, (32, 32))
+    codes, means = np.zeros((classes, 8, planes.size), np.int16), np.zeros((classes, planes.size), np.int16)
+    codes[:, 0] = np.random.default_rng(0).integers(-1, 2, planes.size)
+    contents = payload.Contents(
+        "coded", planes, torch.from_numpy(codes), means=torch.from_numpy(means), steps=torch.ones(classes)
+    )
+    (tmp_path / "payload").write_bytes(payload.encode(contents)[0])
+    told = subprocess.run(
+        [sys.executable, "-c", MEMORY, tmp_path / "payload"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert int(told.stdout) < 6 * 4 * classes * 8 * planes.size + 5e7
+
+
+def test_more_than_the_largest_set_is_refused_before_anything_is_made():
+    head = bytes([1, 2, 0, 0, 2, 3]) + (10).to_bytes(2, "little") + (80_000).to_bytes(4, "little") + bytes([32, 0] * 2)
+    with pytest.raises(InputError, match="more than 2,147,483,648 coefficients"):
+        payload.decode(head + bytes(3_000_000))

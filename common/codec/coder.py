@@ -16,6 +16,8 @@ import numpy as np
 from common.codec.tables import TABLES, counts
 from common.system.errors import InputError
 
+_PART = 1 << 20  # codes that are read at a time
+
 
 class Writer:
     """Collects codes. `words` are the coded ones."""
@@ -46,15 +48,24 @@ class Reader:
         self._coder = constriction.stream.queue.RangeDecoder(words)
 
     def take(self, tables: np.ndarray, each: int = 1) -> np.ndarray:
-        """The codes int32 [N, each] under the tables int [N]. Raises InputError for words that no codes have."""
-        codes = np.zeros((len(tables), each), dtype=np.int32)
+        """The codes int16 [N, each] under the tables int [N]. Raises InputError for words that no codes have."""
+        codes = np.zeros((len(tables), each), dtype=np.int16)
+        self.fill(codes, tables)
+        return codes
+
+    def fill(self, codes: np.ndarray, tables: np.ndarray) -> None:
+        """As `take`, into int16 [N, each]; a few codes at a time, since the decoder's own take more memory."""
+        each = codes.shape[1]
         try:
-            for i, rows in _by_table(tables):
-                read = self._coder.decode(_model(i), len(rows) * each) - len(counts(i)) // 2
-                codes[rows] = read.reshape(-1, each)
+            for i in range(1, TABLES):
+                for first in range(0, len(tables), _PART):
+                    rows = first + np.flatnonzero(tables[first : first + _PART] == i)
+                    for part in range(0, len(rows), max(1, _PART // each)):
+                        some = rows[part : part + max(1, _PART // each)]
+                        read = self._coder.decode(_model(i), len(some) * each) - len(counts(i)) // 2
+                        codes[some] = read.reshape(-1, each)
         except (AssertionError, ValueError) as error:
             raise InputError(f"the coded part is damaged ({error}): copy the file again") from error
-        return codes
 
     def check_end(self) -> None:
         """Raise InputError if there are more words than the codes so far need."""

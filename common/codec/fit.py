@@ -71,8 +71,8 @@ class _Search:
         for one, each in _forms(means.short().cpu(), codes.short().cpu()):
             try:
                 found = encode(Contents("coded", self._planes, each, means=one, steps=step.cpu()))
-            except TooDenseError as error:
-                self.dense, dense = error, min(dense, error.length)
+            except TooDenseError as refused:
+                self.dense, dense = refused, min(dense, refused.length)
             else:
                 shortest = found if shortest is None or len(found[0]) < len(shortest[0]) else shortest
         if shortest is None:

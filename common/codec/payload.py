@@ -7,6 +7,7 @@ coded        codes and means of all P coefficients, entropy-coded, with a step p
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from common.codec import side
 from common.codec.planes import COLOURS, Planes
 from common.codec.positions import positions_bytes, read_positions
-from common.codec.quantise import values_of
+from common.codec.quantise import mean_shift, values_of
 from common.system.errors import InputError
 
 Kind = Literal["bf16", "int8", "coded"]
@@ -26,6 +27,8 @@ VERSION = 1
 _HEAD = struct.Struct("<BBBBBBHI")  # version, kind, colour, block, number of sides, channels, classes, images per class
 _DENSEST = 1024
 """The largest number of coefficients that one byte may stand for, so that a small file cannot fill the memory."""
+_MOST = 1 << 31  # coefficients of a set that is decoded, 8 GiB as float32
+_PART = 1 << 22  # coefficients that are computed at a time
 _LARGEST_SIDE = 2048  # the bases of a DCT are a matrix of its square
 
 
@@ -45,7 +48,7 @@ class Contents:
     """What a payload says, on the CPU: C classes of n images in the layout `planes`.
 
     bf16: `values` bfloat16 [C, n, K] at `positions` int64 [C, K]. int8: `values` int8 [C, n, K], with `scales` bfloat16
-    [C, K]. coded: `values` int16 [C, n, P] with `means` int64 [C, P] and `steps` float32 [C]; all P positions.
+    [C, K]. coded: `values` int16 [C, n, P] with `means` int16 [C, P] and `steps` float32 [C]; all P positions.
     joint: whether the positions of a class are chosen over all P; otherwise they are those of a channel, for each.
     """
 
@@ -61,14 +64,28 @@ class Contents:
     @property
     def coefficients(self) -> Tensor:
         """The stored coefficients float32 [C, n, K], or [C, n, P] if they are coded, in orthonormal units."""
-        if self.kind == "bf16":
-            return self.values.float()
-        if self.kind == "int8":
-            assert self.scales is not None
-            return self.values.float() * self.scales.float()[:, None]
-        assert self.means is not None
-        assert self.steps is not None
-        return values_of(self.means, self.values, self.steps)
+        found = torch.empty(self.values.shape)
+        first = 0
+        for part in self.parts():
+            found.view(-1)[first : first + part.numel()] = part.flatten()
+            first += part.numel()
+        return found
+
+    def parts(self) -> Iterator[Tensor]:
+        """The coefficients in order, float32 [1, m, K], a few images at a time: a whole set needs several copies."""
+        rows = max(1, _PART // self.values.shape[2])
+        for c, images in enumerate(self.values):
+            for values in images.split(rows):
+                if self.kind == "bf16":
+                    yield values.float()[None]
+                elif self.kind == "int8":
+                    assert self.scales is not None
+                    yield (values.float() * self.scales[c].float())[None]
+                else:
+                    assert self.means is not None
+                    assert self.steps is not None
+                    shift = mean_shift(self.values.shape[1])
+                    yield values_of(self.means[c : c + 1], values[None], self.steps[c : c + 1], shift)
 
 
 def encode(contents: Contents) -> tuple[bytes, dict[str, int]]:
@@ -106,9 +123,11 @@ def encode(contents: Contents) -> tuple[bytes, dict[str, int]]:
 
 def decode(payload: bytes) -> Contents:
     """What a payload says. Raises InputError for bytes that `encode` did not write; their memory is bounded."""
-    kind, planes, classes, count, rest = _head(payload)
+    kind, planes, classes, count, rest = read_head(payload)
     if classes * count * planes.size > _DENSEST * len(payload):
         raise _damaged(f"it is to stand for more than {_DENSEST:,} coefficients for each byte")
+    if classes * count * planes.size > _MOST:
+        raise InputError(f"the payload stands for more than {_MOST:,} coefficients: make a set of fewer images")
     if kind == "coded":
         if len(rest) < 4 * classes or len(rest) % 4:
             raise _damaged("its length does not fit its shapes")
@@ -136,7 +155,7 @@ def decode(payload: bytes) -> Contents:
 
 
 def _finite(contents: Contents) -> Contents:
-    if not contents.coefficients.isfinite().all():
+    if not all(part.isfinite().all() for part in contents.parts()):
         raise _damaged("a coefficient is not finite")
     return contents
 
@@ -155,8 +174,8 @@ def most_images(kind: str, planes: Planes, classes: int, kept: int, joint: bool,
     return max(0, (allowed - fixed) // (classes * kept * (2 if kind == "bf16" else 1)))
 
 
-def _head(payload: bytes) -> tuple[str, Planes, int, int, bytes]:
-    """(kind, planes, classes, images per class, the bytes after the head)."""
+def read_head(payload: bytes) -> tuple[str, Planes, int, int, bytes]:
+    """(kind, planes, classes, images per class, the bytes after the head). Raises InputError for the head of no set."""
     if len(payload) < _HEAD.size:
         raise _damaged("it ends within its head")
     version, kind, colour, block, sides, channels, classes, count = _HEAD.unpack_from(payload)

@@ -45,12 +45,13 @@ def codes_of(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     return means, round_off(coefficients - values[:, None], step[:, None, None])
 
 
-def values_of(means: Tensor, codes: Tensor, step: Tensor) -> Tensor:
+def values_of(means: Tensor, codes: Tensor, step: Tensor, shift: int | None = None) -> Tensor:
     """The coefficients float32 [C, n, P] that means [C, P] and codes [C, n, P] stand for, with the steps [C].
 
-    (code + mean / 2^shift) * step: the sum is exact, so each value is rounded once.
+    (code + mean / 2^shift) * step: the sum is exact, so each value is rounded once. shift: of the whole set, if these
+    are not all images of it.
     """
-    parts = 2 ** mean_shift(codes.shape[1])
+    parts = 2 ** (mean_shift(codes.shape[1]) if shift is None else shift)
     return ((codes.double() + (means.double() / parts)[:, None]) * step.double()[:, None, None]).float()
 
 

@@ -28,7 +28,7 @@ _ROUNDS = 6  # choosing tables for codes, and tables for the differences of thos
 
 
 class Stream(NamedTuple):
-    """What is coded: codes int16 [C, n, P] and means int64 [C, P]."""
+    """What is coded: codes and means int16, [C, n, P] and [C, P]."""
 
     codes: np.ndarray
     means: np.ndarray
@@ -67,17 +67,18 @@ def read(words: np.ndarray, shape: tuple[int, int, int], scan: np.ndarray) -> St
     """The stream [C, n, P] = shape that `write` made words of. Raises InputError for words that it did not make."""
     classes, count, size = shape
     reader = Reader(words)
-    base, tables = np.zeros(size, dtype=np.int64), np.zeros((classes, size), dtype=np.int64)
+    base, tables = np.zeros(size, dtype=np.int8), np.zeros((classes, size), dtype=np.int8)
     of_base = _told(reader, 1)[0]
-    base[scan] = _tables(_one(reader, np.full(size, of_base)).cumsum())
+    base[scan] = _tables(_one(reader, np.full(size, of_base)).cumsum(dtype=np.int64))
     of_tables = _told(reader, int(base.max()) + 1)
     expected = np.tile(base[scan], classes)
     tables[:, scan] = _tables(expected + _one(reader, of_tables[expected])).reshape(classes, size)
+    del expected
     of_means = _told(reader, int(tables.max()) + 1)
-    means = np.zeros_like(tables)
+    means = np.zeros((classes, size), dtype=np.int16)
     means[:, scan] = _one(reader, of_means[tables[:, scan].ravel()]).reshape(classes, size)
-    codes, used = np.zeros((classes, size, count), dtype=np.int16), tables > 0
-    codes[used] = reader.take(tables[used], count)
+    codes = np.zeros((classes, size, count), dtype=np.int16)
+    reader.fill(codes.reshape(-1, count), tables.ravel())
     reader.check_end()
     return Stream(codes.transpose(0, 2, 1), means)
 
@@ -92,11 +93,11 @@ def _state(writer: Writer, tables: np.ndarray) -> None:
 
 
 def _told(reader: Reader, count: int) -> np.ndarray:
-    return _tables(_one(reader, np.full(count, _FIXED)).cumsum())
+    return _tables(_one(reader, np.full(count, _FIXED)).cumsum(dtype=np.int64)).astype(np.int8)
 
 
 def _one(reader: Reader, tables: np.ndarray) -> np.ndarray:
-    return reader.take(tables)[:, 0].astype(np.int64)
+    return reader.take(tables)[:, 0]
 
 
 def _tables(numbers: np.ndarray) -> np.ndarray:
