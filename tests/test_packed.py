@@ -33,7 +33,6 @@ KINDS = {
     "coded-1": {"channel": 1, "bits_per_class": 4000},
     "coded-3d": {"channel": 1, "im_size": (8, 8, 8), "block": 8},
     "coded-few": {"num_per_class": 3},
-    "coded-one": {"num_per_class": 1},
     "bf16-shared": {"storage": "bf16", "kept": "shared"},
     "bf16-joint-blocks": {"storage": "bf16", "block": 8},
     "int8-shared": {"storage": "int8", "kept": "shared", "selection": "low"},
@@ -274,6 +273,45 @@ def _without(metadata, tensors):
 def test_hostile_files_are_refused_in_a_sentence(tmp_path, synset, change):
     path = save_synset(synset, tmp_path / "set.safetensors", METADATA)
     rewritten(path, change)
+    with pytest.raises(InputError, match="damaged"):
+        load_synset(path)
+
+
+def _put(key, value):
+    def change(metadata, tensors):
+        if key.startswith("storage "):
+            metadata["storage"][key.split()[1]] = value
+        elif key == "step_size":
+            tensors[key] = value
+        else:
+            metadata[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("storage", "x"), ("storage", None), ("storage bits_per_class", "x"), ("storage bits_per_class", None),
+        ("storage bits_per_class", 0), ("storage bits_per_class", -5), ("storage bytes", 5), ("storage numbers", 7),
+        ("im_size", 8), ("msz_per_channel", "a"), ("ipc", "a"), ("lr_freq", "x"), ("step_size", torch.ones(2)),
+        ("format_version", 1), ("format_version", 2), ("format_version", True),
+    ],
+)  # fmt: skip
+def test_metadata_of_other_types_or_other_numbers_are_refused(tmp_path, key, value):
+    path = save_synset(packed(), tmp_path / "set.safetensors", METADATA)
+    rewritten(path, _put(key, value))
+    with pytest.raises(InputError, match="update it" if value is True else "damaged"):
+        load_synset(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("im_size", 8), ("msz_per_channel", "a"), ("msz_per_channel", 0), ("num_classes", 10**9), ("lr_freq", "x")],
+)
+def test_the_metadata_of_float32_sets_are_checked_too(tmp_path, key, value):
+    path = save_synset(started(), tmp_path / "set.safetensors", METADATA)
+    rewritten(path, _put(key, value))
     with pytest.raises(InputError, match="damaged"):
         load_synset(path)
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.codec.payload import decode
+from common.codec.payload import decode, read_head
 from common.synset.base import LearnedSet
 from common.synset.packed import PackedArgs, PackedSet
 from common.synset.synset import SynSet, SynSetArgs
@@ -81,11 +81,15 @@ def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredS
     device = torch.device(device)
     try:
         fields = {key: metadata[key] for key in (*_FROM_SYNSET, "lr_freq", "mom_freq")}
+        _check_types(path, fields, metadata, tensors)
         fields["lr_freq"] = fields["lr_freq"] or 0.0
         synset: LearnedSet
-        if "storage" in metadata:
+        if "payload" in tensors:
             synset = _packed(tensors["payload"], metadata["storage"], fields | {"device": device})
         else:
+            expected = [fields["num_classes"], fields["channel"], fields["msz_per_channel"]]
+            if [size for i, size in enumerate(tensors["coefficients"].shape) if i != 1] != expected:
+                raise _damaged(path, "coefficients of other shapes than the metadata say")
             synset = SynSet(SynSetArgs(device=device, **fields))
             synset.load_state_dict({key: tensors[key].to(device) for key in ("coefficients", "positions")})
     except KeyError as error:
@@ -115,20 +119,62 @@ def file_bytes(path: Path | str) -> dict[str, int]:
     return {"needed": needed, "metadata": beside, "header": path.stat().st_size - needed - beside}
 
 
+_WHOLE = ("channel", "num_classes", "ipc", "msz_per_channel")
+_STORED = ("bits_per_class", "images_per_class", "bytes")
+
+
+def _check_types(path: Path, fields: dict[str, Any], metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Raise InputError for metadata or a step size of other types than `save_synset` writes; KeyError if missing."""
+    packed = metadata["format_version"] == PACKED_VERSION
+    least = 0 if packed else 1  # a packed set may do without ipc, a coded one without positions
+    if packed != ("payload" in tensors) or packed != ("storage" in metadata):
+        raise _damaged(path, f"a payload, or none, against its format version {metadata['format_version']}")
+    sides = fields["im_size"]
+    wrong = [key for key in _WHOLE if not _whole(fields[key], least if key in ("ipc", "msz_per_channel") else 1)]
+    if not (isinstance(sides, list) and len(sides) in (2, 3) and all(_whole(side, 1) for side in sides)):
+        wrong.append("im_size")
+    wrong += [key for key in ("transform", "selection", "selection_images") if not isinstance(fields[key], str)]
+    wrong += [key for key in ("lr_freq", "mom_freq") if not _number(fields[key], key == "lr_freq")]
+    if packed:
+        storage = metadata["storage"]
+        if not isinstance(storage, dict):
+            raise _damaged(path, "a wrong storage in its metadata")
+        wrong += [f"storage {key}" for key in _STORED if not _whole(storage[key], 1)]
+        wrong += [f"storage {key}" for key in ("block", "numbers") if not _whole(storage[key], 0)]
+        wrong += [f"storage {key}" for key in ("kind", "colour", "positions") if not isinstance(storage[key], str)]
+    if "step_size" in tensors and tensors["step_size"].numel() != 1:
+        wrong.append("step_size")
+    if wrong:
+        raise _damaged(path, f"a wrong {wrong[0]} in its metadata")
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 53
+
+
+def _number(value: Any, or_none: bool) -> bool:
+    if value is None:
+        return or_none
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError(f"{path} is damaged (it holds {what}): copy it again, or run the command that made it again")
+
+
 def _packed(tensor: Tensor, storage: dict[str, Any], fields: dict[str, Any]) -> PackedSet:
     """The set of a payload. What it says of shapes is compared with the metadata before anything is made of either."""
     payload = tensor.numpy().tobytes() if tensor.dtype == torch.uint8 else b""
-    contents = decode(payload)
-    planes, joint = contents.planes, "joint" if contents.joint else "shared"
-    found = (
-        planes.channels, len(contents.values), list(planes.im_size), contents.kind, contents.values.shape[1],
-        planes.colour, planes.block, joint,
-    )  # fmt: skip
+    kind, planes, classes, count, _ = read_head(payload)
+    found = (planes.channels, classes, list(planes.im_size), kind, count, planes.colour, planes.block)
     told = (
         fields["channel"], fields["num_classes"], list(fields["im_size"]),
-        *(storage[key] for key in ("kind", "images_per_class", "colour", "block", "positions")),
+        *(storage[key] for key in ("kind", "images_per_class", "colour", "block")),
     )  # fmt: skip
-    if found != told:
+    if found == told:
+        contents = decode(payload)
+        joint = "joint" if contents.joint else "shared"
+    if found != told or joint != storage["positions"] or len(payload) != storage["bytes"]:
         raise InputError("the payload is of other shapes than the metadata say: the file is damaged, copy it again")
     del fields["transform"]
     made = PackedArgs(
@@ -137,6 +183,8 @@ def _packed(tensor: Tensor, storage: dict[str, Any], fields: dict[str, Any]) -> 
     )  # fmt: skip
     synset = PackedSet(made)
     synset.load_payload(payload, contents)
+    if synset.numbers() != storage["numbers"]:
+        raise InputError("the payload holds other numbers than the metadata say: the file is damaged, copy it again")
     return synset
 
 
@@ -169,7 +217,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is a safetensors file, but not a synthetic set of this project")
     version = metadata.get("format_version")
-    if not isinstance(version, int) or version > PACKED_VERSION:
+    if not isinstance(version, int) or isinstance(version, bool) or version > PACKED_VERSION:
         raise InputError(f"{path} has format version {version}, this code reads up to {PACKED_VERSION}: update it")
     if version not in (1, VERSION, PACKED_VERSION) or (
         version > 1 and metadata.pop("checksum", None) != set_checksum(metadata, tensors)
