@@ -81,10 +81,13 @@ def open_file(path):
     data = Path(path).read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     head, data = json.loads(data[8:end]), data[end:]
-    sides = json.loads(head.pop("__metadata__")["fred"])["im_size"]
+    told = json.loads(head.pop("__metadata__")["fred"])
+    sides = told["im_size"]
     parts = {key: np.frombuffer(data[slice(*each["data_offsets"])], "u1") for key, each in head.items()}
     if "payload" in parts:
         return payload(parts["payload"].tobytes())
+    if told["transform"] != "dct":
+        raise ValueError(f"coefficients of the {told['transform']}: only those of the dct are decoded here")
     stored = parts["coefficients"].view("<f4").reshape(head["coefficients"]["shape"])
     dense = np.zeros((*stored.shape[:3], np.prod(sides)))
     where = parts["positions"].view("<i4").reshape(len(stored), 1, 1, -1)

@@ -10,6 +10,8 @@ import torch
 
 from common.codec.planes import Planes
 from common.codec.quantise import bits_of
+from common.codec.side import chosen_tables
+from common.codec.tables import exact_bits
 from common.config.checks import check
 from common.config.command_line import parse
 from common.synset.adam import ADAM_STEP
@@ -70,8 +72,12 @@ def test_the_payload_has_the_bytes_that_are_counted_by_hand(synset):
     if synset.storage == "coded":
         words = len(payload) - head - 4 * c
         assert words % 4 == 0
-        bits = sum(value for key, value in synset.payload_parts.items() if key.endswith("_bits"))
-        assert bits <= 8 * words <= bits + 64
+        stored, scan = decode_alone.payload(payload)[0], synset.planes.scan.numpy()
+        under = chosen_tables(torch.from_numpy(stored[0].astype(np.int16)))
+        codes = exact_bits(stored[0].transpose(0, 2, 1).ravel(), under.ravel().repeat(n))
+        beside = np.concatenate([np.diff(under[:, scan], axis=1).ravel(), stored[1].ravel()])  # tables and means
+        # No code can be shorter than the entropy of what is told; what lies beside the codes takes few bits a number.
+        assert 0.99 * codes <= 8 * words <= 1.01 * codes + 6 * beside.size + 64
     else:
         kept = 10 * synset.channel if synset.d == 256 else 40
         joint = synset.kept == "joint"
@@ -134,9 +140,16 @@ def test_float32_files_decode_alone_too(tmp_path):
         assert file_bytes(path)["needed"] == 4 * (loaded.coefficients.numel() + loaded.positions.numel())
 
 
+@pytest.mark.parametrize("transform", ["dft", "dwt", "identity"])
+def test_the_decoder_alone_refuses_other_transforms(tmp_path, transform):
+    path = save_synset(started(transform=transform), tmp_path / "set.safetensors", METADATA)
+    with pytest.raises(ValueError, match=f"coefficients of the {transform}"):
+        decode_alone.open_file(path)
+
+
 def test_the_decoder_alone_is_short_and_imports_nothing_of_ours():
     lines = [line for line in Path(decode_alone.__file__).read_text().splitlines() if line.strip()]
-    assert len(lines) < 80
+    assert len(lines) < 85
     assert not [line for line in lines if "import" in line and "common" in line]
 
 
