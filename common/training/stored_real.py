@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.codec.fit import largest_payload
+from common.codec.fit import best_payload
 from common.codec.payload import decode
 from common.codec.planes import Planes
 from common.codec.quantise import fit_step
@@ -164,7 +164,7 @@ def _coded(data: ImageData, choose: Choose, budget: Budget, asked: int | None) -
     images = data.batch(chosen.flatten()).unflatten(0, (classes, n))
     planes = Planes(data.channels, data.im_size, "opponent" if data.channels == 3 else "rgb")
     coefficients, bits = planes.forward(images), torch.full((classes,), float(budget.bits), device=data.device)
-    found = largest_payload(coefficients, planes, classes * budget.bits // 8, bits, fit_step(coefficients, bits))
+    found = best_payload(coefficients, planes, classes * budget.bits // 8, bits, fit_step(coefficients, bits))
     if found is None:
         what = f"{counted(n, 'image')} per class, however coarsely rounded,"
         raise InputError(f"{what} take more than {budget}: lower --n, or raise --ipc or --bits_per_class")
