@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -11,14 +10,10 @@ from torch import Tensor
 
 from common.codec.payload import Contents, TooDenseError, encode
 from common.codec.planes import Planes
-from common.codec.quantise import bits_of, codes_of, fit_step, mean_shift, step_range, values_of
+from common.codec.quantise import bits_of, codes_of, fit_step, step_range, values_of
 
 _EVEN = 2  # tries that give each class its bits; after them only a common factor of the steps is looked for
 _TRIES = 14
-_GROUPS = 8  # of classes that are refined one after the other
-_LIMITS = (0, 15, 60, 240)  # of a mean
-_FINER = (-0.3, -0.1)  # log2 of their factors
-_ENOUGH = 0.985  # of the bytes allowed: not worth that
 _CLOSE = 0.998  # of the bytes allowed: nothing is left to gain
 _NARROW = 2e-3  # of log2 of the factor: no other payload lies between
 
@@ -66,55 +61,31 @@ class _Search:
     def length(self, step: Tensor) -> float:
         """The bytes of the payload with the steps [C]; of one that is too small for what it stands for, too."""
         means, codes = codes_of(self._values, step)
-        shortest: tuple[bytes, dict[str, int]] | None = None
-        dense = math.inf
-        for one, each in _forms(means.short().cpu(), codes.short().cpu()):
-            try:
-                found = encode(Contents("coded", self._planes, each, means=one, steps=step.cpu()))
-            except TooDenseError as refused:
-                self.dense, dense = refused, min(dense, refused.length)
-            else:
-                shortest = found if shortest is None or len(found[0]) < len(shortest[0]) else shortest
-        if shortest is None:
-            return dense
-        payload, parts = shortest
+        contents = Contents("coded", self._planes, codes.short().cpu(), means=means.short().cpu(), steps=step.cpu())
+        try:
+            payload, parts = encode(contents)
+        except TooDenseError as refused:
+            self.dense = refused
+            return refused.length
         if len(payload) <= self._allowed:
             error = float((values_of(means, codes, step) - self._values).square().sum())
             if self.best is None or error < self._error:
                 self.best, self._error = Fitted(payload, parts, step, bits_of(self._values, step)), error
         return float(len(payload))
 
-    def along(self, step: Tensor, length: float) -> None:
-        """Look for the finest steps that fit, from the steps [C] on, whose payload has `length` bytes.
-
-        All classes are refined by a common factor. The payload jumps where a larger code needs another table for all
-        classes; then those are refined that do not make it jump, a group at a time.
-        """
-        if not all(end.isfinite().all() for end in (*self._range, step)):
-            return  # coefficients that are not finite: the run ends when it next looks at them
-        self._factor(step, length)
-        if self.best is None or len(self.best.payload) <= _ENOUGH * self._allowed:
-            # Classes of the same bits may all jump at the same factor; those of the same step do not.
-            step = torch.full_like(step, float(step.log2().mean().exp2()))
-            self._factor(step, self.length(step))
-        group = torch.arange(len(step), device=step.device) % _GROUPS
-        for factor in _FINER:
-            for i in range(min(_GROUPS, len(step))):
-                if self.best is None or len(self.best.payload) > _ENOUGH * self._allowed:
-                    return
-                self.length(torch.where(group == i, self._times(self.best.steps, factor), self.best.steps))
-
     def _times(self, step: Tensor, factor: float) -> Tensor:
         """The steps [C] times 2^factor, within their range."""
         return torch.minimum(torch.maximum(step * 2**factor, self._range[0]), self._range[1])
 
-    def _factor(self, step: Tensor, length: float) -> None:
-        """Look for the common factor of the steps [C] that just fits.
+    def along(self, step: Tensor, length: float) -> None:
+        """Look for the common factor of the steps [C], whose payload has `length` bytes, that just fits.
 
         Means, tables and codes all shrink with the steps, so the whole payload decides, whatever it consists of. The
         next factor is where a straight line between the ends (log of factor and bytes) meets the aim, or the middle if
         the same end has just moved.
         """
+        if not all(end.isfinite().all() for end in (*self._range, step)):
+            return  # coefficients that are not finite: the run ends when it next looks at them
         finest, coarsest = (end / step for end in self._range)
         ends = [float(finest.log2().min()), float(coarsest.log2().max())]  # of log2 of the factor
         known: list[float | None] = [None, None]  # log2 of bytes / aim at the ends that have been tried
@@ -138,19 +109,3 @@ class _Search:
                 at = ends[0] + share * (ends[1] - ends[0])
             last = side
             length = self.length(self._times(step, at))
-
-
-def _forms(means: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Means [C, P] and codes [C, n, P], int16, that stand for the same coefficients.
-
-    The means of all positions without codes share a table, so that one large mean makes all others longer. Where a mean
-    is a whole number of steps, what is above a limit can be told by the codes instead.
-    """
-    count = codes.shape[1]
-    yield means, codes
-    if mean_shift(count):
-        return
-    for limit in _LIMITS if count == 1 else _LIMITS[:1]:
-        large = means.abs() > limit
-        if large.any():
-            yield means.where(~large, 0), codes + means.where(large, 0)[:, None]
