@@ -189,7 +189,8 @@ def test_the_budget_is_used_however_few_the_images(count, bits):
     values, start = some(planes, classes=4, count=count), torch.full((4,), 0.9 * bits)
     allowed = 4 * bits // 8
     found = best_payload(values, planes, allowed, start, quantise.fit_step(values, start))
-    assert 0.97 * allowed <= len(found.payload) <= allowed
+    # One image is all mean, and a larger mean needs another table for every position, so the length jumps.
+    assert (0.97 if count > 1 else 0.85) * allowed <= len(found.payload) <= allowed
     assert quantise.bits_of(values, found.steps).tolist() == found.bits.tolist()
 
 
