@@ -144,6 +144,7 @@ TESTS = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").glob("*.py"))
 OURS = {path.parts[0] for path in FILES}
 # A file test_x.py may use private names of the modules and rooms called x; these may use those of another name.
 TESTED = {
+    "test_packed_runs": "setup",  # tried numbers of images
     "test_one_process": "common.system.parallel",
     "test_run_folder": "common.runs.folder",
     "in_float64": "common.SynSet",  # no test: it patches where a set makes real images float32
