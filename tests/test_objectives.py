@@ -145,7 +145,7 @@ def test_the_method_decides_on_augmentation_and_epochs(monkeypatch, flags, netwo
     """The authors' rule, for every network that is evaluated: 1000 epochs with any augmentation, 300 without."""
     seen = []
 
-    def set_up(options, sources):
+    def set_up(options, sources, objective):
         seen.append(options)
         raise InputError("no data is read")
 
