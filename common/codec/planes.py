@@ -26,6 +26,11 @@ BLOCKS: tuple[int, ...] = get_args(Block)
 _OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 
 
+def usual_colour(channels: int) -> str:
+    """The colours of images with so many channels unless others are asked for."""
+    return "opponent" if channels == 3 else "rgb"
+
+
 @dataclass(frozen=True)
 class Planes:
     """The layout of images with ch channels and two or three sides in the P coefficients that stand for them.

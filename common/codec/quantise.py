@@ -57,9 +57,15 @@ def values_of(means: Tensor, codes: Tensor, step: Tensor, shift: int | None = No
 
 def bits_of(coefficients: Tensor, step: Tensor) -> Tensor:
     """The least bits [C] of codes and means of coefficients [C, n, P] with the steps [C], without the tables."""
+    return _coded(coefficients, step)[2]
+
+
+def _coded(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(coefficients less their means [C, n, P], tables of their codes [C, P], what `bits_of` returns [C])."""
     means, values = means_of(coefficients, step)
-    bits, tables = shortest(_sums(coefficients - values[:, None], step))
-    return bits.sum(dim=1) + _bits_of_means(means, tables)
+    centred = coefficients - values[:, None]
+    bits, tables = shortest(_sums(centred, step))
+    return centred, tables, bits.sum(dim=1) + _bits_of_means(means, tables)
 
 
 def _bits_of_means(means: Tensor, tables: Tensor) -> Tensor:
@@ -69,34 +75,22 @@ def _bits_of_means(means: Tensor, tables: Tensor) -> Tensor:
     """
     classes = len(means)
     where = (torch.arange(classes, device=means.device)[:, None] * TABLES + tables).flatten()
-    sizes = means.abs().long().flatten()
-    zeros = torch.zeros(classes * TABLES, dtype=torch.long, device=means.device)
-    sums = Sums(
-        zeros.index_add(0, where, torch.ones_like(sizes)),
-        zeros.index_add(0, where, sizes.ne(0).long()),
-        zeros.index_add(0, where, sizes),
-        zeros.scatter_reduce(0, where, sizes, "amax"),
-    )
+    sums = Sums.grouped(means.long().flatten(), where, classes * TABLES)
     return shortest(sums)[0].unflatten(0, (classes, TABLES)).sum(dim=1)
 
 
 def rate_gradient(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     """(gradient [C, n, P], bits [C]): how the bits of the codes grow with each coefficient, their tables held fixed.
 
-    The bits are those of `bits_of`, with the means, whose growth is left out of the gradient.
-
     Rounding has no gradient. In its place is that of the line from the length of 0 to that of 1, and from there on of
-    what each further unit of magnitude adds.
+    what each further unit of magnitude adds. The bits are those of `bits_of`; how the means grow is left out.
     """
-    means, values = means_of(coefficients, step)
-    centred = coefficients - values[:, None]
-    bits, tables = shortest(_sums(centred, step))
+    centred, tables, bits = _coded(coefficients, step)
     told = lengths()
     to_one = (told.one - told.zero).to(centred)[tables][:, None]
     further = told.more.to(centred)[tables][:, None]
     each = step[:, None, None]
-    total = bits.sum(dim=1) + _bits_of_means(means, tables)
-    return torch.where(centred.abs() < each, to_one, further) * centred.sign() / each, total
+    return torch.where(centred.abs() < each, to_one, further) * centred.sign() / each, bits
 
 
 def _sums(centred: Tensor, step: Tensor) -> Sums:

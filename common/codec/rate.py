@@ -28,6 +28,17 @@ class Sums(NamedTuple):
         used = sizes.ne(0).sum(dim)
         return cls(torch.full_like(used, codes.shape[dim]), used, sizes.sum(dim), sizes.amax(dim))
 
+    @classmethod
+    def grouped(cls, codes: Tensor, groups: Tensor, count: int) -> Sums:
+        """The sums [count] of whole codes by group: int64 [N] each."""
+        sizes, zeros = codes.abs(), codes.new_zeros(count)
+        return cls(
+            zeros.index_add(0, groups, torch.ones_like(sizes)),
+            zeros.index_add(0, groups, sizes.ne(0).long()),
+            zeros.index_add(0, groups, sizes),
+            zeros.scatter_reduce(0, groups, sizes, "amax"),
+        )
+
 
 def shortest(sums: Sums, more: Callable[[int], Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """(bits, tables) [...]: the least length of codes with these sums under one table, and that table, int64.

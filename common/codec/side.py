@@ -163,18 +163,8 @@ def _contexts(codes: np.ndarray, contexts: np.ndarray) -> np.ndarray:
 
     A context without codes has the table of the one before.
     """
-    sizes, where = (
-        torch.from_numpy(np.abs(codes.astype(np.int64))).flatten(),
-        torch.from_numpy(np.ascontiguousarray(contexts)).flatten(),
-    )
-    zeros = torch.zeros(int(where.max()) + 1, dtype=torch.long)
-    count = zeros.index_add(0, where, torch.ones_like(sizes))
-    sums = Sums(
-        count,
-        zeros.index_add(0, where, sizes.ne(0).long()),
-        zeros.index_add(0, where, sizes),
-        zeros.scatter_reduce(0, where, sizes, "amax"),
-    )
+    where = torch.from_numpy(np.ascontiguousarray(contexts)).flatten()
+    sums = Sums.grouped(torch.from_numpy(codes.astype(np.int64)).flatten(), where, int(where.max()) + 1)
     tables = shortest(sums)[1].numpy()
-    last = np.maximum.accumulate(np.where(count.numpy() > 0, np.arange(len(tables)), 0))
+    last = np.maximum.accumulate(np.where(sums.number.numpy() > 0, np.arange(len(tables)), 0))
     return tables[last]

@@ -14,6 +14,7 @@ from common.config.options import DistillOptions, EvaluationOptions, Sources
 from common.config.seeds import parse_seeds
 from common.datasets import check_dataset
 from common.matching.augment import parse_strategy
+from common.synset.packed import check_shared
 from common.system.errors import InputError
 
 
@@ -87,13 +88,8 @@ def check_storage(options: DistillOptions) -> None:
         check_least(options, "n", 1)
     if options.transform != "dct":
         raise InputError(f"--storage {options.storage} stores coefficients of the dct: leave out --transform")
-    if not options.joint and options.colour == "opponent":
-        raise InputError(
-            "opponent colours need few coefficients beside those of the luminance, and shared positions give each the "
-            "same: give --positions joint"
-        )
-    if not options.joint and options.block:
-        raise InputError("shared positions are those of the whole image: give --positions joint, or leave out --block")
+    if not options.joint:
+        check_shared(options.colour, options.block)
 
 
 def refuse_flags(sources: Sources, keys: Sequence[str], sentence: str) -> None:

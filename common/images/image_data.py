@@ -104,6 +104,11 @@ class ImageData:
         counts = torch.bincount(self.labels, minlength=self.num_classes)
         return list(torch.argsort(self.labels, stable=True).split(counts.tolist()))
 
+    @property
+    def smallest_class(self) -> int:
+        """The number of images of the smallest class."""
+        return min(map(len, self.class_indices))
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the raw images, which depends on their pixels alone and not on their files.

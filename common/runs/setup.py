@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from common import frequency
+from common.codec.planes import usual_colour
 from common.config.options import DistillOptions, Sources
 from common.images.image_data import ImageData, content_of
 from common.networks import Network, build_network, has_batchnorm, has_dropout
@@ -26,6 +27,7 @@ from common.system.devices import can_compile, check_precision, resolve_device
 from common.system.errors import InputError
 from common.system.files import read_json
 from common.training.pool import EvaluationNetwork, evaluate_pool
+from common.training.real_images import bits_of_image
 from common.training.train import Batches, EvaluationProtocol
 
 _SHARES = (0.5, 0.75, 1.0, 1.5)  # of the usual number of images per class, that --n auto tries
@@ -73,9 +75,8 @@ def set_up(options: DistillOptions, sources: Sources, objective: str | None = No
     train, test = train.to(device), test.to(device)
     tried = None
     if options.n == "auto":
-        before = (
-            None if objective is None or options.resume == "never" else _tried_before(folder_of(options, objective))
-        )
+        resumes = options.resume != "never"
+        before = _tried_before(folder_of(options, objective)) if objective and resumes else None
         tried = parallel.broadcast(before) or try_counts(options, train, network.train())
     synset = new_set(options, train, device, None if tried is None else tried.best)
     synset.init(train, train.labels, train.class_indices)
@@ -116,7 +117,7 @@ def new_set(options: DistillOptions, train: ImageData, device: torch.device, cou
     }
     if options.storage == "fp32":
         return SynSet(SynSetArgs(**common, transform=options.transform))
-    bits, smallest = bits_of(options, train), smallest_class(train)
+    bits, smallest = bits_of(options, train), train.smallest_class
     if count is None and options.n is not None:
         count = int(options.n)
     if count is None and options.storage == "coded":
@@ -125,7 +126,7 @@ def new_set(options: DistillOptions, train: ImageData, device: torch.device, cou
         **common,
         bits_per_class=bits,
         storage=options.storage,
-        colour=options.colour or ("opponent" if options.joint and train.channels == 3 else "rgb"),
+        colour=options.colour or (usual_colour(train.channels) if options.joint else "rgb"),
         block=options.block,
         kept="joint" if options.joint else "shared",
         num_per_class=count or 0,
@@ -165,7 +166,7 @@ def try_counts(options: DistillOptions, train: ImageData, network: Network) -> T
     so no more than the other four fifths are tried. All networks begin with the same weights and see as many images.
     Raises InputError if a class has one image, or if none of the numbers of images suits the budget.
     """
-    smallest = smallest_class(train)
+    smallest = train.smallest_class
     if smallest < 2:
         raise InputError("--n auto holds back images of every class, and one class has a single image: give --n 1")
     most = smallest - max(1, smallest // 5)
@@ -206,12 +207,7 @@ def _tried_before(folder: Path) -> TriedCounts | None:
 
 def bits_of(options: DistillOptions, train: ImageData) -> int:
     """The budget in bits per class: that of --bits_per_class, or of ipc float32 images."""
-    return options.bits_per_class or 32 * options.ipc * train.channels * math.prod(train.im_size)
-
-
-def smallest_class(train: ImageData) -> int:
-    """The number of images of the smallest class."""
-    return min(len(rows) for rows in train.class_indices)
+    return options.bits_per_class or options.ipc * bits_of_image(train)
 
 
 def check_chunk(options: DistillOptions, network: nn.Module) -> None:

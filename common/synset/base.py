@@ -6,6 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +31,20 @@ _SURVEY_CHUNK_VALUES = 1_000_000
 def order(seed: int, c: int, count: int) -> Tensor:
     """The order in which initial images are drawn from the `count` images of class c: a set of n takes the first n."""
     return torch.randperm(count, generator=generator(seed, "init", c))
+
+
+@dataclass
+class SetArgs:
+    """The arguments that every kind of set needs."""
+
+    channel: int
+    num_classes: int
+    im_size: Sequence[int]
+    device: torch.device | str
+    ipc: int
+    msz_per_channel: int
+    lr_freq: float
+    mom_freq: float
 
 
 class LearnedSet(ABC):

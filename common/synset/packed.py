@@ -15,7 +15,7 @@ from common.codec.payload import Contents, decode, encode, most_images, over_cha
 from common.codec.planes import Planes
 from common.codec.quantise import StraightThrough, fit_step, int8_scales, means_of, rate_gradient, round_off
 from common.synset import selection
-from common.synset.base import LearnedSet
+from common.synset.base import LearnedSet, SetArgs
 from common.system.errors import InputError
 from common.system.seeds import generator
 from common.system.text import counted
@@ -31,7 +31,7 @@ _STEERED = 10  # 1 % too many bits make the gradient of the code length 10 % lar
 
 
 @dataclass
-class PackedArgs:
+class PackedArgs(SetArgs):
     """The arguments of `PackedSet`; those that `SynSetArgs` has mean the same.
 
     storage: bf16, int8 or coded. bits_per_class: the file's payload takes at most C times as many. num_per_class: n;
@@ -40,14 +40,6 @@ class PackedArgs:
     rate_weight: of a coded set, the size of the gradient of the code length beside that of the loss.
     """
 
-    channel: int
-    num_classes: int
-    im_size: Sequence[int]
-    device: torch.device | str
-    ipc: int
-    msz_per_channel: int
-    lr_freq: float
-    mom_freq: float
     bits_per_class: int
     storage: str = "coded"
     colour: str = "rgb"
@@ -64,6 +56,17 @@ class PackedArgs:
 def coded_images(bits_per_class: int, channels: int, im_size: Sequence[int]) -> int:
     """How many images per class a coded set has by default."""
     return max(1, round(bits_per_class / (BITS_PER_NUMBER * channels * math.prod(im_size))))
+
+
+def check_shared(colour: str | None, block: int) -> None:
+    """Raise InputError for colours or blocks of which the channels cannot share their positions."""
+    if colour == "opponent":
+        raise InputError(
+            "opponent colours need few coefficients beside those of the luminance, and shared positions give each the "
+            "same: give --positions joint"
+        )
+    if block:
+        raise InputError("shared positions are those of the whole image: give --positions joint, or leave out --block")
 
 
 class PackedSet(LearnedSet):
@@ -99,13 +102,8 @@ class PackedSet(LearnedSet):
     def _check_options(self) -> None:
         if self.kept not in POSITIONS:
             raise InputError(f"unknown positions '{self.kept}': choose shared or joint")
-        if self.kept == "shared" and self.planes.colour == "opponent":
-            raise InputError(
-                "opponent colours need few coefficients beside those of the luminance, and shared positions give each "
-                "the same: give --positions joint"
-            )
-        if self.kept == "shared" and self.planes.block:
-            raise InputError("shared positions are those of the whole image: give --positions joint or --block 0")
+        if self.kept == "shared":
+            check_shared(self.planes.colour, self.planes.block)
         if not self.coded:
             selection.check_rule(self.selection)
             selection.check_k(self.msz_per_channel, self.im_size)
@@ -288,7 +286,7 @@ class PackedSet(LearnedSet):
         return Contents("int8", self.planes, codes.cpu(), positions, joint, scales.cpu())
 
     def _fit(self, step: Tensor) -> Fitted:
-        """The largest payload that keeps to the budget. step: where to begin. Raises InputError if there is none."""
+        """The best payload that keeps to the budget. step: where to begin. Raises InputError if there is none."""
         allowed = self.num_classes * self.bits_per_class // 8
         found = best_payload(self._orthonormal(), self.planes, allowed, self._code_bits, step)
         if found is None:

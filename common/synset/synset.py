@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +11,14 @@ from torch import Tensor
 
 from common import frequency
 from common.synset import selection
-from common.synset.base import LearnedSet
+from common.synset.base import LearnedSet, SetArgs
 from common.system.errors import InputError
 from common.system.seeds import generator
 from common.system.text import counted
 
 
 @dataclass
-class SynSetArgs:
+class SynSetArgs(SetArgs):
     """The arguments of `SynSet(args)`: any namespace with these attributes; those with a default may be missing.
 
     im_size: two or three sides. transform, selection: see `frequency` and `selection`. selection_images: "init" chooses
@@ -27,14 +26,6 @@ class SynSetArgs:
     sgd, or adam with lr_freq in units of the spread of each position.
     """
 
-    channel: int
-    num_classes: int
-    im_size: Sequence[int]
-    device: torch.device | str
-    ipc: int
-    msz_per_channel: int
-    lr_freq: float
-    mom_freq: float
     transform: str = "dct"
     selection: str = "variance"
     selection_images: str = "init"

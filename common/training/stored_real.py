@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.codec.fit import best_payload
 from common.codec.payload import decode
-from common.codec.planes import Planes
+from common.codec.planes import Planes, usual_colour
 from common.codec.quantise import fit_step
 from common.datasets import ImageData
 from common.images.pixels import StoredAs
@@ -157,12 +157,12 @@ def storage_columns(storage: dict[str, Any] | None) -> dict[str, Any]:
 
 def _coded(data: ImageData, choose: Choose, budget: Budget, asked: int | None) -> tuple[Batches, dict[str, Any]]:
     """What `store_real` returns, of n images per class as the start of a coded set, whitened if the data are."""
-    smallest, classes = min(map(len, data.class_indices)), data.num_classes
+    smallest, classes = data.smallest_class, data.num_classes
     _check_n(asked, smallest)
     n = asked or min(smallest, coded_images(budget.bits, data.channels, data.im_size))
     chosen = choose(n)
     images = data.batch(chosen.flatten()).unflatten(0, (classes, n))
-    planes = Planes(data.channels, data.im_size, "opponent" if data.channels == 3 else "rgb")
+    planes = Planes(data.channels, data.im_size, usual_colour(data.channels))
     coefficients, bits = planes.forward(images), torch.full((classes,), float(budget.bits), device=data.device)
     found = best_payload(coefficients, planes, classes * budget.bits // 8, bits, fit_step(coefficients, bits))
     if found is None:
@@ -185,7 +185,7 @@ def _check_n(asked: int | None, smallest: int) -> None:
 
 def _lossless(codec: Codec, data: ImageData, choose: Choose, budget: Budget) -> list[StoredClass]:
     """Of each class the images in the order chosen, up to the first that the budget has no room for."""
-    smallest = min(map(len, data.class_indices))
+    smallest = data.smallest_class
     known: dict[int, File] = {}  # by the index of the image
     n, kept = min(_FIRST_PNGS, smallest), 0
     while True:
@@ -212,7 +212,7 @@ def _lossless(codec: Codec, data: ImageData, choose: Choose, budget: Budget) -> 
 
 def _lossy(codec: Codec, data: ImageData, choose: Choose, budget: Budget, asked: int | None) -> list[StoredClass]:
     """Of each class n images in the best quality that fits."""
-    smallest = min(map(len, data.class_indices))
+    smallest = data.smallest_class
     _check_n(asked, smallest)
     firsts = torch.stack([indices[0] for indices in data.class_indices])
     n = asked or min(smallest, default_n(codec, _originals(data, firsts), budget))
