@@ -1,0 +1,311 @@
+"""Compares settings over several distilled sets, with a test of every claim: `python compare.py --help`.
+
+python compare.py experiments/ladder_ipc1.toml                  makes the runs that are missing, then the tables
+python compare.py experiments/ladder_ipc1.toml --rows float32   makes the runs of one row only, e.g. on another machine
+python compare.py experiments/ladder_ipc1.toml --no_run         makes no runs
+
+A row of the file is a set of flags for distill.py. Its lr_freq is searched first, one run per value, on validation
+images and with a seed that the comparison does not use; every row tries as many values. Then each row distils one set
+per seed, with the same seeds as the others. A row may name another one that it should beat: the two are compared by a
+paired t-test over the seeds. Its unit is the distilled set, that is the mean over the networks trained on it; p is
+corrected by Holm's method over all comparisons of the table. Running the same command again resumes the work.
+"""
+
+from __future__ import annotations
+
+import common.system.start  # noqa: F401 (before torch is loaded)
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy import stats
+
+from common.config.command_line import parse_plain
+from common.config.places import run_folder, seed_name
+from common.config.seeds import parse_seeds
+from common.report.record import RunRecord, read_run
+from common.system.command import run_command
+from common.system.errors import InputError
+from common.system.files import write_csv
+from common.system.scripts import distill_script, run_script
+from common.system.text import percent
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Flags = dict[str, Any]
+
+
+@dataclass
+class Options:
+    """Distil the rows of an experiment with several seeds, and compare them by paired tests over the sets."""
+
+    experiment: Annotated[Path, tyro.conf.Positional]
+    """TOML file with the rows; experiments/README.md says what it may hold"""
+    rows: tuple[str, ...] = ()
+    """make the runs of these rows only, and no table (default: all rows, then the table)"""
+    run: bool = True
+    """False: make no runs; write the tables from those that are there"""
+    output: str = "runs/compare"
+    """folder for the run folders and the tables <experiment>.csv and <experiment>_search.csv"""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Row(_Model):
+    """One line of the table: some runs, and one evaluation of each."""
+
+    name: str = Field(pattern=r"^\w[\w -]*$")
+    flags: Flags = {}
+    lr_freq: tuple[float, ...] = ()
+    """values to search; none: the row takes that of its recipe"""
+    runs: str | None = None
+    """another row whose runs these are; only `point` differs"""
+    point: Literal["start", "last"] = "last"
+    """which evaluation: before the first update, or after the last"""
+    against: str | None = None
+    """the row to compare with"""
+
+
+class Experiment(_Model):
+    """An experiment file: `flags` are those of all rows, `search` those that a search has in their place."""
+
+    title: str
+    objective: str
+    dataset: str
+    ipc: int = 1
+    seeds: str
+    flags: Flags = {}
+    search: Flags = {}
+    rows: tuple[Row, ...] = Field(min_length=1)
+
+    def row(self, name: str) -> Row:
+        """The row of this name. Raises InputError if there is none."""
+        found = [row for row in self.rows if row.name == name]
+        if not found:
+            raise InputError(f"there is no row '{name}': the rows are {', '.join(row.name for row in self.rows)}")
+        return found[0]
+
+    @property
+    def distilled(self) -> list[Row]:
+        """The rows that have runs of their own."""
+        return [row for row in self.rows if row.runs is None]
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read an experiment file. Raises InputError, with what to mend, for one that cannot be run."""
+    try:
+        experiment = Experiment.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path} is not a TOML file that can be read: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    for row in experiment.rows:
+        for other in filter(None, (row.runs, row.against)):
+            experiment.row(other)
+        if row.runs is not None and (row.flags or row.lr_freq or experiment.row(row.runs).runs):
+            raise InputError(f"{path}: row '{row.name}' takes the runs of '{row.runs}': it has no flags of its own")
+    if len({row.name for row in experiment.rows}) < len(experiment.rows):
+        raise InputError(f"{path} has two rows of one name")
+    if len({len(row.lr_freq) for row in experiment.distilled}) > 1:
+        raise InputError(f"{path}: every row must search as many values of lr_freq")
+    if len(parse_seeds(experiment.seeds)) < 2:
+        raise InputError(f"{path}: a comparison needs two seeds or more")
+    return experiment
+
+
+class Runs:
+    """The runs of an experiment: makes them, finds them, and reads what they reached."""
+
+    def __init__(self, experiment: Experiment, folder: Path) -> None:
+        self.experiment, self.folder = experiment, folder
+
+    def make(self, row: Row) -> None:
+        """Make the search of a row, then its sets. distill.py skips what is finished and resumes the rest."""
+        for value in row.lr_freq:
+            self._distill(row, self.experiment.search, name=_search_name(row, value), lr_freq=value)
+        step = {"lr_freq": self.step(row)} if row.lr_freq else {}
+        self._distill(row, {}, name=_name(row), seeds=self.experiment.seeds, **step)
+
+    def _distill(self, row: Row, changed: Flags, **more: Any) -> None:
+        flags = {
+            "dataset": self.experiment.dataset, "ipc": self.experiment.ipc, **self.experiment.flags, **row.flags,
+            **changed, **more, "save_path": self.folder,
+        }  # fmt: skip
+        words = [word for key, value in flags.items() for word in _as_words(key, value)]
+        script, *own = distill_script(self.experiment.objective)
+        run_script(script, *own, *words)
+
+    def step(self, row: Row) -> float:
+        """The searched value of lr_freq with the best accuracy on the validation images."""
+        return max(row.lr_freq, key=lambda value: _mean(self.searched(row, value), "last"))
+
+    def searched(self, row: Row, value: float) -> RunRecord:
+        """The run of one value of a search. Raises InputError if it is not finished."""
+        return self._read(self.experiment.search.get("dataset", self.experiment.dataset), _search_name(row, value))
+
+    def sets(self, row: Row) -> list[RunRecord]:
+        """The runs of a row, one per seed. Raises InputError if one is not finished."""
+        name = _name(self.experiment.row(row.runs or row.name))
+        return [
+            self._read(self.experiment.dataset, seed_name(name, seed)) for seed in parse_seeds(self.experiment.seeds)
+        ]
+
+    def _read(self, dataset: str, name: str) -> RunRecord:
+        run = read_run(run_folder(self.folder, self.experiment.objective, dataset, self.experiment.ipc, name))
+        if run.summary is None:
+            raise InputError(f"{run.folder} is not finished: run the comparison again")
+        return run
+
+
+def _name(row: Row) -> str:
+    return row.name.replace(" ", "-")
+
+
+def _search_name(row: Row, value: float) -> str:
+    return f"{_name(row)}-lr{value:g}"
+
+
+def _as_words(key: str, value: Any) -> list[str]:
+    """A flag of the command line: {"dsa": False} is --dsa False."""
+    return [f"--{key}", str(value)]
+
+
+def _mean(run: RunRecord, point: str) -> float:
+    """The accuracy of a finished run's set, over its networks; -inf if all of them diverged."""
+    assert run.summary is not None
+    mean = run.summary[point]["mean"]
+    return -math.inf if mean is None else mean
+
+
+@dataclass
+class Comparison:
+    """A paired comparison of n sets each: mean difference with its standard error (fractions), and p of a t-test."""
+
+    difference: float
+    error: float
+    p: float
+
+
+def paired(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
+    """Compare two rows whose entries belong together seed by seed. p is 1 where all pairs are equal."""
+    differences = np.subtract(ours, theirs)
+    error = float(np.std(differences, ddof=1) / math.sqrt(len(differences)))
+    p = float(stats.ttest_rel(ours, theirs).pvalue) if error > 0 else float(not differences.any())
+    return Comparison(float(np.mean(differences)), error, p)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for as many comparisons as there are (Holm 1979): none is below the one before it."""
+    order = np.argsort(values)
+    steps = np.asarray(values)[order] * np.arange(len(values), 0, -1)
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return corrected.tolist()
+
+
+def tabulate(runs: Runs) -> list[dict[str, Any]]:
+    """One row of the table for each of the experiment. Raises InputError if a run is missing or not finished."""
+    rows = runs.experiment.rows
+    means = {row.name: [_mean(run, row.point) for run in runs.sets(row)] for row in rows}
+    compared = {row.name: paired(means[row.name], means[row.against]) for row in rows if row.against is not None}
+    corrected = dict(zip(compared, holm([each.p for each in compared.values()]), strict=True))
+    return [_as_row(runs, row, means[row.name], compared.get(row.name), corrected.get(row.name)) for row in rows]
+
+
+def _as_row(runs: Runs, row: Row, means: list[float], compared: Comparison | None, p: float | None) -> dict[str, Any]:
+    made = runs.sets(row)
+    first = made[0]
+    assert first.summary is not None
+    budget = first.summary["budget"]
+    claim = {"difference": "-", "standard_error": "-", "p_holm": "-"}
+    if compared is not None:
+        claim["difference"], claim["standard_error"] = f"{compared.difference:.5f}", f"{compared.error:.5f}"
+        claim["p_holm"] = f"{p:.2g}"
+    return {
+        "row": row.name,
+        "storage": first.option("storage"),
+        "images_per_class": budget["images_per_class"],
+        "numbers": budget["coefficients"],
+        "bytes": budget.get("payload_bytes", budget["coefficient_bytes"]),
+        "lr_freq": first.option("lr_freq"),
+        "updates": first.summary[row.point]["iteration"],
+        "sets": len(made),
+        "networks": first.summary[row.point]["n"],
+        "mean": round(float(np.mean(means)), 5),
+        "std": round(float(np.std(means)), 5),
+        "means": " ".join(f"{mean:.4f}" for mean in means),
+        "against": row.against or "-",
+        **claim,
+        **_provenance(made),
+    }  # fmt: skip
+
+
+def tabulate_search(runs: Runs) -> list[dict[str, Any]]:
+    """One row for each value of each search that is finished."""
+    table = []
+    for row in runs.experiment.distilled:
+        for value in row.lr_freq:
+            run = runs.searched(row, value)
+            accuracies = {point: _mean(run, point) for point in ("start", "last")}
+            table.append({"row": row.name, "lr_freq": value, **accuracies, **_provenance([run])})
+    return table
+
+
+def _provenance(made: Sequence[RunRecord]) -> dict[str, Any]:
+    summaries = [run.summary or {} for run in made]
+    return {
+        "seconds": round(sum(each["seconds"] for each in summaries)),
+        "version": " ".join(sorted({each["version"] for each in summaries})),
+        "hardware": ", ".join(f"{key} {value}" for key, value in made[0].config["hardware"].items()),
+        "command": made[0].command({"save_path": None}),
+    }
+
+
+def show(experiment: Experiment, table: list[dict[str, Any]]) -> None:
+    """Print the table: accuracies in %, mean and standard deviation over the sets."""
+    print(f"\n{experiment.title}\ntest accuracy in %, {experiment.seeds} as seeds of the sets\n")
+    print(f"{'':<24}{'images':>8}{'bytes':>10}{'accuracy':>16}    difference")
+    for row in table:
+        accuracy = f"{percent(row['mean'])} ± {percent(row['std'])}"
+        line = f"{row['row']:<24}{row['images_per_class']:>8}{row['bytes']:>10,}{accuracy:>16}"
+        if row["against"] != "-":
+            points = f"{100 * float(row['difference']):+.2f} ± {100 * float(row['standard_error']):.2f}"
+            line += f"    {points} over {row['against']}, p {row['p_holm']}"
+        print(line)
+    print("\ndifference: mean ± standard error over the pairs of sets; p: paired t-test, corrected by Holm's method")
+
+
+def main() -> None:
+    options = parse_plain(Options)
+    experiment = read_experiment(options.experiment)
+    runs, output = Runs(experiment, Path(options.output)), Path(options.output)
+    chosen = [experiment.row(name) for name in options.rows]
+    if options.run:
+        for row in chosen or experiment.distilled:
+            runs.make(row)
+    if chosen:
+        return
+    name = options.experiment.stem
+    table, searched = tabulate(runs), tabulate_search(runs)
+    if searched:
+        write_csv(output / f"{name}_search.csv", searched)
+    write_csv(output / f"{name}.csv", table)
+    show(experiment, table)
+    print(f"table  {output / f'{name}.csv'}")
+
+
+if __name__ == "__main__":
+    run_command(main)
