@@ -30,6 +30,7 @@ from common.config.places import dataset_folder, run_folder
 from common.frequency import TransformName
 from common.images.pixels import StoredAs
 from common.report import pictures
+from common.report.description import needed_bytes
 from common.synset.file import load_synset
 from common.synset.selection import SelectionRule
 from common.system.command import run_command
@@ -179,6 +180,8 @@ def measure(variant: Variant, options: Options, passed_on: list[str]) -> tuple[d
         "selection_images": used["selection_images"] if variant.selection in ("variance", "energy") else "-",
         "k": variant.k,
         "n": summary["budget"]["images_per_class"],
+        "set_bytes": needed_bytes(summary["budget"]),
+        "paper_bytes": summary["budget"]["coefficient_bytes"],
         "lr_freq": variant.lr_freq,
         "updates": summary["last"]["iteration"],
         "batch_real": used.get("batch_real", "-"),

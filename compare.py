@@ -30,6 +30,7 @@ from scipy import stats
 from common.config.command_line import parse_plain
 from common.config.places import run_folder, seed_name
 from common.config.seeds import parse_seeds
+from common.report.description import needed_bytes
 from common.report.record import RunRecord, read_run
 from common.system.command import run_command
 from common.system.errors import InputError
@@ -150,7 +151,7 @@ class Runs:
 
     def step(self, row: Row) -> float:
         """The searched value of lr_freq with the best accuracy on the validation images."""
-        return max(row.lr_freq, key=lambda value: _mean(self.searched(row, value), "last"))
+        return max(row.lr_freq, key=lambda value: _mean(self.searched(row, value), "last") or -1.0)
 
     def searched(self, row: Row, value: float) -> RunRecord:
         """The run of one value of a search. Raises InputError if it is not finished."""
@@ -183,11 +184,21 @@ def _as_words(key: str, value: Any) -> list[str]:
     return [f"--{key}", str(value)]
 
 
-def _mean(run: RunRecord, point: str) -> float:
-    """The accuracy of a finished run's set, over its networks; -inf if all of them diverged."""
+def _mean(run: RunRecord, point: str) -> float | None:
+    """The accuracy of a finished run's set, over its networks; None if all of them diverged."""
     assert run.summary is not None
-    mean = run.summary[point]["mean"]
-    return -math.inf if mean is None else mean
+    return run.summary[point]["mean"]
+
+
+def _accuracies(runs: Runs, row: Row) -> list[float]:
+    """The accuracy of each set of a row, by seed. Raises InputError for a set that has none."""
+    means = []
+    for run in runs.sets(row):
+        mean = _mean(run, row.point)
+        if mean is None:
+            raise InputError(f"{run.folder}: every network diverged, so row '{row.name}' cannot be compared")
+        means.append(mean)
+    return means
 
 
 @dataclass
@@ -200,10 +211,11 @@ class Comparison:
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
-    """Compare two rows whose entries belong together seed by seed. p is 1 where all pairs are equal."""
+    """Compare two rows whose entries belong together seed by seed. If all pairs differ by the same, p is 1 or 0."""
     differences = np.subtract(ours, theirs)
     error = float(np.std(differences, ddof=1) / math.sqrt(len(differences)))
-    p = float(stats.ttest_rel(ours, theirs).pvalue) if error > 0 else float(not differences.any())
+    # Of equal differences only rounding is left, of which a t-test makes nonsense.
+    p = float(stats.ttest_rel(ours, theirs).pvalue) if error > 1e-9 else float(not differences.any())
     return Comparison(float(np.mean(differences)), error, p)
 
 
@@ -219,7 +231,7 @@ def holm(values: Sequence[float]) -> list[float]:
 def tabulate(runs: Runs) -> list[dict[str, Any]]:
     """One row of the table for each of the experiment. Raises InputError if a run is missing or not finished."""
     rows = runs.experiment.rows
-    means = {row.name: [_mean(run, row.point) for run in runs.sets(row)] for row in rows}
+    means = {row.name: _accuracies(runs, row) for row in rows}
     compared = {row.name: paired(means[row.name], means[row.against]) for row in rows if row.against is not None}
     corrected = dict(zip(compared, holm([each.p for each in compared.values()]), strict=True))
     return [_as_row(runs, row, means[row.name], compared.get(row.name), corrected.get(row.name)) for row in rows]
@@ -238,8 +250,8 @@ def _as_row(runs: Runs, row: Row, means: list[float], compared: Comparison | Non
         "row": row.name,
         "storage": first.option("storage"),
         "images_per_class": budget["images_per_class"],
-        "numbers": budget["coefficients"],
-        "bytes": budget.get("payload_bytes", budget["coefficient_bytes"]),
+        "bytes": needed_bytes(budget),
+        "paper_bytes": budget["coefficient_bytes"],
         "lr_freq": first.option("lr_freq"),
         "updates": first.summary[row.point]["iteration"],
         "sets": len(made),

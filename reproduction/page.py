@@ -15,7 +15,7 @@ _TEMPLATE = Path(__file__).parent / "templates" / "results.html"
 def write_results_page(path: Path, rows: Sequence[Mapping[str, Any]], title: str, notes: Sequence[str] = ()) -> None:
     """Write a page with the notes, followed by the rows, grouped by their `table` in the order in which tables come.
 
-    A row has the texts table, cell, scale, state (one of STATES), ours, n, published, difference, time, memory,
+    A row has the texts table, cell, scale, state (one of STATES), ours, n, published, difference, time, memory, bytes,
     hardware, version, note and command ("" if there is none), picture (a file, embedded as a thumbnail, or None), and
     report (a link relative to the page, or None). Raises InputError if the page cannot be written.
     """

@@ -9,6 +9,7 @@ from typing import Any
 
 from common.config.command_line import find_recipe
 from common.config.options import BufferOptions
+from common.report.description import needed_bytes
 from common.report.record import RunRecord, read_run
 from common.report.seeds import FILE as SEEDS_FILE
 from common.report.seeds import figures_over_sets, named_runs
@@ -32,6 +33,7 @@ class Row:
 
     mean is over the n networks of one set, or over the means of several `sets`. std is that over the networks of one
     set, and sets_std that over sets, None for one set. diverged: the number of networks that these figures leave out.
+    bytes: those that a decoder of one set needs; paper_bytes: its numbers, 4 bytes each, as the paper counts.
     difference: our accuracy minus the published one, only at scale full and on the dataset's own images. reduced: what
     was less than, or different from, the recipe.
     """
@@ -55,6 +57,8 @@ class Row:
     difference: float | None
     seconds: float | None
     peak_memory_bytes: int | None
+    bytes: int | None
+    paper_bytes: int | None
     images: str
     reduced: str
     note: str
@@ -138,6 +142,8 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
         difference=None if mean is None or accuracy is None or plan.scale != "full" or images else mean - accuracy,
         seconds=record.get("seconds") or figures.get("seconds"),
         peak_memory_bytes=figures.get("peak_memory_bytes"),
+        bytes=figures.get("bytes"),
+        paper_bytes=figures.get("paper_bytes"),
         images=images,
         reduced=figures.get("reduced", ""),
         note="; ".join(filter(None, notes)),
@@ -168,6 +174,8 @@ def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
         **{f"last_{name}": last.get(name) for name in ("mean", "std", "sets_std")},
         "seconds": sum(each["seconds"] for each in summaries),
         "peak_memory_bytes": max(_peak(each.get("peak_memory_bytes", {})) or 0 for each in summaries) or None,
+        "bytes": needed_bytes(summaries[0]["budget"]),
+        "paper_bytes": summaries[0]["budget"]["coefficient_bytes"],
         "reduced": _departures(cell, runs[0], summaries[0]),
         "hardware": "; ".join(dict.fromkeys(_hardware(run.config["hardware"]) for run in runs)),
         "version": "; ".join(dict.fromkeys(each["version"] for each in summaries)),

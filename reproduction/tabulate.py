@@ -27,6 +27,7 @@ _HEAD = (
     "difference",
     "time",
     "memory",
+    "bytes (paper's count)",
     "remarks",
     "hardware",
     "version",
@@ -67,6 +68,7 @@ def _cells(row: Row) -> list[str]:
         _signed(row.difference),
         _time(row.seconds),
         _memory(row.peak_memory_bytes),
+        _bytes(row),
         row.remarks,
         row.hardware,
         row.version,
@@ -83,6 +85,10 @@ def _time(seconds: float | None) -> str:
 
 def _memory(count: int | None) -> str:
     return "" if count is None else describe_bytes(count)
+
+
+def _bytes(row: Row) -> str:
+    return "" if row.bytes is None else f"{row.bytes:,} ({row.paper_bytes:,})"
 
 
 def as_csv_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -120,6 +126,7 @@ def _page_row(row: Row, page: Path) -> dict[str, Any]:
         "difference": _signed(row.difference),
         "time": _time(row.seconds),
         "memory": _memory(row.peak_memory_bytes),
+        "bytes": _bytes(row),
         "hardware": row.hardware,
         "version": row.version,
         "note": row.details,

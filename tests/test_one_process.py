@@ -110,7 +110,7 @@ def test_torchrun_is_known_by_its_environment(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "script", ["ablate.py", "demo.py", "corruption-exp/evaluate.py", "common/pretrained/__main__.py"]
+    "script", ["ablate.py", "compare.py", "demo.py", "corruption-exp/evaluate.py", "common/pretrained/__main__.py"]
 )
 def test_commands_of_one_process_refuse_torchrun(monkeypatch, script):
     started_by_torchrun(monkeypatch, 1, 2)

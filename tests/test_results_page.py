@@ -11,11 +11,13 @@ from tests.html_pages import BROWSER, HOSTILE, assert_shown, page, words
 
 
 def rows(picture):
-    nothing = dict.fromkeys(("ours", "n", "difference", "time", "memory", "hardware", "version", "note", "command"), "")
+    nothing = dict.fromkeys(
+        ("ours", "n", "difference", "time", "memory", "bytes", "hardware", "version", "note", "command"), ""
+    )
     plain = {"scale": "full", "published": "unknown", "picture": None, "report": None, **nothing}
     full = {
         "table": "Trajectories", "cell": "CIFAR10, ipc 1", "state": "finished", "ours": "60.12 ± 0.40", "n": 5,
-        "published": "60.6 ± 0.8", "difference": "-0.48", "time": "1 h 20 min", "memory": "1.2 GB", "hardware": "a GPU",
+        "published": "60.6 ± 0.8", "difference": "-0.48", "time": "1 h 20 min", "memory": "1.2 GB", "bytes": "125,440 (122,880)", "hardware": "a GPU",
         "version": "0.1.0-abc", "command": "python TM/distill.py --dataset CIFAR10 --ipc 1", "picture": picture,
         "report": "TM/CIFAR10/ipc1/run/report.html",
     }  # fmt: skip
@@ -46,7 +48,17 @@ def test_the_page_of_results_has_every_cell(results):
         # its label on the cells, and the one that counts them
         assert text.count(f'<span class="label {state}">') == count + 1
     assert [html.unescape(each) for each in re.findall("<h2>(.*?)</h2>", text)] == ["Trajectories", "ImageNet", HOSTILE]
-    for part in ("60.12 ± 0.40", "60.6 ± 0.8", "-0.48", "1 h 20 min", "1.2 GB", "a GPU", "0.1.0-abc", "--ipc 1"):
+    for part in (
+        "60.12 ± 0.40",
+        "60.6 ± 0.8",
+        "-0.48",
+        "1 h 20 min",
+        "1.2 GB",
+        "125,440 (122,880)",
+        "a GPU",
+        "0.1.0-abc",
+        "--ipc 1",
+    ):
         assert part in read
     assert read.count("scale: short") == 1
     assert text.count('href="TM/CIFAR10/ipc1/run/report.html"') == 1

@@ -141,6 +141,8 @@ def test_the_summary_is_of_the_sets_and_of_their_networks(three):
         assert figures["within"] == {"std": pytest.approx(within), "n": 6}
         assert sets_in_percent(figures) in printed
     assert str(folder / "n-seeds/seeds.json") in printed
+    assert summary["paper_bytes"] == [run["budget"]["coefficient_bytes"] for run in runs]
+    assert summary["bytes"] == [run["budget"]["coefficient_bytes"] + run["budget"]["position_bytes"] for run in runs]
 
 
 def test_the_page_says_what_each_number_is_over(made):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.report import pictures
+from common.report.description import needed_bytes
 from common.report.page import TEMPLATES, svg_uri, write_page
 from common.report.record import RunRecord, read_run
 from common.report.run_page import head_of
@@ -117,6 +118,8 @@ def _row(seed: int, run: RunRecord, folder: Path) -> dict[str, Any]:
         "link": f"../{run.folder.name}/report.html" if (run.folder / "report.html").exists() else None,
         **{key: "-" if point is None else percent_with_std(point) for key, point in points.items()},
         "networks": summary["last"]["n"],
+        "bytes": f"{needed_bytes(summary['budget']):,}",
+        "paper_bytes": f"{summary['budget']['coefficient_bytes']:,}",
         "time": describe_seconds(summary["seconds"]),
         "version": summary["version"],
     }

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from common.config.options import DistillOptions, Sources
 from common.config.places import seed_name, seeds_folder
 from common.config.seeds import parse_seeds
+from common.report.description import needed_bytes
 from common.report.record import read_run
 from common.report.seeds import FILE, figures_over_sets, named_runs, write_seeds_report
 from common.runs.finished import CONFIG, is_finished_run
@@ -83,6 +84,7 @@ def _write_summary(options: DistillOptions, objective: str, folders: dict[int, P
         _say(f"left out: {', '.join(f'seed {seed}' for seed in sorted(left))}, of other options or not finished")
     folders = dict(sorted({**others, **folders}.items()))
     first = read_run(next(iter(folders.values())))
+    summaries = [read_run(each).summary or {} for each in folders.values()]
     summary: dict[str, Any] = {
         "objective": first.objective,
         "dataset": first.option("dataset"),
@@ -90,7 +92,9 @@ def _write_summary(options: DistillOptions, objective: str, folders: dict[int, P
         "name": options.name,
         "seeds": list(folders),
         "runs": {str(seed): each.name for seed, each in folders.items()},  # beside this folder
-        **figures_over_sets([read_run(each).summary or {} for each in folders.values()]),
+        "bytes": [needed_bytes(each["budget"]) for each in summaries],  # that a decoder needs, set by set
+        "paper_bytes": [each["budget"]["coefficient_bytes"] for each in summaries],
+        **figures_over_sets(summaries),
         "version": code_version(),
     }
     write_json(folder / FILE, summary)
