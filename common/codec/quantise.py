@@ -1,9 +1,9 @@
-"""Rounding to whole steps with a dead zone, and the step at which the codes fit a budget."""
+"""Rounding to whole steps where error and rate are least together, and the step at which the codes fit a budget."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +11,11 @@ from torch import Tensor
 from common.codec.rate import Sums, shortest
 from common.codec.tables import LARGEST, TABLES, lengths
 
-DEAD_ZONE = 0.65
-"""A coefficient below this many steps from its mean is coded as zero, and the other limits lie as far above halves."""
+BIT = 0.12
+"""The squared error, in squared steps, that one bit is worth (docs/log.md)."""
+_MEANS_LIMIT = 0.65  # of a step, above which a mean is rounded up
+_NARROWEST = 1e-3  # mean magnitude in steps: below it every code is zero
+_WIDEST = (1.0, 0.95)  # limits in steps, of the first unit and of further ones
 _NEAR = 0.15  # of log2 of the step: how far a start is trusted
 _EXACT = 0.002  # of log2 of the step; the bits change by as many thousandths
 _BISECTIONS = 14
@@ -23,10 +26,66 @@ def mean_shift(count: int) -> int:
     return (count.bit_length() - 1) // 4
 
 
-def round_off(values: Tensor, step: Tensor) -> Tensor:
-    """The codes of values [...], whole numbers of the same type; step broadcasts against the values."""
-    scaled = values / step
-    return ((scaled.abs() + (1 - DEAD_ZONE)).floor() * scaled.sign()).clamp(-LARGEST, LARGEST)
+class Limits(NamedTuple):
+    """Where rounding changes, in steps, [C, P] each: the magnitude above which a code is not 0, and how far above
+    m - 1 a magnitude becomes m, for m > 1.
+    """
+
+    first: Tensor
+    further: Tensor
+
+    @classmethod
+    def of(cls, spread: Tensor) -> Limits:
+        """The limits for coefficients whose magnitudes have the mean `spread`, in steps.
+
+        At a limit both codes cost the same, squared error plus `BIT` times the code length of a Laplace distribution.
+        So rare codes are rounded to zero sooner than frequent ones.
+        """
+        spread = spread.clamp_min(_NARROWEST)
+        further = BIT / 2 / (math.log(2) * spread)  # what a further unit adds is 1 / (spread ln 2) bits
+        theta, rho = (-1 / spread).exp(), (-_MEANS_LIMIT / spread).exp()  # rho: the share of codes that are not 0
+        one = ((1 - rho) / (rho * (1 - theta) / 2)).log2()  # bits that a code of 1 has more than a 0
+        return cls((0.5 + BIT / 2 * one).clamp(0.5, _WIDEST[0]), (0.5 + further).clamp_max(_WIDEST[1]))
+
+    def magnitudes(self, sizes: Tensor, dim: int) -> Tensor:
+        """The magnitudes of the codes of sizes [C, n, P] in steps; dim: the axis that the limits lack."""
+        first, further = self.first.unsqueeze(dim), self.further.unsqueeze(dim)
+        return (sizes + (1 - further)).floor_().clamp_min_(1).mul_(sizes >= first)
+
+
+class Rounding(NamedTuple):
+    """How the coefficients of each class and position are rounded: to a mean and whole steps from it.
+
+    step [C]; means, whole numbers [C, P]; centres, their values [C, P].
+    """
+
+    step: Tensor
+    means: Tensor
+    centres: Tensor
+    limits: Limits
+
+    @classmethod
+    def of(cls, coefficients: Tensor, step: Tensor) -> Rounding:
+        """The rounding of coefficients [C, n, P] with the steps [C]."""
+        means, centres = means_of(coefficients, step)
+        sizes = (coefficients - centres[:, None]).abs_().div_(step[:, None, None])
+        return cls(step, means, centres, Limits.of(sizes.mean(dim=1)))
+
+    def of_classes(self, classes: slice | Tensor) -> Rounding:
+        """The rounding of some classes, or, by an index for each, of some images."""
+        return Rounding(
+            self.step[classes], self.means[classes], self.centres[classes],
+            Limits(self.limits.first[classes], self.limits.further[classes]),
+        )  # fmt: skip
+
+    def codes(self, values: Tensor) -> Tensor:
+        """The codes of coefficients [C, n, P], whole numbers of the same type."""
+        scaled = (values - self.centres[:, None]) / self.step[:, None, None]
+        return (self.limits.magnitudes(scaled.abs(), 1) * scaled.sign()).clamp_(-LARGEST, LARGEST)
+
+    def round(self, values: Tensor) -> Tensor:
+        """Coefficients [C, n, P] as they would be stored."""
+        return self.centres[:, None] + self.codes(values) * self.step[:, None, None]
 
 
 def means_of(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,14 +94,15 @@ def means_of(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     A mean is a whole number of parts of the step, step / 2^shift with the shift that `mean_shift` gives.
     """
     part = step[:, None] / 2 ** mean_shift(coefficients.shape[1])
-    means = round_off(coefficients.mean(dim=1), part)
+    scaled = coefficients.mean(dim=1) / part
+    means = ((scaled.abs() + (1 - _MEANS_LIMIT)).floor() * scaled.sign()).clamp(-LARGEST, LARGEST)
     return means, means * part
 
 
 def codes_of(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     """(means [C, P], codes [C, n, P]), whole numbers, of coefficients [C, n, P] with the steps [C]."""
-    means, values = means_of(coefficients, step)
-    return means, round_off(coefficients - values[:, None], step[:, None, None])
+    rounding = Rounding.of(coefficients, step)
+    return rounding.means, rounding.codes(coefficients)
 
 
 def values_of(means: Tensor, codes: Tensor, step: Tensor, shift: int | None = None) -> Tensor:
@@ -95,7 +155,8 @@ def rate_gradient(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
 
 def _sums(centred: Tensor, step: Tensor) -> Sums:
     """What the code lengths of coefficients [C, n, P] less their means depend on, [C, P]."""
-    sizes = centred.abs().div_(step[:, None, None]).add_(1 - DEAD_ZONE).floor_()
+    sizes = centred.abs().div_(step[:, None, None])
+    sizes = Limits.of(sizes.mean(dim=1)).magnitudes(sizes, 1)
     used = sizes.gt(0).float().sum(dim=1)
     return Sums(torch.full_like(used, centred.shape[1]), used, sizes.sum(dim=1), sizes.amax(dim=1))
 

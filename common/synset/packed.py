@@ -13,7 +13,7 @@ from torch import Tensor
 from common.codec.fit import Fitted, best_payload
 from common.codec.payload import Contents, decode, encode, most_images, over_channels
 from common.codec.planes import Planes
-from common.codec.quantise import StraightThrough, fit_step, int8_scales, means_of, rate_gradient, round_off
+from common.codec.quantise import Rounding, StraightThrough, fit_step, int8_scales, rate_gradient
 from common.synset import selection
 from common.synset.base import LearnedSet, SetArgs
 from common.system.errors import InputError
@@ -158,14 +158,13 @@ class PackedSet(LearnedSet):
         """Values [G, m, K] of the classes `groups` as they would be stored."""
         if self.storage == "bf16":
             return values.bfloat16().float()
-        # Scales and means are those of whole classes, and of no more classes than are asked for.
+        # Scales, means and limits are those of whole classes, and of no more classes than are asked for.
         classes, within = (groups, slice(None)) if isinstance(groups, slice) else (slice(None), groups)
         whole = self.coefficients.detach()[classes] / self.units[classes]
         if self.storage == "int8":
             scales = int8_scales(whole).float()[within][:, None]
             return (values / scales).round() * scales
-        step, centres = self._step[groups], means_of(whole, self._step[classes])[1][within][:, None]
-        return centres + round_off(values - centres, step[:, None, None]) * step[:, None, None]
+        return Rounding.of(whole, self._step[classes]).of_classes(within).round(values)
 
     def optim_step(self) -> None:
         """Take one step of the optimiser; every few, a coded set also looks for the step that keeps to the budget."""
