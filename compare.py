@@ -122,8 +122,8 @@ def read_experiment(path: Path) -> Experiment:
         raise InputError(f"{path} has two rows of one name")
     if len({len(row.lr_freq) for row in experiment.distilled}) > 1:
         raise InputError(f"{path}: every row must search as many values of lr_freq")
-    if len(parse_seeds(experiment.seeds)) < 2:
-        raise InputError(f"{path}: a comparison needs two seeds or more")
+    if len(parse_seeds(experiment.seeds)) < 2 and any(row.against for row in experiment.rows):
+        raise InputError(f"{path}: a row can be compared with another from two seeds on")
     return experiment
 
 

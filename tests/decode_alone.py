@@ -2,7 +2,6 @@
 
 import json
 import struct
-from pathlib import Path
 
 import constriction
 import numpy as np
@@ -78,18 +77,16 @@ def payload(data):
 
 def open_file(path):
     """(what is stored, images [C, n, ch, *sides]) of a synthetic-set file with coefficients of the DCT."""
-    data = Path(path).read_bytes()
+    data = np.fromfile(path, "u1").tobytes()
     end = 8 + int.from_bytes(data[:8], "little")
     head, data = json.loads(data[8:end]), data[end:]
     told = json.loads(head.pop("__metadata__")["fred"])
-    sides = told["im_size"]
     parts = {key: np.frombuffer(data[slice(*each["data_offsets"])], "u1") for key, each in head.items()}
     if "payload" in parts:
         return payload(parts["payload"].tobytes())
-    if told["transform"] != "dct":
-        raise ValueError(f"coefficients of the {told['transform']}: only those of the dct are decoded here")
+    assert told["transform"] == "dct", "other transforms are not decoded here"
     stored = parts["coefficients"].view("<f4").reshape(head["coefficients"]["shape"])
-    dense = np.zeros((*stored.shape[:3], np.prod(sides)))
+    dense = np.zeros((*stored.shape[:3], np.prod(told["im_size"])))
     where = parts["positions"].view("<i4").reshape(len(stored), 1, 1, -1)
     np.put_along_axis(dense, np.broadcast_to(where, stored.shape), stored, 3)
-    return stored, fft.idctn(dense.reshape(*stored.shape[:3], *sides), axes=range(-len(sides), 0))
+    return stored, fft.idctn(dense.reshape(*stored.shape[:3], *told["im_size"]), axes=range(-len(told["im_size"]), 0))

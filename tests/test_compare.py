@@ -120,7 +120,7 @@ def test_a_missing_run_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("before", "after", "part"),
     [
-        ('seeds = "3-5"', 'seeds = "3"', "two seeds or more"),
+        ('seeds = "3-5"', 'seeds = "3"', "from two seeds on"),
         ('against = "float32"', 'against = "float"', "no row 'float'"),
         ("lr_freq = [256, 0.001]", "lr_freq = [256]", "as many values of lr_freq"),
         ('runs = "8 bits"', 'runs = "8 bits"\nlr_freq = [1.0, 2.0]', "has no flags of its own"),

@@ -143,13 +143,13 @@ def test_float32_files_decode_alone_too(tmp_path):
 @pytest.mark.parametrize("transform", ["dft", "dwt", "identity"])
 def test_the_decoder_alone_refuses_other_transforms(tmp_path, transform):
     path = save_synset(started(transform=transform), tmp_path / "set.safetensors", METADATA)
-    with pytest.raises(ValueError, match=f"coefficients of the {transform}"):
+    with pytest.raises(AssertionError, match="other transforms are not decoded here"):
         decode_alone.open_file(path)
 
 
 def test_the_decoder_alone_is_short_and_imports_nothing_of_ours():
     lines = [line for line in Path(decode_alone.__file__).read_text().splitlines() if line.strip()]
-    assert len(lines) < 85
+    assert len(lines) < 80
     assert not [line for line in lines if "import" in line and "common" in line]
 
 
