@@ -72,6 +72,11 @@ def train_experts(options: BufferOptions) -> None:
             unit="batch",
             disable=not parallel.is_main(),
         ) as bar:
+
+            def after_batch() -> None:
+                bar.update()
+                work.raise_if_stopped()
+
             # Experts that other processes are training are skipped. With --wait, a second round waits for them.
             for patiently in (False, True) if options.wait else (False,):
                 numbers, left = left, []
@@ -79,15 +84,14 @@ def train_experts(options: BufferOptions) -> None:
                     with claimed(folder, number, shape, work.raise_if_stopped if patiently else None) as free:
                         if free:
                             bar.set_description(f"expert {number}")
-                            training = expert_epochs(
-                                network, train, protocol, number, forward, work.raise_if_stopped, bar.update
-                            )
+                            work.doing = f"a batch of expert {number}"
+                            training = expert_epochs(network, train, protocol, number, forward, after_batch)
                             trajectory = torch.empty(shape, dtype=torch.float32)
                             accuracies = dict[int, float | None]()
                             for epoch, weights in training:  # weights [P] after 0, 1, ... epochs
                                 trajectory[epoch] = weights
                                 if epoch in tested:
-                                    accuracies[epoch] = accuracy(network, test, forward, bar.update)
+                                    accuracies[epoch] = accuracy(network, test, forward, after_batch)
                             save_expert(folder, number, trajectory, accuracies)
                             told = ", ".join(
                                 f"{_told(each)} after {counted(e, 'epoch')}" for e, each in accuracies.items()

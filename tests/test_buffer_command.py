@@ -19,6 +19,7 @@ from common.experts.folder import describe, expert_file
 from common.experts.open import open_buffer
 from common.experts.train import ExpertProtocol, train_expert
 from common.networks import build_network
+from common.training import train as training
 from common.training.train import accuracy
 from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
@@ -134,6 +135,25 @@ def test_signals_leave_whole_experts(trained, tmp_path, monkeypatch, number):
     assert set(written(tmp_path)) == {"manifest.json", "expert_0000.safetensors"}
     assert train(tmp_path, "--test_every", 1).code == 0
     assert written(tmp_path) == written(trained[0])
+
+
+def test_a_signal_ends_the_test_of_an_expert(tmp_path, monkeypatch):
+    original, calls = training.accuracy, []
+
+    def tested(network, data, forward, on_batch):
+        def after_batch():
+            calls.append(None)
+            os.kill(os.getpid(), signal.SIGTERM)
+            on_batch()
+
+        return original(network, data, forward, after_batch)
+
+    monkeypatch.setattr(training, "accuracy", tested)
+    monkeypatch.setattr(training, "test_batch", lambda im_size: 8)
+    result = train(tmp_path)
+    assert result.code == 128 + signal.SIGTERM
+    assert len(calls) == 1
+    assert "stopped by SIGTERM" in result.err
 
 
 KILLER = """

@@ -1,16 +1,20 @@
 """Networks that are trained together are those that are trained alone."""
 
+import math
+
 import pytest
 import torch
 
 from common.config.options import DSA_STRATEGY
-from common.datasets import load_dataset
+from common.datasets import ImageData, load_dataset
 from common.matching import augment
 from common.matching.augment import STRATEGIES
 from common.networks import build_network, reinitialise
+from common.system.errors import Stopped
 from common.system.seeds import derive, generator
 from common.training import ensemble
-from common.training.pool import EvaluationNetwork, networks_at_once, train_and_test
+from common.training import train as train_module
+from common.training.pool import EvaluationNetwork, evaluate_pool, networks_at_once, train_and_test
 from common.training.train import Batches, EvaluationProtocol, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -96,6 +100,33 @@ def test_how_many_at_once():
     assert networks_at_once(0, torch.device("cpu")) == 1
     assert networks_at_once(0, torch.device("cuda")) > 1000
     assert networks_at_once(3, torch.device("cuda")) == networks_at_once(3, torch.device("cpu")) == 3
+
+
+@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("at", [1, 3, 4, 6])  # of 3 batches of training and 3 of the test
+def test_a_stop_ends_every_loop_over_batches_at_once(monkeypatch, together, at):
+    train_data, test_data = load_dataset("digits")
+    network = EvaluationNetwork(build_network("ConvNetD1W16", 1, 10, (8, 8)))
+    images = Batches(train_data.batch(torch.arange(150)), train_data.labels[:150])
+    monkeypatch.setattr(train_module, "test_batch", lambda im_size: 120)
+    seen, read = [], []
+    batch = ImageData.batch
+    monkeypatch.setattr(ImageData, "batch", lambda self, indices: read.append(len(indices)) or batch(self, indices))
+
+    def stop():
+        seen.append(None)
+        if len(seen) == at:
+            raise Stopped(15, "kept")
+
+    protocol = EvaluationProtocol(0, 0.05, 50, "")
+    with pytest.raises(Stopped):
+        evaluate_pool(
+            {"a": network}, lambda number: images, test_data, protocol, 1 if together == 1 else 2, 0,
+            dataset="digits", together=together, check_stop=stop,
+        )  # fmt: skip
+    assert len(seen) == at
+    tested = max(0, at - 3 * together)  # every network calls it
+    assert len(read) == math.ceil(tested / together)
 
 
 def test_a_stop_ends_the_training():

@@ -180,7 +180,7 @@ def test_a_signal_ends_it_between_two_steps():
         work.raise_if_stopped()
 
     with pytest.raises(Stopped, match="stopped by SIGTERM: finished experts are kept") as stop:
-        list(expert_epochs(small_network(), make_data(), protocol(), 0, check_stop=check))
+        list(expert_epochs(small_network(), make_data(), protocol(), 0, on_batch=check))
     assert stop.value.exit_code == 143
     assert len(steps) == 5
 

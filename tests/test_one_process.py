@@ -165,6 +165,25 @@ def test_who_is_lost_is_said_with_what_is_kept(be, monkeypatch):
             signal.signal(number, handler)
 
 
+def test_a_second_signal_says_what_is_waited_for_and_a_third_stops(capsys):
+    work, said = Stoppable("saving, then stopping", "all is saved"), []
+
+    def working():
+        with work.catching_signals():
+            for number, doing in ((signal.SIGTERM, "update 3"), (signal.SIGINT, "update 4"), (signal.SIGINT, "-")):
+                work.doing = doing
+                signal.raise_signal(number)
+                said.append(capsys.readouterr().out.strip())
+
+    with pytest.raises(KeyboardInterrupt):
+        working()
+    assert said == [
+        "SIGTERM: saving, then stopping (a second signal says what is waited for)",
+        "SIGINT: waiting until update 4 ends (a third signal stops at once)",
+    ]
+    assert work.received == signal.SIGTERM
+
+
 def test_processes_agree_on_a_signal_that_one_of_them_got(monkeypatch):
     work = Stoppable("stopping", "all is saved")
     assert not work.is_stopped()

@@ -78,7 +78,6 @@ def expert_epochs(
     protocol: ExpertProtocol,
     number: int,
     forward: Callable[[Tensor], Tensor] | None = None,
-    check_stop: Callable[[], None] = lambda: None,
     on_batch: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Train expert `number`; yield (0, its initial weights), then (epochs trained, weights) after each epoch.
@@ -87,8 +86,8 @@ def expert_epochs(
     initial weights and is trained in place; between two epochs the caller may use it, but must not change it.
     The weights depend only on the data, the protocol and the number. A smaller keep_epochs gives the beginning of the
     same trajectory. The global random state is not changed.
-    forward: the compiled network, or None to call `network` itself. check_stop is called before every step and may
-    raise. on_batch is called after every step. Raises InputError as soon as a weight is not finite.
+    forward: the compiled network, or None to call `network` itself. on_batch is called after every step, and may raise.
+    Raises InputError as soon as a weight is not finite.
     """
     reinitialise(network, derive(protocol.seed, "expert", number))
     yield 0, flatten(network.parameters())
@@ -106,7 +105,6 @@ def expert_epochs(
                 protocol.dsa_strategy,
                 draws,
                 forward,
-                check_stop,
                 on_batch,
             )
         weights = flatten(network.parameters())

@@ -48,9 +48,9 @@ class Evaluations:
     ) -> dict[str, Any]:
         """Train and test `num_eval` networks per architecture. Returns the new point and appends it to `points`.
 
-        After a stop, finished networks are not trained again. check_stop: called between training steps; it may raise.
-        after_each: called whenever a network is finished. lower: what to advise if all networks diverge, which raises
-        InputError.
+        After a stop, finished networks are not trained again. check_stop: called after every batch of training and
+        testing; it may raise. after_each: called whenever a network is finished. lower: what to advise if all networks
+        diverge, which raises InputError.
         """
         options, batches = self._setup.options, Batches(*self._setup.synset.stored().get(need_copy=True))
         self.images = 0

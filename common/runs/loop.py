@@ -30,7 +30,7 @@ from common.runs.setup import set_up
 from common.system import parallel
 from common.system.errors import InputError
 from common.system.progress import Progress
-from common.system.text import best_of
+from common.system.text import best_of, counted
 from common.training.train import EvaluationProtocol, all_finite
 
 _CHECKPOINT_SHARE = 0.01  # at most this share of the time goes to checkpoints
@@ -182,6 +182,7 @@ class Distillation(Pieces):
                     bar.set_postfix(self._postfix())
                 if self._iteration == self.options.Iteration:
                     break
+                run.doing = f"update {self._iteration + 1:,}"
                 yield self._iteration
                 if self._stage == "left":
                     raise RuntimeError("the `with` block has ended, and the run is stopped: open another to resume")
@@ -281,6 +282,7 @@ class Distillation(Pieces):
         """Evaluate the current synthetic set, and save the set, its accuracies and a picture."""
         self._save()
         begun, protocol = time.monotonic(), self._protocol
+        self._run.doing = f"a batch of the evaluation after {counted(self._iteration, 'update')}"
         point = self._evaluations.make(self._iteration, protocol, self._run.raise_if_stopped, self._save, self._lower)
         measured = self._speed.measure(begun, self._evaluations.images)
         if self._learned is not None:

@@ -17,6 +17,7 @@ from common.system.errors import ProcessLost, Stopped
 class Stoppable:
     """Work that a signal can stop. `received` is the number of the signal, or None before one arrives.
 
+    `doing` says, for people, what has to end before the work can stop; whoever does the work sets it.
     announcement: what happens next; printed when the signal arrives.
     kept: what has been saved; printed when the command ends.
     kept_anyway: replaces `kept` if another process of the job has ended.
@@ -24,12 +25,14 @@ class Stoppable:
 
     def __init__(self, announcement: str, kept: str, kept_anyway: str | None = None) -> None:
         self.received: int | None = None
+        self.doing = "what has begun"
         self._announcement, self._kept, self._kept_anyway = announcement, kept, kept_anyway or kept
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
-        """Context in which the first SIGINT or SIGTERM only sets `received`; a second signal has its usual effect.
+        """Context in which the first SIGINT or SIGTERM only sets `received`.
 
+        A second signal says what is waited for, and a third has its usual effect.
         In a job of several processes, further signals are ignored, because torchrun may forward a signal that has
         already reached the processes. torchrun kills processes that have not stopped after half a minute. If another
         process is lost, raises Stopped if a signal had arrived and ProcessLost otherwise; the message says what has
@@ -42,15 +45,20 @@ class Stoppable:
 
         several = parallel.world() > 1
 
-        def note(number: int, frame: FrameType | None) -> None:
+        def first(number: int, frame: FrameType | None) -> None:
             self.received = number
-            for each, handler in before.items():
-                signal.signal(each, signal.SIG_IGN if several else handler)
-            hint = "" if several else " (a second signal stops at once)"
+            for each in before:
+                signal.signal(each, signal.SIG_IGN if several else second)
+            hint = "" if several else " (a second signal says what is waited for)"
             tqdm.write(f"{signal.Signals(number).name}: {self._announcement}{hint}")
 
+        def second(number: int, frame: FrameType | None) -> None:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+            tqdm.write(f"{signal.Signals(number).name}: waiting until {self.doing} ends (a third signal stops at once)")
+
         for number in before:
-            signal.signal(number, note)
+            signal.signal(number, first)
         try:
             yield
         except ProcessLost as lost:

@@ -51,7 +51,6 @@ class Ensemble:
         test_data: ImageData,
         protocol: EvaluationProtocol,
         draws: Sequence[torch.Generator],
-        check_stop: Callable[[], None] = lambda: None,
         on_batch: Callable[[], object] = lambda: None,
     ) -> list[float | None]:
         """Train n networks, each on its own training set, and return their top-1 accuracies as fractions.
@@ -59,13 +58,13 @@ class Ensemble:
         The accuracy of a network that diverged is None; it does not affect the other networks.
 
         seeds: n seeds, from which the initial weights are drawn. training_sets: one per network, all of the same
-        length. draws: one CPU generator per network, for the order of images and the augmentation. check_stop is
-        called before every step and may raise. on_batch is called after every batch of training and
-        testing, once for each network. The CPU waits for the device only once, at the end.
+        length. draws: one CPU generator per network, for the order of images and the augmentation. on_batch is called
+        after every batch of training and testing, once for each network, and may raise. The CPU waits for the device
+        only once, at the end.
         Raises ValueError for training sets of different lengths.
         """
         weights, buffers = initial(self._network, seeds)
-        train(self._training, weights, buffers, training_sets, protocol, draws, check_stop, on_batch)
+        train(self._training, weights, buffers, training_sets, protocol, draws, on_batch)
         correct = torch.zeros(len(seeds), dtype=torch.long, device=test_data.labels.device)
         finite = torch.ones(len(seeds), dtype=torch.bool, device=test_data.labels.device)
         for tensor in (*weights.values(), *buffers.values()):
@@ -118,7 +117,6 @@ def train(
     training_sets: Sequence[TrainingSet],
     protocol: EvaluationProtocol,
     draws: Sequence[torch.Generator],
-    check_stop: Callable[[], None] = lambda: None,
     on_batch: Callable[[], object] = lambda: None,
 ) -> None:
     """Train the stacked networks in place, each as `train.train` would.
@@ -129,7 +127,7 @@ def train(
     if len(lengths) != 1:
         raise ValueError(f"networks that are trained together need training sets of one length, not {sorted(lengths)}")
     for optimizer in epochs(protocol, list(weights.values()), list(buffers.values())):
-        _train_epoch(stack, weights, buffers, training_sets, optimizer, protocol, draws, check_stop, on_batch)
+        _train_epoch(stack, weights, buffers, training_sets, optimizer, protocol, draws, on_batch)
 
 
 def _train_epoch(
@@ -140,7 +138,6 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     protocol: EvaluationProtocol,
     draws: Sequence[torch.Generator],
-    check_stop: Callable[[], None],
     on_batch: Callable[[], object],
 ) -> None:
     """Train every network for one epoch, each on its own images in its own order."""
@@ -148,7 +145,6 @@ def _train_epoch(
     count = len(training_sets[0].labels)
     orders = torch.stack([torch.randperm(count, generator=each) for each in draws]).to(device, non_blocking=True)
     for indices in orders.split(protocol.batch, dim=1):  # [n, B]
-        check_stop()
         images = torch.cat([data.batch(rows) for data, rows in zip(training_sets, indices, strict=True)])
         labels = torch.cat([data.labels[rows] for data, rows in zip(training_sets, indices, strict=True)])
         images = _augmented(images, protocol, draws)

@@ -64,7 +64,8 @@ def evaluate_pool(
     architectures diverge. lower: what that sentence advises, if not to lower --lr_net.
 
     training_sets: a function from a network's number to its training set, on the device of test_data. protocol:
-    completed for each network on `dataset` by `for_network`. seed, point, check_stop: as for `train_and_test`.
+    completed for each network on `dataset` by `for_network`. seed, point: as for `train_and_test`. check_stop: called
+    after every batch of training and testing; it may raise.
     together: how many networks of one architecture are trained at the same time, 0 for the number that suits the
     device. finished: accuracies from an interrupted evaluation; those networks are not trained again.
     on_accuracy: called with (name, accuracy) as each further network is finished. If networks are trained one by one,
@@ -93,6 +94,11 @@ def evaluate_pool(
         leave=leave,
         disable=not (progress and parallel.is_main()),
     )
+
+    def after_batch() -> None:
+        bar.update()
+        check_stop()
+
     with bar, computing_in(precision, test_data.device):
         for name, network in networks.items():
             if not title:
@@ -106,8 +112,7 @@ def evaluate_pool(
                 seed,
                 point,
                 together,
-                check_stop,
-                on_batch=bar.update,
+                on_batch=after_batch,
             ):
                 accuracies[name].append(each)
                 on_accuracy(name, each)
@@ -137,7 +142,6 @@ def train_and_test(
     seed: int,
     point: int = 0,
     together: int = 1,
-    check_stop: Callable[[], None] = lambda: None,
     on_batch: Callable[[], object] = lambda: None,
 ) -> Iterator[float | None]:
     """Train a new network for each of `numbers` and yield its top-1 accuracy (a fraction) when it is finished.
@@ -148,8 +152,8 @@ def train_and_test(
     run (the iteration of the run). The random draws of network `number` depend on (seed, point, number) alone, so an
     evaluation can be interrupted and resumed, and the networks can be trained in any order.
     together: how many networks are trained at the same time (`ensemble`), with the same draws as one by one. Networks
-    with dropout are always trained one by one, because their draws would differ. check_stop is called before every step
-    and may raise. on_batch is called after every batch of training and testing, for each network.
+    with dropout are always trained one by one, because their draws would differ. on_batch is called after every batch
+    of training and testing, for each network, and may raise.
     With several processes, the networks are shared out among them. All processes must call this function, and each gets
     all accuracies.
     """
@@ -164,7 +168,6 @@ def train_and_test(
                 test_data,
                 protocol,
                 [generator(seed, "evaluation draws", point, number) for number in some],
-                check_stop,
                 on_batch,
             )
             return
@@ -173,7 +176,7 @@ def train_and_test(
             reinitialise(one, derive(seed, "evaluation network", point, number))
             draws = generator(seed, "evaluation draws", point, number)
             with seeded(one, seed, "evaluation dropout", point, number):
-                train(one, training_sets(number), protocol, draws, forward, check_stop, on_batch)
+                train(one, training_sets(number), protocol, draws, forward, on_batch)
             yield accuracy(one, test_data, forward, on_batch)
 
     for some in _rounds(network.network, len(numbers), together):

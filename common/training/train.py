@@ -128,14 +128,13 @@ def train(
     protocol: EvaluationProtocol,
     draws: torch.Generator,
     forward: Callable[[Tensor], Tensor] | None = None,
-    check_stop: Callable[[], None] = lambda: None,
     on_batch: Callable[[], object] = lambda: None,
 ) -> None:
     """Train `network` in place by the protocol, so that it ends with the weights to test.
 
     draws: a CPU generator for the order of images and the augmentation. forward: the compiled network, or None to call
-    `network` itself. check_stop is called before every step and may raise. on_batch is called after each batch. The CPU
-    never waits for the device within an epoch.
+    `network` itself. on_batch is called after each batch, and may raise. The CPU never waits for the device within an
+    epoch.
     """
     for optimizer in epochs(protocol, list(network.parameters()), list(network.buffers())):
         train_epoch(
@@ -146,7 +145,6 @@ def train(
             protocol.strategy,
             draws,
             forward,
-            check_stop,
             on_batch,
             protocol.dc_strategy,
         )
@@ -207,7 +205,6 @@ def train_epoch(
     strategy: str,
     draws: torch.Generator,
     forward: Callable[[Tensor], Tensor] | None = None,
-    check_stop: Callable[[], None] = lambda: None,
     on_batch: Callable[[], object] = lambda: None,
     dc_strategy: str = "",
 ) -> None:
@@ -221,7 +218,6 @@ def train_epoch(
     network.train()
     order = torch.randperm(len(data.labels), generator=draws).to(device, non_blocking=True)
     for indices in order.split(batch):
-        check_stop()
         images, labels = data.batch(indices), data.labels[indices]
         drawn = augment.sample(strategy, len(indices), draws, images.shape[2:], one_strategy=True, device=device)
         images = augment.apply(images, drawn)
@@ -247,7 +243,7 @@ def accuracy(
 
     A network has diverged if its weights, its buffers or its outputs are not finite. Of outputs that are NaN the first
     counts as the largest, so such a network would otherwise seem to guess class 0 throughout.
-    on_batch is called after each batch. The CPU waits for the device only once, at the end.
+    on_batch is called after each batch, and may raise. The CPU waits for the device only once, at the end.
     """
     network.eval()
     forward = network if forward is None else forward
