@@ -178,6 +178,10 @@ def test_batch_statistics_are_those_of_all_classes(tmp_path, monkeypatch):
         (["--ipc", -1], ["--ipc -1 is too small"]),
         (["--ipc", 5], ["no recipe for DM on digits at ipc 5", "recipes exist for ipc 1, 2, 10", "--lr_freq"]),
         (["--recipe", "nothing"], ["DM has no recipe for 'nothing'", "digits"]),
+        (
+            ["--recipe", "imagenet-imagewoof"],
+            ["DM has no recipe for 'imagenet-imagewoof': use ImageNet-abcde/distill.py --objective DM, which has one"],
+        ),
         (["--batch_real", 0], ["--batch_real 0 is too small"]),
         (["--num_eval", 0], ["--num_eval 0 is too small"]),
         (["--Iteration", -1], ["--Iteration -1 is too small"]),
@@ -251,7 +255,7 @@ def test_a_folder_is_distilled_and_evaluated_elsewhere(tmp_path):
     result = call(*evaluate, "--dataset", f"folder:{moved}")
     assert result.code == 0, result.err
     other = make_folder(tmp_path / "other", names=("a", "c"))
-    assert_refused(call(*evaluate, "--dataset", f"folder:{other}"), "other classes")
+    assert_refused(call(*evaluate, "--dataset", f"folder:{other}"), "was made for the classes")
     larger = make_folder(tmp_path / "larger", size=(16, 16))
     assert_refused(call(*evaluate, "--dataset", f"folder:{larger}"), "give the --dataset it was made from")
     assert_refused(call(*evaluate, "--dataset", "digits"), "mean has 3 values")

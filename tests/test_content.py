@@ -1,5 +1,6 @@
 """What a dataset holds is known by its pixels and labels, not by its name: runs, checkpoints and sets keep to it."""
 
+import json
 import os
 import shutil
 
@@ -138,6 +139,39 @@ def test_a_set_is_not_evaluated_on_other_images_without_a_word(images, tmp_path)
     chosen = call("DM/evaluate.py", *words, "--dataset", f"folder:{images}")
     assert chosen.code == 0
     assert "was made from other images than these" in chosen.out + chosen.err
+
+
+@pytest.mark.parametrize(
+    ("cat", "dog", "told"),
+    [("C_at!", "dog", "by letters and digits: C_at! is cat"), ("cat", "Dog", "by letters and digits: Dog is dog")],
+)
+def test_classes_are_found_by_the_letters_and_digits_of_their_names(tmp_path, cat, dog, told):
+    """In whatever order; "Dog" comes before "cat", as folders are sorted."""
+    images = make_folder(tmp_path / "images", count=40)
+    assert distil(images, tmp_path / "runs").code == 0
+    (file,) = (tmp_path / "runs").rglob("synset.safetensors")
+    words = ["--synset", file, "--device", "cpu", "--num_eval", 2, "--epoch_eval_train", 20, "--output"]
+    assert call("DM/evaluate.py", *words, tmp_path / "before.json").code == 0
+    for split in ("train", "test"):
+        for name, new in (("cat", cat), ("dog", dog)):
+            (images / split / name).rename(images / split / new)
+    result = call("DM/evaluate.py", *words, tmp_path / "after.json", "--dataset", f"folder:{images}")
+    assert result.code == 0, result.err
+    assert f"the classes of folder:{images} are those of {file}, {told}" in result.out
+    before, after = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("before", "after"))
+    assert before["accuracies"] == after["accuracies"]
+    assert before["mean"] > 0.8
+
+
+@pytest.mark.parametrize("names", [("cat", "bird"), ("cat", "c.at"), ("dog", "dog ")])
+def test_other_classes_are_refused_with_both_lists(tmp_path, names):
+    images = make_folder(tmp_path / "images")
+    assert distil(images, tmp_path / "runs").code == 0
+    (file,) = (tmp_path / "runs").rglob("synset.safetensors")
+    other = make_folder(tmp_path / "other", names)
+    result = call("DM/evaluate.py", "--synset", file, "--device", "cpu", "--dataset", f"folder:{other}")
+    listed = ", ".join(sorted(names))
+    assert_refused(result, f"was made for the classes cat, dog, and those of folder:{other} are {listed}", "--dataset")
 
 
 def test_a_set_that_does_not_say_what_it_was_made_from_is_believed_with_a_line():

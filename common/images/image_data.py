@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -213,6 +213,27 @@ def different_content(there: dict[str, Any], here: dict[str, Any]) -> str:
     if not told and there["fingerprint"] != here["fingerprint"]:
         told.append("as many images, but with other pixels or labels")
     return ", ".join(told)
+
+
+def same_classes(here: Sequence[str], there: Sequence[str]) -> dict[str, str] | None:
+    """For each name of a class here the name of that class there; None if they are other classes.
+
+    Names are the same if their letters and digits are: "T-shirt/top" cannot be the name of a folder, "T-shirt_top" can.
+    """
+    known = {_letters_and_digits(name): name for name in there}
+    same = {name: known.get(_letters_and_digits(name), "") for name in here}
+    one_to_one = len(known) == len(set(same.values()) & set(there)) == len(here) == len(there)
+    return same if one_to_one else None
+
+
+def with_classes(data: ImageData, same: Mapping[str, str], order: Sequence[str]) -> ImageData:
+    """The same images, with their classes called as `same` says, in this order."""
+    label = torch.tensor([order.index(same[name]) for name in data.class_names], device=data.labels.device)
+    return replace(data, labels=label[data.labels], class_names=tuple(order))
+
+
+def _letters_and_digits(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold())) or name
 
 
 @dataclass(frozen=True)

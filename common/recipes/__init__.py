@@ -24,6 +24,7 @@ from typing import Any
 
 from common.datasets.imagenet_classes import NAMES, WHOLE
 from common.system.errors import InputError
+from common.system.scripts import distill_script
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -130,7 +131,9 @@ def check_dataset(objective: str, dataset: str) -> None:
         names = ", ".join(_datasets(objective))
         if not names:
             raise InputError(f"{objective} has no recipes: leave out --recipe")
-        raise InputError(f"{objective} has no recipe for '{dataset}': choose one of {names}")
+        others = [other for other in OBJECTIVES if other.endswith(f"/{objective}") and dataset in _datasets(other)]
+        elsewhere = f"use {' '.join(distill_script(others[0]))}, which has one, or " if others else ""
+        raise InputError(f"{objective} has no recipe for '{dataset}': {elsewhere}choose one of {names}")
 
 
 def _datasets(objective: str) -> list[str]:

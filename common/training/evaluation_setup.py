@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from common.config.command_line import find_recipe, with_recipe
 from common.config.evaluate_options import EvaluateOptions
 from common.config.options import DataOptions, DistillOptions
 from common.datasets import ImageData, check_dataset, has_image_files, is_resizable, load_dataset
-from common.images.image_data import content_of, different_content
+from common.images.image_data import content_of, different_content, same_classes, with_classes
 from common.images.pixel_values import as_normalised
 from common.images.pixels import Decoding, Resize, ResizeMode
 from common.images.zca import whiten, whitening_fingerprint, whitening_of
@@ -100,9 +100,7 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
             f"the test images are {(test.channels, *test.im_size)}, "
             f"the synthetic ones {(synset.channel, *synset.im_size)}: give the --dataset it was made from"
         )
-    names = metadata.get("class_names")
-    if test.num_classes != synset.num_classes or names not in (None, list(test.class_names)):
-        raise InputError(f"{file} was made for other classes than those of {test.name}: give its own --dataset")
+    train, test = _with_classes_of(file, metadata.get("class_names"), synset.num_classes, train, test)
     if zca is not None and zca["fingerprint"] not in (None, whitening_fingerprint(train.images, zca["eps"])):
         raise InputError(
             f"{file} was whitened by other training images than those of {train.name}: "
@@ -128,6 +126,35 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
         resized,
         metadata.get("accuracy"),
     )
+
+
+def _with_classes_of(
+    file: str, names: list[str] | None, count: int, train: ImageData, test: ImageData
+) -> tuple[ImageData, ImageData]:
+    """The images with the classes of a set, called and ordered as in its file; a line says so where they differ.
+
+    Raises InputError if they have other classes.
+    """
+    if test.num_classes == count and names in (None, list(test.class_names)):
+        return train, test
+    same = None if names is None else same_classes(test.class_names, names)
+    if names is None or same is None:
+        told = f"{count} classes" if names is None else f"the classes {_shortened(names)}"
+        raise InputError(
+            f"{file} was made for {told}, and those of {test.name} are {_shortened(test.class_names)}: "
+            "give its own --dataset"
+        )
+    renamed = [f"{here} is {there}" for here, there in same.items() if here != there]
+    how = f"by letters and digits: {_shortened(renamed)}" if renamed else "in the order of the file"
+    if parallel.is_main():
+        tqdm.write(f"the classes of {test.name} are those of {file}, {how}")
+    return with_classes(train, same, names), with_classes(test, same, names)
+
+
+def _shortened(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _check_content(
