@@ -92,6 +92,38 @@ def test_archives_that_are_there_are_unpacked_without_a_download(
     assert (len(train), len(test)) == (30, 20)
 
 
+def test_archives_compressed_otherwise_are_unpacked_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, arrays = make_idx_set(tmp_path)
+    resources = []
+    for file in arrays:
+        content = (raw / file).read_bytes()
+        (raw / f"{file}.gz").write_bytes(gzip.compress(content, compresslevel=1))
+        (raw / file).unlink()
+        resources.append((f"{file}.gz", hashlib.md5(gzip.compress(content)).hexdigest()))
+    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
+    train, test = load_dataset("MNIST", tmp_path, download=False)
+    assert (len(train), len(test)) == (30, 20)
+    told = f"{raw / 'train-images-idx3-ubyte.gz'} has another checksum than the published file"
+    assert capsys.readouterr().out.count(told) == 1
+    load_dataset("MNIST", tmp_path, download=False)
+    assert "checksum" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>not found", gzip.compress(b"\0" * 100)[:-9], gzip.compress(b"other")],
+    ids=["empty", "page", "cut", "other"],
+)
+def test_archives_of_something_else_count_as_missing(tmp_path: Path, content: bytes) -> None:
+    raw, _ = make_idx_set(tmp_path)
+    (raw / "train-images-idx3-ubyte").unlink()
+    (raw / "train-images-idx3-ubyte.gz").write_bytes(content)
+    with pytest.raises(InputError, match=r"MNIST is not in .*train-images-idx3-ubyte not found"):
+        load_dataset("MNIST", tmp_path, download=False)
+
+
 def write_pickle(file: Path, content: dict) -> str:
     """Write a batch as CIFAR's are, and return its checksum."""
     file.write_bytes(pickle.dumps(content))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -9,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from common.datasets.files import damaged, downloading, missing, read_variables
 from common.images.image_data import ImageData, Loader, Request, Statistics
+from common.system.files import write_atomically
 
+_LARGEST_IDX = 16 + 60_000 * 28 * 28  # bytes of the largest of the files
 # The values that the published recipes normalise with; their learning rates depend on them.
 STATISTICS: dict[str, Statistics] = {
     "MNIST": ((0.1307,), (0.3081,)),
@@ -106,6 +111,9 @@ def _load_idx(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
     raw = request.data_path / name / "raw"
     archives = {raw / file: md5 for file, md5 in kind.resources}
     files = [archive.with_suffix("") for archive in archives]
+    for archive, file in zip(archives, files, strict=True):
+        if archive.is_file() and not file.is_file() and not check_integrity(archive, archives[archive]):
+            _unpack_another(archive, file)
     lacking = [file for file in files if not file.is_file()]
     if lacking:
         # Archives that somebody has put there are unpacked whether or not downloads are allowed.
@@ -126,17 +134,36 @@ def _load_idx(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
     return splits[0], splits[1]
 
 
+def _unpack_another(archive: Path, file: Path) -> None:
+    """Unpack an archive that is not the published one, such as one that was compressed anew.
+
+    One that does not hold such a file is left alone, and counts as missing.
+    """
+    try:
+        with gzip.open(archive) as packed:
+            content = packed.read(_LARGEST_IDX + 1)
+    except (OSError, EOFError, zlib.error):
+        return
+    if _is_idx(file, content[:16], len(content)):
+        tqdm.write(f"{archive} has another checksum than the published file, but holds one of its form: it is used")
+        write_atomically(file, lambda temporary: temporary.write_bytes(content))
+
+
 def _check_idx(file: Path) -> None:
     """Raise `InputError` unless an idx file is as long as its header says; torchvision does not look."""
     with file.open("rb") as stream:
         header = stream.read(16)
+    if not _is_idx(file, header, file.stat().st_size):
+        raise damaged([file])
+
+
+def _is_idx(file: Path, header: bytes, size: int) -> bool:
+    """Whether the first 16 bytes of an idx file with this name say that it has `size` bytes, and some content."""
     dimensions = 3 if "idx3" in file.name else 1
     sizes = [int.from_bytes(header[4 * i : 4 * i + 4], "big") for i in range(1, dimensions + 1)]
     # The magic number: two zeros, 8 for unsigned bytes, the number of dimensions.
-    if header[:4] != bytes([0, 0, 8, dimensions]) or file.stat().st_size != 4 + 4 * dimensions + prod(sizes):
-        raise damaged([file])
-    if prod(sizes) == 0:
-        raise damaged([file])
+    whole = header[:4] == bytes([0, 0, 8, dimensions]) and size == 4 + 4 * dimensions + prod(sizes)
+    return whole and prod(sizes) > 0
 
 
 def _load_cifar(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
