@@ -355,6 +355,45 @@ def test_incomplete_tree_is_explained(tmp_path: Path, gone: list[str], words: st
         load_folder(root)
 
 
+def unsplit(root: Path, counts: dict[str, int]) -> Path:
+    for number, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (8, 8), (index, 100 * number, 7)).save(root / name / f"{index:02}.png")
+    return root
+
+
+def test_a_folder_that_is_not_split_holds_a_share_of_each_class_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = unsplit(tmp_path / "mine", {"cat": 20, "dog": 11, "eel": 2})
+    train, test = load_folder(root)
+    assert train.class_names == ("cat", "dog", "eel")
+    assert torch.bincount(train.labels).tolist() == [16, 9, 1]
+    assert torch.bincount(test.labels).tolist() == [4, 2, 1]
+    together = {tuple(image[:, 0, 0].tolist()) for data in (train, test) for image in data.images}
+    assert len(together) == 33  # each image is in one of both
+    again = load_folder(root)
+    assert torch.equal(again[1].images, test.images)
+    load_dataset(f"folder:{root}", progress=True)
+    told = f"{root} has no train/ and test/: 7 of its 33 images, 20% of each class, are held out for tests"
+    assert told in capsys.readouterr().out
+
+
+def test_what_is_held_out_is_a_mixture(tmp_path: Path) -> None:
+    """Files are often in the order in which they were taken."""
+    _, test = load_folder(unsplit(tmp_path, {"cat": 50, "dog": 50}))
+    for label in (0, 1):
+        index = test.images[test.labels == label][:, 0, 0, 0].tolist()
+        assert min(index) < 20 < 30 < max(index)
+
+
+def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:
+    root = unsplit(tmp_path, {"cat": 5, "dog": 1})
+    with pytest.raises(InputError, match="dog has one image: add another, for one is held out for tests"):
+        load_folder(root)
+
+
 def test_hidden_folders_and_other_files_are_no_classes(tmp_path: Path) -> None:
     make_tree(tmp_path)
     (tmp_path / "train" / ".ipynb_checkpoints").mkdir()

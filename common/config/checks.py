@@ -18,8 +18,11 @@ from common.synset.packed import check_shared
 from common.system.errors import InputError
 
 
-def check(options: DistillOptions, objective: str) -> None:
-    """Raise InputError for the first option of a distillation that cannot work. No data is read."""
+def check(options: DistillOptions, objective: str, k_follows: bool = False) -> None:
+    """Raise InputError for the first option of a distillation that cannot work. No data is read.
+
+    k_follows: k is decided when the images are known.
+    """
     check_dataset(options.dataset, options.subset)
     for key in ("ipc", "batch_real", "batch_train", "num_eval", "image_size", "chunk", "workers", "bits_per_class"):
         check_least(options, key, 1)
@@ -41,7 +44,7 @@ def check(options: DistillOptions, objective: str) -> None:
         raise InputError(f"--name '{options.name}' is not the name of a folder: --save_path says where it lies")
     all_pixels = options.transform == "identity" and options.msz_per_channel == 0
     check_storage(options)
-    no_k = all_pixels or options.storage == "coded"
+    no_k = all_pixels or options.storage == "coded" or k_follows
     if options.lr_freq == 0 or (options.msz_per_channel == 0 and not no_k):
         if not recipes.available(objective):
             raise InputError(f"{objective} has no recipes: give --msz_per_channel and --lr_freq")

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, get_type_hints
 import tyro
 
 from common import recipes
+from common.config import rule
 from common.config.checks import check, check_floats, check_positive, refuse_flags
 from common.config.options import ALIASES, BufferOptions, DataOptions, DistillOptions, Sources
 from common.datasets import is_resizable
@@ -85,8 +86,8 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     for key in ("msz_per_channel", "lr_freq"):
         if key in flags:
             check_positive(options, key)
-    options, sources = _as_stored(*_at_size(options, sources, recipe))
-    check(options, objective)
+    options, sources = rule.mark(*_as_stored(*_at_size(options, sources, recipe)), objective)
+    check(options, objective, rule.is_left(sources, "msz_per_channel"))
     return options, sources
 
 

@@ -1,8 +1,15 @@
-"""`folder:PATH`: a tree of image files as torchvision's ImageFolder reads it, PATH/{train,test or val}/CLASS/FILE."""
+"""`folder:PATH`: a tree of image files as torchvision's ImageFolder reads it, PATH/{train,test or val}/CLASS/FILE.
+
+PATH/CLASS/FILE will do: a share of each class is then held out for tests.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import torch
+from tqdm import tqdm
 
 from common.images.image_data import ImageData, Request
 from common.images.image_tree import (
@@ -16,9 +23,12 @@ from common.images.image_tree import (
     load_tree,
 )
 from common.system.errors import InputError
+from common.system.seeds import generator
 
 PREFIX = "folder:"
 TEST_FOLDERS = ("test", "val")  # the first that exists
+HELD_OUT = 0.2
+"""The share of each class that is the test split where a folder has none."""
 
 
 def load(path: str, request: Request) -> tuple[ImageData, ImageData]:
@@ -28,7 +38,14 @@ def load(path: str, request: Request) -> tuple[ImageData, ImageData]:
     Raises `InputError` if the tree is not complete, or a file is damaged or of another size than the rest.
     """
     folder = Path(path).expanduser().resolve()
-    return load_tree(read_tree(folder), folder, request, f"{PREFIX}{folder}")
+    tree = read_tree(folder)
+    if tree.is_held_out and request.progress:
+        total = len(tree.train) + len(tree.test)
+        tqdm.write(
+            f"{folder} has no train/ and test/: {len(tree.test):,} of its {total:,} images, {HELD_OUT:.0%} of each "
+            "class, are held out for tests"
+        )
+    return load_tree(tree, folder, request, f"{PREFIX}{folder}")
 
 
 def read_tree(folder: Path) -> Tree:
@@ -36,8 +53,12 @@ def read_tree(folder: Path) -> Tree:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give folder:PATH the folder that holds train/ and test/ (or val/)")
     train = folder / "train"
+    if not any((folder / name).exists() for name in ("train", *TEST_FOLDERS)) and (whole := _unsplit(folder)):
+        return whole
     if not train.is_dir():
-        raise InputError(f"{folder} has no folder train/: put the training images into train/CLASS/")
+        raise InputError(
+            f"{folder} has no folder train/: put the training images into train/CLASS/, or all images into CLASS/"
+        )
     test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
     if test is None:
         raise InputError(f"{folder} has neither test/ nor val/: put the test images into test/CLASS/")
@@ -64,8 +85,32 @@ def read_tree(folder: Path) -> Tree:
     return Tree(tuple(names), _files(train, names, left_out), _files(test, names, left_out), left_out)
 
 
+def _unsplit(folder: Path) -> Tree | None:
+    """The tree of a folder that holds the folders of its classes, the same at every start; None if it holds none.
+
+    The share `HELD_OUT` of each class, rounded, is the test split. Raises InputError for a class of one image.
+    """
+    left_out = LeftOut()
+    names = class_folders(folder, left_out)
+    if len(names) < 2:
+        return None
+    train, test = list[ImageFile](), list[ImageFile]()
+    for label, files in enumerate(_by_class(folder, names, left_out)):
+        count = max(1, round(HELD_OUT * len(files)))
+        if count == len(files):
+            raise InputError(f"{folder / names[label]} has one image: add another, for one is held out for tests")
+        held = set(torch.randperm(len(files), generator=generator(0, "held out", label))[:count].tolist())
+        train += [file for i, file in enumerate(files) if i not in held]
+        test += [file for i, file in enumerate(files) if i in held]
+    return Tree(tuple(names), train, test, left_out, is_held_out=True)
+
+
 def _files(split: Path, names: list[str], left_out: LeftOut) -> list[ImageFile]:
-    files = []
+    return [file for files in _by_class(split, names, left_out) for file in files]
+
+
+def _by_class(split: Path, names: list[str], left_out: LeftOut) -> Iterator[list[ImageFile]]:
+    """The files of each class. Raises InputError for a class without any."""
     for label, name in enumerate(names):
         found = image_files(split / name, label, left_out)
         if not found:
@@ -75,5 +120,4 @@ def _files(split: Path, names: list[str], left_out: LeftOut) -> list[ImageFile]:
             raise InputError(
                 f"{split / name} has no images ({' '.join(EXTENSIONS)}){has}: add some, or remove the class everywhere"
             )
-        files += found
-    return files
+        yield found

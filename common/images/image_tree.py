@@ -73,6 +73,8 @@ class Tree(NamedTuple):
     train: list[ImageFile]
     test: list[ImageFile]
     left_out: LeftOut
+    is_held_out: bool = False
+    """Whether the test split was taken from the training images, for want of one."""
 
 
 def class_folders(split: Path, left_out: LeftOut) -> list[str]:

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from common import frequency
 from common.codec.planes import usual_colour
+from common.config import rule
 from common.config.options import DistillOptions, Sources
 from common.images.image_data import ImageData, content_of
 from common.networks import Network, build_network, has_batchnorm, has_dropout
@@ -66,6 +68,9 @@ def set_up(options: DistillOptions, sources: Sources, objective: str | None = No
     device = resolve_device(options.device)
     check_precision(options.precision, device)
     train, test = options.load()
+    options, ruled = rule.decide(options, sources, train.channels, train.im_size, train.smallest_class)
+    if ruled and parallel.is_main():
+        tqdm.write(f"no recipe for {train.name}, by rule (docs/recipes.md): {' '.join(ruled)}")
     options, sources = _fitted(options, sources, train.im_size)
     content = content_of(train, test)
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)

@@ -1,0 +1,70 @@
+"""Hyper-parameters for images of one's own, by a rule that takes their shape and number alone (docs/recipes.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from common.config.options import DistillOptions, Sources
+from common.datasets import PREFIXES
+from common.synset.adam import ADAM_STEP
+
+Options = TypeVar("Options", bound=DistillOptions)
+
+SOURCE = "rule: docs/recipes.md"
+OBJECTIVES = ("DM", "DC")
+"""The objectives that the rule serves; trajectory matching needs experts first."""
+_SHARES = {1: 4, 3: 16}  # by the number of channels: one coefficient of so many is kept
+_DEPTHS = ((32, 3), (64, 4), (128, 5))  # of the ConvNet, for sides up to so many pixels
+_DEEPEST = 6
+
+
+def mark(options: Options, sources: Sources, objective: str) -> tuple[Options, Sources]:
+    """Leave to the rule what neither a flag nor a recipe says of a set that could not be distilled otherwise.
+
+    The rule is for images of one's own: of `folder:` and `hf:`, without --recipe. What it decides has the source
+    `SOURCE`, and its value is found by `decide` when the images are known.
+    """
+    complete = options.lr_freq > 0 and (options.msz_per_channel > 0 or options.storage == "coded")
+    own = options.dataset.startswith(tuple(PREFIXES)) and options.recipe is None
+    served = objective.rpartition("/")[2] in OBJECTIVES and options.transform == "dct"
+    if complete or not own or not served:
+        return options, sources
+    undecided = ["msz_per_channel", "model"]
+    if options.positions != "joint":
+        undecided += ["selection", "selection_images"]
+    if sources["lr_freq"] != "flag" and options.optimizer in (None, "adam"):
+        undecided += ["lr_freq", "optimizer"]
+        options = dataclasses.replace(options, optimizer="adam", lr_freq=ADAM_STEP)
+    return options, sources | {key: SOURCE for key in undecided if sources[key] != "flag"}
+
+
+def is_left(sources: Sources, key: str) -> bool:
+    """Whether the rule decides an option."""
+    return sources[key] == SOURCE
+
+
+def decide(
+    options: Options, sources: Sources, channels: int, im_size: Sequence[int], smallest: int
+) -> tuple[Options, list[str]]:
+    """The options with the values of the rule, and what it decided, in words; [] if nothing is left to it.
+
+    smallest: the number of images of the smallest class, which a set cannot exceed.
+    """
+    d = math.prod(im_size)
+    k = max(d // _SHARES.get(channels, _SHARES[3]), math.ceil(options.ipc * d / smallest), 1)
+    depth = next((each for side, each in _DEPTHS if max(im_size) <= side), _DEEPEST)
+    # The variance drops the mean of a class, which images of one channel, such as drawings and letters, often share.
+    one = channels == 1
+    values: dict[str, Any] = {
+        "model": f"ConvNetD{depth}",
+        "msz_per_channel": k,
+        "selection": "energy" if one else "variance",
+        "selection_images": "class" if one else "init",
+    }
+    found = {key: value for key, value in values.items() if is_left(sources, key)}
+    told = [f"--{key} {value}" for key, value in found.items()]
+    told += [f"--{key} {getattr(options, key)}" for key in ("optimizer", "lr_freq") if is_left(sources, key)]
+    return dataclasses.replace(options, **found), told
