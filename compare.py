@@ -57,7 +57,7 @@ class Options:
     run: bool = True
     """False: make no runs; write the tables from those that are there"""
     output: str = "runs/compare"
-    """folder for the run folders and the tables <experiment>.csv and <experiment>_search.csv"""
+    """folder for the run folders and the tables: <experiment>.csv, and with _claims and _search in the name"""
 
 
 class _Model(BaseModel):
@@ -75,8 +75,8 @@ class Row(_Model):
     """another row whose runs these are; only `point` differs"""
     point: Literal["start", "last"] = "last"
     """which evaluation: before the first update, or after the last"""
-    against: str | None = None
-    """the row to compare with"""
+    against: tuple[str, ...] = ()
+    """the rows to compare with"""
 
 
 class Experiment(_Model):
@@ -114,7 +114,7 @@ def read_experiment(path: Path) -> Experiment:
         first = error.errors()[0]
         raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     for row in experiment.rows:
-        for other in filter(None, (row.runs, row.against)):
+        for other in (*row.against, *filter(None, [row.runs])):
             experiment.row(other)
         if row.runs is not None and (row.flags or row.lr_freq or experiment.row(row.runs).runs):
             raise InputError(f"{path}: row '{row.name}' takes the runs of '{row.runs}': it has no flags of its own")
@@ -228,24 +228,27 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def tabulate(runs: Runs) -> list[dict[str, Any]]:
-    """One row of the table for each of the experiment. Raises InputError if a run is missing or not finished."""
+def tabulate(runs: Runs) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(one line for each row, one for each comparison). Raises InputError if a run is missing or not finished."""
     rows = runs.experiment.rows
     means = {row.name: _accuracies(runs, row) for row in rows}
-    compared = {row.name: paired(means[row.name], means[row.against]) for row in rows if row.against is not None}
-    corrected = dict(zip(compared, holm([each.p for each in compared.values()]), strict=True))
-    return [_as_row(runs, row, means[row.name], compared.get(row.name), corrected.get(row.name)) for row in rows]
+    compared = {(row.name, other): paired(means[row.name], means[other]) for row in rows for other in row.against}
+    corrected = holm([each.p for each in compared.values()])
+    claims = [
+        {
+            "row": row, "against": other, "difference": round(each.difference, 5),
+            "standard_error": round(each.error, 5), "p": f"{each.p:.2g}", "p_holm": f"{p:.2g}",
+        }
+        for ((row, other), each), p in zip(compared.items(), corrected, strict=True)
+    ]  # fmt: skip
+    return [_as_row(runs, row, means[row.name]) for row in rows], claims
 
 
-def _as_row(runs: Runs, row: Row, means: list[float], compared: Comparison | None, p: float | None) -> dict[str, Any]:
+def _as_row(runs: Runs, row: Row, means: list[float]) -> dict[str, Any]:
     made = runs.sets(row)
     first = made[0]
     assert first.summary is not None
     budget = first.summary["budget"]
-    claim = {"difference": "-", "standard_error": "-", "p_holm": "-"}
-    if compared is not None:
-        claim["difference"], claim["standard_error"] = f"{compared.difference:.5f}", f"{compared.error:.5f}"
-        claim["p_holm"] = f"{p:.2g}"
     return {
         "row": row.name,
         "storage": first.option("storage"),
@@ -259,10 +262,8 @@ def _as_row(runs: Runs, row: Row, means: list[float], compared: Comparison | Non
         "mean": round(float(np.mean(means)), 5),
         "std": round(float(np.std(means)), 5),
         "means": " ".join(f"{mean:.4f}" for mean in means),
-        "against": row.against or "-",
-        **claim,
         **_provenance(made),
-    }  # fmt: skip
+    }
 
 
 def tabulate_search(runs: Runs) -> list[dict[str, Any]]:
@@ -286,18 +287,21 @@ def _provenance(made: Sequence[RunRecord]) -> dict[str, Any]:
     }
 
 
-def show(experiment: Experiment, table: list[dict[str, Any]]) -> None:
-    """Print the table: accuracies in %, mean and standard deviation over the sets."""
-    print(f"\n{experiment.title}\ntest accuracy in %, {experiment.seeds} as seeds of the sets\n")
-    print(f"{'':<24}{'images':>8}{'bytes':>10}{'accuracy':>16}    difference")
+def show(experiment: Experiment, table: list[dict[str, Any]], claims: list[dict[str, Any]]) -> None:
+    """Print both tables: accuracies in %, mean and standard deviation over the sets, and their differences."""
+    print(f"\n{experiment.title}\ntest accuracy in %, sets of the seeds {experiment.seeds}\n")
+    print(f"{'':<24}{'images':>8}{'bytes':>12}{'(paper: 4 each)':>17}{'accuracy':>16}")
     for row in table:
         accuracy = f"{percent(row['mean'])} ± {percent(row['std'])}"
-        line = f"{row['row']:<24}{row['images_per_class']:>8}{row['bytes']:>10,}{accuracy:>16}"
-        if row["against"] != "-":
-            points = f"{100 * float(row['difference']):+.2f} ± {100 * float(row['standard_error']):.2f}"
-            line += f"    {points} over {row['against']}, p {row['p_holm']}"
-        print(line)
-    print("\ndifference: mean ± standard error over the pairs of sets; p: paired t-test, corrected by Holm's method")
+        sizes = f"{row['images_per_class']:>8}{row['bytes']:>12,}{row['paper_bytes']:>17,}"
+        print(f"{row['row']:<24}{sizes}{accuracy:>16}")
+    if claims:
+        print(
+            "\ndifference ± its standard error over the pairs of sets; p of a paired t-test, corrected by Holm's method"
+        )
+    for claim in claims:
+        points = f"{100 * claim['difference']:+.2f} ± {100 * claim['standard_error']:.2f}"
+        print(f"{claim['row']} over {claim['against']}: {points}, p {claim['p_holm']}")
 
 
 def main() -> None:
@@ -311,12 +315,13 @@ def main() -> None:
     if chosen:
         return
     name = options.experiment.stem
-    table, searched = tabulate(runs), tabulate_search(runs)
-    if searched:
-        write_csv(output / f"{name}_search.csv", searched)
-    write_csv(output / f"{name}.csv", table)
-    show(experiment, table)
-    print(f"table  {output / f'{name}.csv'}")
+    (table, claims), searched = tabulate(runs), tabulate_search(runs)
+    show(experiment, table, claims)
+    print()
+    for part, rows in {"": table, "_claims": claims, "_search": searched}.items():
+        if rows:
+            write_csv(output / f"{name}{part}.csv", rows)
+            print(f"table  {output / f'{name}{part}.csv'}")
 
 
 if __name__ == "__main__":
