@@ -229,5 +229,5 @@ def test_the_committed_readme_has_a_place_for_the_table(bench):
 
 def test_the_scaling_plot_draws_every_curve(bench, tmp_path):
     curves = {"time": {"eager": {1: 1.0, 2: 2.0}}, "memory": {"plain": {1: 5.0}, "adjoint": {1: 4.0, 50: 4.0}}}
-    figure = bench.scaling.draw(curves, bench.scaling.Options())
+    figure = bench.scaling.draw(curves, bench.scaling.Options(), CPU)
     assert [len(axes.lines) for axes in figure.axes] == [1, 2]
