@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -12,9 +10,8 @@ import ablate
 from common import frequency
 from common.synset.file import load_synset
 from common.training.stored_real import describe_storage
-from tests.command_line import assert_refused, call
+from tests.command_line import assert_refused, call, run_here
 
-really_run = subprocess.run
 pytestmark = pytest.mark.usefixtures("no_report")
 
 QUICK = ["--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0, "--batch_real", 8, "--model", "ConvNetD1W32"]
@@ -33,14 +30,6 @@ def table(tmp_path_factory):
     assert result.code == 0, result.err
     with (path / "DM_digits_ipc1.csv").open() as file:
         return path, list(csv.DictReader(file)), result.out
-
-
-def run_here(command, **named):
-    if command[0] == "git":
-        return really_run(command, **named)
-    result = call(command[1], *command[2:])
-    print(result.out, result.err)
-    return SimpleNamespace(returncode=result.code)
 
 
 def test_each_variant_is_a_row_at_the_same_budget_and_step(table):

@@ -10,10 +10,10 @@ import pytest
 from scipy import stats
 
 import compare
+from common.config.experiment import read_experiment
 from common.report.record import read_run
-from tests.command_line import assert_refused, call
+from tests.command_line import assert_refused, call, run_here
 from tests.conftest import ROOT
-from tests.test_ablate import run_here
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -153,7 +153,7 @@ def test_all_experiments_of_this_repository_can_be_read():
     files = sorted((ROOT / "experiments").glob("*.toml"))
     assert files
     for file in files:
-        assert compare.read_experiment(file).rows
+        assert read_experiment(file).rows
 
 
 def test_holm_corrects_by_the_number_of_comparisons_left():
