@@ -165,7 +165,15 @@ def test_who_is_lost_is_said_with_what_is_kept(be, monkeypatch):
             signal.signal(number, handler)
 
 
-def test_a_second_signal_says_what_is_waited_for_and_a_third_stops(capsys):
+@pytest.fixture
+def interrupting():
+    """SIGINT raises KeyboardInterrupt, which it does not in a process that was started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_signal_says_what_is_waited_for_and_a_third_stops(interrupting, capsys):
     work, said = Stoppable("saving, then stopping", "all is saved"), []
 
     def working():

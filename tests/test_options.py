@@ -140,7 +140,7 @@ def test_borrowing_a_recipe():
     with pytest.raises(InputError, match="no recipe for 'Cifar'"):
         read("--recipe", "Cifar")
     with pytest.raises(InputError, match=r"at ipc 1 \(there is none for this dataset\): give --msz_per_channel"):
-        read("--dataset", "folder:/somewhere")
+        read("--dataset", "folder:/somewhere", "--transform", "dwt")  # the rule for own images is for the dct
     with pytest.raises(InputError, match=r"on CIFAR10 at ipc 7 \(recipes exist for ipc 1, 2"):
         read("--dataset", "folder:/somewhere", "--recipe", "CIFAR10", "--ipc", 7)
 
