@@ -64,7 +64,7 @@ class Runs:
         for value in row.lr_freq:
             self._distill(row, self.experiment.search, name=_search_name(row, value), lr_freq=value)
         step = {"lr_freq": self.step(row)} if row.lr_freq else {}
-        self._distill(row, {}, name=_name(row), seeds=self.experiment.seeds, **step)
+        self._distill(row, {}, name=row.label, seeds=self.experiment.seeds, **step)
 
     def _distill(self, row: Row, changed: Flags, **more: Any) -> None:
         flags = {
@@ -85,7 +85,7 @@ class Runs:
 
     def sets(self, row: Row) -> list[RunRecord]:
         """The runs of a row, one per seed. Raises InputError if one is not finished."""
-        name = _name(self.experiment.row(row.runs or row.name))
+        name = self.experiment.row(row.runs or row.name).label
         return [
             self._read(self.experiment.dataset, seed_name(name, seed)) for seed in parse_seeds(self.experiment.seeds)
         ]
@@ -97,12 +97,8 @@ class Runs:
         return run
 
 
-def _name(row: Row) -> str:
-    return row.name.replace(" ", "-")
-
-
 def _search_name(row: Row, value: float) -> str:
-    return f"{_name(row)}-lr{value:g}"
+    return f"{row.label}-lr{value:g}"
 
 
 def _as_words(key: str, value: Any) -> list[str]:
@@ -237,6 +233,8 @@ def main() -> None:
     from common.config.experiment import read_experiment
 
     experiment = read_experiment(options.experiment)
+    if options.rows and not options.run:
+        raise InputError("--rows says which runs to make, and --run False makes none: leave out one of them")
     runs, output = Runs(experiment, Path(options.output)), Path(options.output)
     chosen = [experiment.row(name) for name in options.rows]
     if options.run:

@@ -130,6 +130,7 @@ def test_a_missing_run_is_named(tmp_path):
         ('runs = "8 bits"', 'runs = "8 bits"\nlr_freq = [1.0, 2.0]', "has no flags of its own"),
         ('name = "8 bits"', 'name = "float32"', "no row '8 bits'"),
         ('name = "8 bits at start"', 'name = "float32"', "two rows of one name"),
+        ('name = "8 bits at start"', 'name = "8-bits"', "in which a space and a hyphen are the same"),
         ('title = "digits"', "", "title: Field required"),
         ('point = "start"', 'point = "best"', "rows.2.point: Input should be 'start' or 'last'"),
         ("[search]", "[serch]", "serch: Extra inputs are not permitted"),
@@ -147,6 +148,11 @@ def test_an_experiment_that_cannot_be_run_is_refused(tmp_path, before, after, pa
 def test_a_row_that_is_not_there_is_refused(tmp_path):
     result = call("compare.py", written(tmp_path), "--rows", "int8", "--output", tmp_path / "out")
     assert_refused(result, "there is no row 'int8': the rows are float32, 8 bits, 8 bits at start")
+
+
+def test_rows_are_for_making_runs(tmp_path):
+    result = call("compare.py", written(tmp_path), "--rows", "float32", "--run", "False", "--output", tmp_path / "out")
+    assert_refused(result, "--rows says which runs to make")
 
 
 def test_all_experiments_of_this_repository_can_be_read():

@@ -8,6 +8,7 @@ from PIL import Image
 from common.config import rule
 from common.config.command_line import parse
 from common.config.options import ClassMatchingOptions
+from common.system.errors import InputError
 from tests.command_line import assert_refused, call
 from tests.image_sets import make_folder
 
@@ -61,6 +62,12 @@ def test_flags_win_one_by_one():
     options, told = decided(3, (64, 64), 500, "--lr_freq", 5)
     assert (options.lr_freq, options.optimizer_used, options.msz_per_channel) == (5.0, "sgd", 256)
     assert "optimizer" not in told
+
+
+@pytest.mark.parametrize("words", [["--optimizer", "sgd"], ["--mom_freq", 0.9]], ids=str)
+def test_sgd_needs_a_step(words):
+    with pytest.raises(InputError, match="give --msz_per_channel and --lr_freq"):
+        parsed("--dataset", "folder:images", *words)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,11 @@ class Row(_Model):
     against: tuple[str, ...] = ()
     """the rows to compare with"""
 
+    @property
+    def label(self) -> str:
+        """The name as a part of the names of its run folders."""
+        return self.name.replace(" ", "-")
+
 
 class Experiment(_Model):
     """An experiment file: `flags` are those of all rows, `search` those that a search has in their place."""
@@ -77,8 +82,8 @@ def read_experiment(path: Path) -> Experiment:
             experiment.row(other)
         if row.runs is not None and (row.flags or row.lr_freq or experiment.row(row.runs).runs):
             raise InputError(f"{path}: row '{row.name}' takes the runs of '{row.runs}': it has no flags of its own")
-    if len({row.name for row in experiment.rows}) < len(experiment.rows):
-        raise InputError(f"{path} has two rows of one name")
+    if len({row.label for row in experiment.rows}) < len(experiment.rows):
+        raise InputError(f"{path} has two rows of one name, in which a space and a hyphen are the same")
     if len({len(row.lr_freq) for row in experiment.distilled}) > 1:
         raise InputError(f"{path}: every row must search as many values of lr_freq")
     if len(parse_seeds(experiment.seeds)) < 2 and any(row.against for row in experiment.rows):

@@ -35,7 +35,8 @@ def mark(options: Options, sources: Sources, objective: str) -> tuple[Options, S
     undecided = ["msz_per_channel", "model"]
     if options.positions != "joint":
         undecided += ["selection", "selection_images"]
-    if sources["lr_freq"] != "flag" and options.optimizer in (None, "adam"):
+    wants_sgd = options.optimizer == "sgd" or sources["mom_freq"] == "flag"  # of which there is no rule for the step
+    if sources["lr_freq"] != "flag" and not wants_sgd:
         undecided += ["lr_freq", "optimizer"]
         options = dataclasses.replace(options, optimizer="adam", lr_freq=ADAM_STEP)
     return options, sources | {key: SOURCE for key in undecided if sources[key] != "flag"}
