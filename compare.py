@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
+from tqdm import tqdm
 
 from common.config.command_line import parse_plain
 from common.config.places import run_folder, seed_name
@@ -33,7 +34,7 @@ from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import write_csv
 from common.system.scripts import distill_script, run_script
-from common.system.text import percent
+from common.system.text import diverged_in, percent
 
 if TYPE_CHECKING:  # --help does not wait for pydantic
     from common.config.experiment import Experiment, Flags, Row
@@ -62,7 +63,10 @@ class Runs:
     def make(self, row: Row) -> None:
         """Make the search of a row, then its sets. distill.py skips what is finished and resumes the rest."""
         for value in row.lr_freq:
-            self._distill(row, self.experiment.search, name=_search_name(row, value), lr_freq=value)
+            try:
+                self._distill(row, self.experiment.search, name=_search_name(row, value), lr_freq=value)
+            except InputError as error:  # with this value everything diverges, perhaps, and with the next not
+                tqdm.write(f"lr_freq {value:g} of row '{row.name}' counts as the worst: {error}")
         step = {"lr_freq": self.step(row)} if row.lr_freq else {}
         self._distill(row, {}, name=row.label, seeds=self.experiment.seeds, **step)
 
@@ -76,12 +80,23 @@ class Runs:
         run_script(script, *own, *words)
 
     def step(self, row: Row) -> float:
-        """The searched value of lr_freq with the best accuracy on the validation images."""
-        return max(row.lr_freq, key=lambda value: _mean(self.searched(row, value), "last") or -1.0)
+        """The searched value of lr_freq with the best accuracy. Raises InputError if there is none with any."""
+        scores = {}
+        for value in row.lr_freq:
+            run = self.searched(row, value)
+            last = None if run is None or run.summary is None else run.summary["last"]
+            if last is not None and not diverged_in(last):
+                scores[value] = last["mean"]
+        if not scores:
+            raise InputError(f"no value of lr_freq of row '{row.name}' gave an accuracy: see above, and give others")
+        return max(scores, key=lambda value: scores[value])
 
-    def searched(self, row: Row, value: float) -> RunRecord:
-        """The run of one value of a search. Raises InputError if it is not finished."""
-        return self._read(self.experiment.search.get("dataset", self.experiment.dataset), _search_name(row, value))
+    def searched(self, row: Row, value: float) -> RunRecord | None:
+        """The run of one value of a search; None if it did not finish."""
+        try:
+            return self._read(self.experiment.search.get("dataset", self.experiment.dataset), _search_name(row, value))
+        except InputError:
+            return None
 
     def sets(self, row: Row) -> list[RunRecord]:
         """The runs of a row, one per seed. Raises InputError if one is not finished."""
@@ -133,18 +148,18 @@ class Comparison:
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
-    """Compare two rows whose entries belong together seed by seed. If all pairs differ by the same, p is 1 or 0."""
+    """Compare two rows whose entries belong together seed by seed. Of pairs that all differ by the same, p is 1."""
     from scipy import stats  # not before it is needed: it takes a second
 
     differences = np.subtract(ours, theirs)
     error = float(np.std(differences, ddof=1) / math.sqrt(len(differences)))
-    # Of equal differences only rounding is left, of which a t-test makes nonsense.
-    p = float(stats.ttest_rel(ours, theirs).pvalue) if error > 1e-9 else float(not differences.any())
+    # Equal differences have no deviation to judge them by: a few sets, and accuracies that are shares of a few images.
+    p = float(stats.ttest_rel(ours, theirs).pvalue) if error > 1e-9 else 1.0
     return Comparison(float(np.mean(differences)), error, p)
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p-values corrected for as many comparisons as there are (Holm 1979): none is below the one before it."""
+    """p-values corrected for the number of comparisons (Holm 1979); in ascending order none falls below the last."""
     order = np.argsort(values)
     steps = np.asarray(values)[order] * np.arange(len(values), 0, -1)
     corrected = np.empty(len(values))
@@ -196,12 +211,15 @@ def tabulate_search(runs: Runs) -> list[dict[str, Any]]:
     for row in runs.experiment.distilled:
         for value in row.lr_freq:
             run = runs.searched(row, value)
-            accuracies = {point: _mean(run, point) for point in ("start", "last")}
-            table.append({"row": row.name, "lr_freq": value, **accuracies, **_provenance([run])})
+            made = [] if run is None else [run]
+            accuracies = {point: _mean(run, point) if run is not None else "-" for point in ("start", "last")}
+            table.append({"row": row.name, "lr_freq": value, **accuracies, **_provenance(made)})
     return table
 
 
 def _provenance(made: Sequence[RunRecord]) -> dict[str, Any]:
+    if not made:
+        return dict.fromkeys(("seconds", "version", "hardware", "command"), "-")
     summaries = [run.summary or {} for run in made]
     return {
         "seconds": round(sum(each["seconds"] for each in summaries)),
@@ -238,7 +256,8 @@ def main() -> None:
     runs, output = Runs(experiment, Path(options.output)), Path(options.output)
     chosen = [experiment.row(name) for name in options.rows]
     if options.run:
-        for row in chosen or experiment.distilled:
+        asked = [experiment.row(row.runs or row.name) for row in chosen] or experiment.distilled
+        for row in {row.name: row for row in asked}.values():
             runs.make(row)
     if chosen:
         return

@@ -160,10 +160,10 @@ def test_rounding_changes_at_the_limits_and_gives_whole_steps():
 
 
 def test_rare_codes_are_zero_sooner_and_what_never_leaves_zero_has_limits():
-    limits = quantise.Limits.of(torch.tensor([[0.0, 1e-9, 0.05, 0.2, 1.0, 1e4]]))
+    limits = quantise.Limits.of(torch.tensor([[0.0, 1e-9, 0.05, 0.2, 1.0, 1e4, float("inf")]]))
     for part in limits:
         assert part.isfinite().all()
-        assert (part.diff() <= 0).all()
+        assert (part.diff() <= 1e-4).all()  # rounding, where the limits no longer change
     assert limits.first[0, 0] == 1
 
 

@@ -133,6 +133,8 @@ def test_a_missing_run_is_named(tmp_path):
         ('name = "8 bits at start"', 'name = "8-bits"', "in which a space and a hyphen are the same"),
         ('title = "digits"', "", "title: Field required"),
         ('point = "start"', 'point = "best"', "rows.2.point: Input should be 'start' or 'last'"),
+        ("seed = 100", "seed = 4", "a seed that is not one of 3-5"),
+        ("Iteration = 2", "bits_per_class = 4096", "bits_per_class is no flag of a row"),
         ("[search]", "[serch]", "serch: Extra inputs are not permitted"),
         ("[search]", "[search", "not a TOML file"),
         ('name = "8 bits"', 'name = "../8"', "rows.1.name"),
@@ -148,6 +150,19 @@ def test_an_experiment_that_cannot_be_run_is_refused(tmp_path, before, after, pa
 def test_a_row_that_is_not_there_is_refused(tmp_path):
     result = call("compare.py", written(tmp_path), "--rows", "int8", "--output", tmp_path / "out")
     assert_refused(result, "there is no row 'int8': the rows are float32, 8 bits, 8 bits at start")
+
+
+def test_a_step_that_diverges_is_the_worst_of_a_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.system.scripts.subprocess.run", run_here)
+    text = EXPERIMENT.split("[[rows]]")[0].replace('seeds = "3-5"', 'seeds = "3"')
+    text += '[[rows]]\nname = "a"\nlr_freq = [1e37, 256]\n[[rows]]\nname = "a at start"\nruns = "a"\npoint = "start"\n'
+    result = call("compare.py", written(tmp_path, text), "--rows", "a at start", "a", "--output", tmp_path)
+    assert result.code == 0, result.err
+    assert "lr_freq 1e+37 of row 'a' counts as the worst" in result.out
+    assert read_run(tmp_path / "DM/digits/ipc1/a-seed3").option("lr_freq") == 256
+    assert not list(tmp_path.rglob("a-at-start*"))
+    assert call("compare.py", written(tmp_path, text), "--output", tmp_path, "--run", "False").code == 0
+    assert "a,1e+37,-,-,-" in (tmp_path / "two_search.csv").read_text()
 
 
 def test_rows_are_for_making_runs(tmp_path):
@@ -176,7 +191,8 @@ def test_a_paired_comparison_takes_out_what_the_seeds_have_in_common():
     # t = 0.02 / (0.01 / sqrt 3) = 3.464 on 2 degrees of freedom
     assert found.p == pytest.approx(1 - 3.4641016 / (3.4641016**2 + 2) ** 0.5, rel=1e-4)
     assert compare.paired([0.5, 0.6], [0.5, 0.6]).p == 1
-    assert compare.paired([0.6, 0.7], [0.5, 0.6]).p < 0.01
+    assert compare.paired([0.6, 0.7], [0.5, 0.6]).p == 1  # nothing to judge it by
+    assert compare.paired([0.1 * 3, 0.2 * 3], [0.3, 0.6]).p == 1
 
 
 def test_a_set_whose_networks_all_diverged_is_not_compared(made, tmp_path):

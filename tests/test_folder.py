@@ -380,6 +380,13 @@ def test_a_folder_that_is_not_split_holds_a_share_of_each_class_out(
     assert told in capsys.readouterr().out
 
 
+def test_splits_of_another_name_are_no_classes(tmp_path: Path) -> None:
+    for split in ("Training", "Testing"):
+        unsplit(tmp_path / split, {"cat": 3, "dog": 3})
+    with pytest.raises(InputError, match="has no folder train/"):
+        load_folder(tmp_path)
+
+
 def test_what_is_held_out_is_a_mixture(tmp_path: Path) -> None:
     """Files are often in the order in which they were taken."""
     _, test = load_folder(unsplit(tmp_path, {"cat": 50, "dog": 50}))

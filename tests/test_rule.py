@@ -55,6 +55,12 @@ def test_the_rule_goes_by_channels_side_and_number():
     assert few.ipc * 32 * 32 // few.msz_per_channel <= 6
 
 
+def test_no_network_is_too_deep_and_no_budget_too_large():
+    assert decided(3, (16, 128), 500)[0].model == "ConvNetD3"
+    with pytest.raises(InputError, match=r"a class has only 8 images: lower --ipc \(50\)"):
+        decided(3, (32, 32), 8, "--ipc", 50)
+
+
 def test_flags_win_one_by_one():
     options, told = decided(3, (64, 64), 500, "--model", "ConvNetD3W32", "--msz_per_channel", 100)
     assert (options.model, options.msz_per_channel, options.lr_freq) == ("ConvNetD3W32", 100, 0.03)

@@ -96,13 +96,17 @@ def test_archives_compressed_otherwise_are_unpacked_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw, arrays = make_idx_set(tmp_path)
-    resources = []
+    resources, sizes = [], {}
     for file in arrays:
         content = (raw / file).read_bytes()
         (raw / f"{file}.gz").write_bytes(gzip.compress(content, compresslevel=1))
+        sizes[file] = len(content)
         (raw / file).unlink()
         resources.append((f"{file}.gz", hashlib.md5(gzip.compress(content)).hexdigest()))
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
+    with pytest.raises(InputError, match="MNIST is not in"):  # of other sizes than the published files
+        load_dataset("MNIST", tmp_path, download=False)
+    monkeypatch.setattr("common.datasets.vision._IDX_BYTES", sizes)
     train, test = load_dataset("MNIST", tmp_path, download=False)
     assert (len(train), len(test)) == (30, 20)
     told = f"{raw / 'train-images-idx3-ubyte.gz'} has another checksum than the published file"

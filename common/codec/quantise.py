@@ -41,7 +41,7 @@ class Limits(NamedTuple):
         At a limit both codes cost the same, squared error plus `BIT` times the code length of a Laplace distribution.
         So rare codes are rounded to zero sooner than frequent ones.
         """
-        spread = spread.clamp_min(_NARROWEST)
+        spread = spread.clamp(_NARROWEST, LARGEST)
         further = BIT / 2 / (math.log(2) * spread)  # what a further unit adds is 1 / (spread ln 2) bits
         theta, rho = (-1 / spread).exp(), (-_MEANS_LIMIT / spread).exp()  # rho: the share of codes that are not 0
         one = ((1 - rho) / (rho * (1 - theta) / 2)).log2()  # bits that a code of 1 has more than a 0

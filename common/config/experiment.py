@@ -82,6 +82,13 @@ def read_experiment(path: Path) -> Experiment:
             experiment.row(other)
         if row.runs is not None and (row.flags or row.lr_freq or experiment.row(row.runs).runs):
             raise InputError(f"{path}: row '{row.name}' takes the runs of '{row.runs}': it has no flags of its own")
+    own = {"name", "seeds", "save_path", "dataset", "ipc", "bits_per_class", "subset"}
+    for flags in (experiment.flags, *(row.flags for row in experiment.rows)):
+        if taken := sorted(own & flags.keys()):
+            raise InputError(f"{path}: {taken[0]} is no flag of a row, for it decides where the runs lie")
+    searches = any(row.lr_freq for row in experiment.rows)
+    if searches and int(experiment.search.get("seed", 0)) in parse_seeds(experiment.seeds):
+        raise InputError(f"{path}: [search] needs a seed that is not one of {experiment.seeds}")
     if len({row.label for row in experiment.rows}) < len(experiment.rows):
         raise InputError(f"{path} has two rows of one name, in which a space and a hyphen are the same")
     if len({len(row.lr_freq) for row in experiment.distilled}) > 1:

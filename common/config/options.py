@@ -86,7 +86,8 @@ class DataOptions:
     dataset: str = "digits"
     """digits (built in), MNIST, FashionMNIST, SVHN, CIFAR10, CIFAR100, Tiny, 3D-MNIST,
     imagenet-SUBSET (or ImageNet with --subset),
-    folder:PATH (holding train/CLASS/ and test/CLASS/ or val/CLASS/),
+    folder:PATH (holding train/CLASS/ and test/CLASS/ or val/CLASS/, or CLASS/; distilled by DM and DC without other
+    flags, with hyper-parameters by rule),
     hf:owner/name (a Hugging Face Hub dataset), or hf:PATH (a folder of Parquet files)"""
     subset: Subset = None
     data_path: str | None = None

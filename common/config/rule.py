@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from common.config.options import DistillOptions, Sources
 from common.datasets import PREFIXES
 from common.synset.adam import ADAM_STEP
+from common.system.errors import InputError
+from common.system.text import counted
 
 Options = TypeVar("Options", bound=DistillOptions)
 
@@ -52,11 +54,13 @@ def decide(
 ) -> tuple[Options, list[str]]:
     """The options with the values of the rule, and what it decided, in words; [] if nothing is left to it.
 
-    smallest: the number of images of the smallest class, which a set cannot exceed.
+    smallest: the number of images of the smallest class, which a set cannot exceed. Raises InputError if ipc does.
     """
+    if is_left(sources, "msz_per_channel") and options.ipc > smallest:
+        raise InputError(f"a class has only {counted(smallest, 'image')}: lower --ipc ({options.ipc})")
     d = math.prod(im_size)
     k = max(d // _SHARES.get(channels, _SHARES[3]), math.ceil(options.ipc * d / smallest), 1)
-    depth = next((each for side, each in _DEPTHS if max(im_size) <= side), _DEEPEST)
+    depth = next((each for side, each in _DEPTHS if min(im_size) <= side), _DEEPEST)
     # The variance drops the mean of a class, which images of one channel, such as drawings and letters, often share.
     one = channels == 1
     values: dict[str, Any] = {

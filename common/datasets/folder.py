@@ -43,7 +43,8 @@ def load(path: str, request: Request) -> tuple[ImageData, ImageData]:
         total = len(tree.train) + len(tree.test)
         tqdm.write(
             f"{folder} has no train/ and test/: {len(tree.test):,} of its {total:,} images, {HELD_OUT:.0%} of each "
-            "class, are held out for tests"
+            f"class, are held out for tests ({len(tree.class_names)} classes: {', '.join(tree.class_names[:5])}"
+            f"{', ...' if len(tree.class_names) > 5 else ''})"
         )
     return load_tree(tree, folder, request, f"{PREFIX}{folder}")
 
@@ -96,6 +97,8 @@ def _unsplit(folder: Path) -> Tree | None:
         return None
     train, test = list[ImageFile](), list[ImageFile]()
     for label, files in enumerate(_by_class(folder, names, left_out)):
+        if not any(Path(file.path).parent == folder / names[label] for file in files):
+            return None  # folders of folders: splits of another name, perhaps
         count = max(1, round(HELD_OUT * len(files)))
         if count == len(files):
             raise InputError(f"{folder / names[label]} has one image: add another, for one is held out for tests")

@@ -17,7 +17,12 @@ from common.datasets.files import damaged, downloading, missing, read_variables
 from common.images.image_data import ImageData, Loader, Request, Statistics
 from common.system.files import write_atomically
 
-_LARGEST_IDX = 16 + 60_000 * 28 * 28  # bytes of the largest of the files
+_IDX_BYTES = {  # of MNIST's files, and of those in its form
+    "train-images-idx3-ubyte": 16 + 60_000 * 28 * 28,
+    "train-labels-idx1-ubyte": 8 + 60_000,
+    "t10k-images-idx3-ubyte": 16 + 10_000 * 28 * 28,
+    "t10k-labels-idx1-ubyte": 8 + 10_000,
+}
 # The values that the published recipes normalise with; their learning rates depend on them.
 STATISTICS: dict[str, Statistics] = {
     "MNIST": ((0.1307,), (0.3081,)),
@@ -141,10 +146,10 @@ def _unpack_another(archive: Path, file: Path) -> None:
     """
     try:
         with gzip.open(archive) as packed:
-            content = packed.read(_LARGEST_IDX + 1)
+            content = packed.read(_IDX_BYTES[file.name] + 1)
     except (OSError, EOFError, zlib.error):
         return
-    if _is_idx(file, content[:16], len(content)):
+    if len(content) == _IDX_BYTES[file.name] and _is_idx(file, content[:16], len(content)):
         tqdm.write(f"{archive} has another checksum than the published file, but holds one of its form: it is used")
         write_atomically(file, lambda temporary: temporary.write_bytes(content))
 

@@ -220,6 +220,8 @@ def same_classes(here: Sequence[str], there: Sequence[str]) -> dict[str, str] | 
 
     Names are the same if their letters and digits are: "T-shirt/top" cannot be the name of a folder, "T-shirt_top" can.
     """
+    if set(here) == set(there):
+        return {name: name for name in here}
     known = {_letters_and_digits(name): name for name in there}
     same = {name: known.get(_letters_and_digits(name), "") for name in here}
     one_to_one = len(known) == len(set(same.values()) & set(there)) == len(here) == len(there)
