@@ -37,7 +37,7 @@ from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import read_json, write_csv
 from common.system.scripts import evaluate_script, run_script
-from common.system.text import counted, diverged_in, in_percent, percent
+from common.system.text import counted, diverged_in, hardware_in_words, in_percent, percent
 from common.training.stored_real import describe_storage, storage_columns
 
 
@@ -195,7 +195,7 @@ def measure(variant: Variant, options: Options, passed_on: list[str]) -> tuple[d
         "diverged": diverged_in(summary["last"]),
         "seconds": summary["seconds"],
         "version": summary["version"],
-        "hardware": ", ".join(f"{key} {value}" for key, value in config["hardware"].items()),
+        "hardware": hardware_in_words(config["hardware"]),
         "command": command,
     }
     return row, folder
@@ -238,7 +238,7 @@ def measure_real(
         "diverged": diverged_in(result),
         "seconds": round(sum(map(sum, result["seconds"].values())), 1),
         "version": result["version"],
-        "hardware": ", ".join(f"{key} {value}" for key, value in result["hardware"].items()),
+        "hardware": hardware_in_words(result["hardware"]),
         "command": command,
     }
     return row | storage_columns(result["storage"]), result["storage"]

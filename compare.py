@@ -34,7 +34,7 @@ from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import write_csv
 from common.system.scripts import distill_script, run_script
-from common.system.text import diverged_in, percent
+from common.system.text import diverged_in, hardware_in_words, percent
 
 if TYPE_CHECKING:  # --help does not wait for pydantic
     from common.config.experiment import Experiment, Flags, Row
@@ -75,7 +75,7 @@ class Runs:
             "dataset": self.experiment.dataset, "ipc": self.experiment.ipc, **self.experiment.flags, **row.flags,
             **changed, **more, "save_path": self.folder,
         }  # fmt: skip
-        words = [word for key, value in flags.items() for word in _as_words(key, value)]
+        words = [word for key, value in flags.items() for word in (f"--{key}", value)]
         script, *own = distill_script(self.experiment.objective)
         run_script(script, *own, *words)
 
@@ -116,21 +116,16 @@ def _search_name(row: Row, value: float) -> str:
     return f"{row.label}-lr{value:g}"
 
 
-def _as_words(key: str, value: Any) -> list[str]:
-    """A flag of the command line: {"dsa": False} is --dsa False."""
-    return [f"--{key}", str(value)]
-
-
 def _mean(run: RunRecord, point: str) -> float | None:
     """The accuracy of a finished run's set, over its networks; None if all of them diverged."""
     assert run.summary is not None
     return run.summary[point]["mean"]
 
 
-def _accuracies(runs: Runs, row: Row) -> list[float]:
+def _accuracies(made: Sequence[RunRecord], row: Row) -> list[float]:
     """The accuracy of each set of a row, by seed. Raises InputError for a set that has none."""
     means = []
-    for run in runs.sets(row):
+    for run in made:
         mean = _mean(run, row.point)
         if mean is None:
             raise InputError(f"{run.folder}: every network diverged, so row '{row.name}' cannot be compared")
@@ -170,7 +165,8 @@ def holm(values: Sequence[float]) -> list[float]:
 def tabulate(runs: Runs) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(one line for each row, one for each comparison). Raises InputError if a run is missing or not finished."""
     rows = runs.experiment.rows
-    means = {row.name: _accuracies(runs, row) for row in rows}
+    made = {row.name: runs.sets(row) for row in rows}
+    means = {row.name: _accuracies(made[row.name], row) for row in rows}
     compared = {(row.name, other): paired(means[row.name], means[other]) for row in rows for other in row.against}
     corrected = holm([each.p for each in compared.values()])
     claims = [
@@ -180,11 +176,10 @@ def tabulate(runs: Runs) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         }
         for ((row, other), each), p in zip(compared.items(), corrected, strict=True)
     ]  # fmt: skip
-    return [_as_row(runs, row, means[row.name]) for row in rows], claims
+    return [_as_row(row, made[row.name], means[row.name]) for row in rows], claims
 
 
-def _as_row(runs: Runs, row: Row, means: list[float]) -> dict[str, Any]:
-    made = runs.sets(row)
+def _as_row(row: Row, made: Sequence[RunRecord], means: Sequence[float]) -> dict[str, Any]:
     first = made[0]
     assert first.summary is not None
     budget = first.summary["budget"]
@@ -224,7 +219,7 @@ def _provenance(made: Sequence[RunRecord]) -> dict[str, Any]:
     return {
         "seconds": round(sum(each["seconds"] for each in summaries)),
         "version": " ".join(sorted({each["version"] for each in summaries})),
-        "hardware": ", ".join(f"{key} {value}" for key, value in made[0].config["hardware"].items()),
+        "hardware": hardware_in_words(made[0].config["hardware"]),
         "command": made[0].command({"save_path": None}),
     }
 

@@ -47,9 +47,9 @@ class Limits(NamedTuple):
         one = ((1 - rho) / (rho * (1 - theta) / 2)).log2()  # bits that a code of 1 has more than a 0
         return cls((0.5 + BIT / 2 * one).clamp(0.5, _WIDEST[0]), (0.5 + further).clamp_max(_WIDEST[1]))
 
-    def magnitudes(self, sizes: Tensor, dim: int) -> Tensor:
-        """The magnitudes of the codes of sizes [C, n, P] in steps; dim: the axis that the limits lack."""
-        first, further = self.first.unsqueeze(dim), self.further.unsqueeze(dim)
+    def magnitudes(self, sizes: Tensor) -> Tensor:
+        """The magnitudes of the codes of sizes [C, n, P] in steps."""
+        first, further = self.first[:, None], self.further[:, None]
         return (sizes + (1 - further)).floor_().clamp_min_(1).mul_(sizes >= first)
 
 
@@ -81,7 +81,7 @@ class Rounding(NamedTuple):
     def codes(self, values: Tensor) -> Tensor:
         """The codes of coefficients [C, n, P], whole numbers of the same type."""
         scaled = (values - self.centres[:, None]) / self.step[:, None, None]
-        return (self.limits.magnitudes(scaled.abs(), 1) * scaled.sign()).clamp_(-LARGEST, LARGEST)
+        return (self.limits.magnitudes(scaled.abs()) * scaled.sign()).clamp_(-LARGEST, LARGEST)
 
     def round(self, values: Tensor) -> Tensor:
         """Coefficients [C, n, P] as they would be stored."""
@@ -156,7 +156,7 @@ def rate_gradient(coefficients: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
 def _sums(centred: Tensor, step: Tensor) -> Sums:
     """What the code lengths of coefficients [C, n, P] less their means depend on, [C, P]."""
     sizes = centred.abs().div_(step[:, None, None])
-    sizes = Limits.of(sizes.mean(dim=1)).magnitudes(sizes, 1)
+    sizes = Limits.of(sizes.mean(dim=1)).magnitudes(sizes)
     used = sizes.gt(0).float().sum(dim=1)
     return Sums(torch.full_like(used, centred.shape[1]), used, sizes.sum(dim=1), sizes.amax(dim=1))
 

@@ -24,6 +24,7 @@ from common.images.image_tree import (
 )
 from common.system.errors import InputError
 from common.system.seeds import generator
+from common.system.text import shortened
 
 PREFIX = "folder:"
 TEST_FOLDERS = ("test", "val")  # the first that exists
@@ -43,8 +44,7 @@ def load(path: str, request: Request) -> tuple[ImageData, ImageData]:
         total = len(tree.train) + len(tree.test)
         tqdm.write(
             f"{folder} has no train/ and test/: {len(tree.test):,} of its {total:,} images, {HELD_OUT:.0%} of each "
-            f"class, are held out for tests ({len(tree.class_names)} classes: {', '.join(tree.class_names[:5])}"
-            f"{', ...' if len(tree.class_names) > 5 else ''})"
+            f"class, are held out for tests ({len(tree.class_names)} classes: {shortened(tree.class_names)})"
         )
     return load_tree(tree, folder, request, f"{PREFIX}{folder}")
 

@@ -39,6 +39,17 @@ def counted(number: int, one: str) -> str:
     return f"{number:,} {one}{'s' * (number != 1)}"
 
 
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """The first of many names: "cat, dog and 8 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def hardware_in_words(hardware: Mapping[str, Any]) -> str:
+    """What `describe_hardware` tells, as one cell of a table: "device cpu, cores 2"."""
+    return ", ".join(f"{key} {value}" for key, value in hardware.items())
+
+
 def _two_digits(value: float) -> str:
     return f"{value:.1f}" if round(value, 1) < 10 else f"{value:.0f}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from common.synset.open import open_synset
 from common.system import parallel
 from common.system.devices import check_precision
 from common.system.errors import InputError
+from common.system.text import shortened
 from common.training.real_images import bits_of_image, real_images
 from common.training.train import Batches, EvaluationProtocol, TrainingSet
 
@@ -139,22 +140,16 @@ def _with_classes_of(
         return train, test
     same = None if names is None else same_classes(test.class_names, names)
     if names is None or same is None:
-        told = f"{count} classes" if names is None else f"the classes {_shortened(names)}"
+        told = f"{count} classes" if names is None else f"the classes {shortened(names)}"
         raise InputError(
-            f"{file} was made for {told}, and those of {test.name} are {_shortened(test.class_names)}: "
+            f"{file} was made for {told}, and those of {test.name} are {shortened(test.class_names)}: "
             "give its own --dataset"
         )
     renamed = [f"{here} is {there}" for here, there in same.items() if here != there]
-    how = f"by letters and digits: {_shortened(renamed)}" if renamed else "in the order of the file"
+    how = f"by letters and digits: {shortened(renamed)}" if renamed else "in the order of the file"
     if parallel.is_main():
         tqdm.write(f"the classes of {test.name} are those of {file}, {how}")
     return with_classes(train, same, names), with_classes(test, same, names)
-
-
-def _shortened(names: Sequence[str], most: int = 5) -> str:
-    """The first few of many names."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _check_content(
