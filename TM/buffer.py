@@ -42,16 +42,18 @@ def train_experts(options: BufferOptions) -> None:
     """
     for key, least in (("num_experts", 1), ("test_every", 0), ("image_size", 1), ("workers", 1)):
         check_least(options, key, least)
+    options.check_validation()
     protocol = ExpertProtocol.of(options)
     device = resolve_device(options.device)
     check_precision(options.precision, device)
     train, test = (part.to(device) for part in options.load())
+    train, _ = options.hold_back(train)
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
     compiles = options.compile and can_compile()
     forward = torch.compile(network) if compiles else network
 
     folder = buffer_folder(options.buffer_path, train.name, options.model, options.zca)
-    made_for = describe(train, options.model, network)
+    made_for = describe(train, options.model, network, options.validation)
     made_by = asdict(protocol) | {"precision": options.precision, "compile": compiles}
     epochs, shape = protocol.keep_epochs, (protocol.keep_epochs + 1, made_for["parameter_count"])
     every = options.test_every or epochs

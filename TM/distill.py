@@ -89,7 +89,8 @@ def distill(options: Options, sources: Sources, objective: str = "TM") -> Distil
         check_no_dropout(options, run.network)
         folder = find_buffer(options.buffer_path, run.train.name, options.model, options.zca)
         last_epoch = options.max_start_epoch - 1 + options.expert_epochs
-        buffer = open_buffer(folder, describe(run.train, options.model, run.network), last_epoch, options, objective)
+        made_for = describe(run.train, options.model, run.network, options.validation)
+        buffer = open_buffer(folder, made_for, last_epoch, options, objective)
         order = ExpertOrder(buffer, options.seed, options.max_experts)
         step_size = StepSize(options.lr_teacher, options.lr_lr, run.device)
         run.keep(step_size=step_size, source=order)

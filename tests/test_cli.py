@@ -275,7 +275,8 @@ def test_folders_that_cannot_be_read(tmp_path):
     file = damaged / "test" / "cat" / "1.png"
     file.write_bytes(file.read_bytes()[:200])
     refused(damaged, str(file), "cannot be read as an image")
-    few = make_folder(tmp_path / "few", count=1)
+    refused(make_folder(tmp_path / "one_each", count=1), "class 'cat' has 1 image,", "--validation_share 0")
+    few = make_folder(tmp_path / "few", count=2)  # one of two images is held back
     refused(few, "class cat has 1 image,", "decodes 2")
 
 

@@ -22,16 +22,8 @@ def accuracies(precision, device):
     images = Batches(train_data.batch(torch.arange(200)), train_data.labels[:200])
     network = build_network("ConvNetD2W32", 1, 10, (8, 8)).to(device)
     with devices.precision(precision, torch.device(device)):
-        return list(
-            train_and_test(
-                EvaluationNetwork(network),
-                lambda number: images,
-                test_data,
-                EvaluationProtocol(8, 0.05, 64, ALL),
-                [0, 1],
-                0,
-            )
-        )
+        given = (EvaluationNetwork(network), lambda number: images, [test_data], EvaluationProtocol(8, 0.05, 64, ALL))
+        return [each for (each,) in train_and_test(*given, [0, 1], 0)]
 
 
 def loss_and_gradient(precision, device, classes=3):

@@ -64,8 +64,8 @@ def test_accuracies_of_an_evaluation_are_the_same():
     batches = []
 
     def run(numbers, together):
-        given = (EvaluationNetwork(network), lambda number: images, test_data, protocol, numbers, 0)
-        return list(train_and_test(*given, together=together, on_batch=lambda: batches.append(1)))
+        given = (EvaluationNetwork(network), lambda number: images, [test_data], protocol, numbers, 0)
+        return [each for (each,) in train_and_test(*given, together=together, on_batch=lambda: batches.append(1))]
 
     alone = run(range(3), 1)
     each = 7 * 3 + 1  # 7 epochs of 150 images in batches of 64, and a test pass
@@ -82,7 +82,7 @@ def test_networks_with_dropout_are_trained_alone(monkeypatch):
     images = Batches(train_data.batch(torch.arange(10)), train_data.labels[:10])
     network = build_network("ViT", 1, 10, (8, 8))
     protocol = EvaluationProtocol(0, 0.05, 64, "")
-    given = (EvaluationNetwork(network), lambda number: images, test_data, protocol, [0], 0)
+    given = (EvaluationNetwork(network), lambda number: images, [test_data], protocol, [0], 0)
     assert len(list(train_and_test(*given, together=2))) == 1
 
 
@@ -139,7 +139,7 @@ def test_a_stop_ends_the_training():
     network = build_network("ConvNetD1W16", 3, 4, (16, 16)).double()
     with pytest.raises(Stop):
         ensemble.Ensemble(network).accuracies(
-            [0], [training_set(0)], load_dataset("digits")[1], PROTOCOLS["dc"], [generator(0, "a")], stop
+            [0], [training_set(0)], [load_dataset("digits")[1]], PROTOCOLS["dc"], [generator(0, "a")], stop
         )
 
 
@@ -154,7 +154,7 @@ def test_what_is_compiled_serves_every_evaluation():
     train_data, test_data = load_dataset("digits")
     images = Batches(train_data.batch(torch.arange(20)), train_data.labels[:20])
     together = ensemble.Ensemble(build_network("ConvNetD1W16", 1, 10, (8, 8)), compile)
-    given = ([0, 1], [images, images], test_data, EvaluationProtocol(1, 0.05, 16, ""))
+    given = ([0, 1], [images, images], [test_data], EvaluationProtocol(1, 0.05, 16, ""))
     first, second = (together.accuracies(*given, [generator(0, "a"), generator(0, "b")]) for _ in range(2))
     assert first == second
     assert len(compiled) == 2

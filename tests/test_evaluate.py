@@ -53,8 +53,8 @@ def test_training_learns_and_is_a_function_of_its_numbers():
     protocol = EvaluationProtocol(8, 0.05, 64, "color_crop_cutout_flip_scale_rotate")
 
     def run(numbers, point=0):
-        given = (EvaluationNetwork(network), lambda number: images, test_data, protocol, numbers)
-        return list(train_and_test(*given, seed=0, point=point))
+        given = (EvaluationNetwork(network), lambda number: images, [test_data], protocol, numbers)
+        return [each for (each,) in train_and_test(*given, seed=0, point=point)]
 
     state = torch.get_rng_state()
     both = run([0, 1])
@@ -111,8 +111,8 @@ def test_evaluate_in_one_call():
     assert evaluate((images, labels), test_data, **QUICK) == found
     network = EvaluationNetwork(build_network("ConvNetD1W16", 1, 10, (8, 8)))
     protocol = EvaluationProtocol(3, 0.05, 256, DSA_STRATEGY)
-    given = (network, lambda number: Batches(images, labels), test_data, protocol, range(2), 0)
-    assert list(train_and_test(*given)) == found["accuracies"]
+    given = (network, lambda number: Batches(images, labels), [test_data], protocol, range(2), 0)
+    assert [each for (each,) in train_and_test(*given)] == found["accuracies"]
     assert evaluate(synset, test_data, **QUICK, seed=1)["accuracies"] != found["accuracies"]
 
 

@@ -38,6 +38,7 @@ def check(options: DistillOptions, objective: str, k_follows: bool = False) -> N
     ):
         check_least(options, key, 0)
     check_floats(options)
+    options.check_validation()
     if options.seeds is not None:
         parse_seeds(options.seeds)
     if options.name is not None and (options.name in ("", ".", "..") or "/" in options.name):

@@ -17,6 +17,7 @@ from common import recipes
 from common.config import rule
 from common.config.checks import check, check_floats, check_positive, refuse_flags
 from common.config.options import ALIASES, BufferOptions, DataOptions, DistillOptions, Sources
+from common.config.validation import OWN_SHARE, ValidationOptions
 from common.datasets import is_resizable
 from common.datasets.imagenet_classes import canonical, resolve
 from common.recipes.shapes import SHAPES
@@ -154,7 +155,10 @@ def parse_buffer(kind: type[Buffers], objective: str, argv: Sequence[str] | None
     argv = _spell_out_booleans(kind, argv)
     cell = _cell(argv, kind)
     recipe = cell.recipe_of(objective, recipes.EVERY_IPC)
-    return _read(kind, argv, default=with_recipe(kind, recipe, cell.dataset))
+    usual = with_recipe(kind, recipe, cell.dataset)
+    if cell.recipe is None and rule.is_own(usual):
+        usual = dataclasses.replace(usual, validation_share=OWN_SHARE)
+    return _read(kind, argv, default=usual)
 
 
 def _cell(argv: Sequence[str], kind: type[DataOptions]) -> _RecipeKey:
@@ -245,9 +249,10 @@ def options_with_sources(options: DistillOptions, sources: Sources, objective: s
 
 
 def data_flags(options: DataOptions, unless: DataOptions) -> list[str]:
-    """Return the flags for the data options whose values differ between `options` and `unless`."""
+    """Return the flags for the options of data and, if both have them, of validation that differ in `unless`."""
     words: list[str] = []
-    for field in dataclasses.fields(DataOptions):
+    kinds = [kind for kind in (DataOptions, ValidationOptions) if isinstance(unless, kind)]
+    for field in (field for kind in kinds for field in dataclasses.fields(kind) if hasattr(options, field.name)):
         value = getattr(options, field.name)
         if value != getattr(unless, field.name):
             words += [f"--{field.name}"] if value is True else [f"--{field.name}", str(value)]

@@ -10,6 +10,7 @@ import tyro
 from common.codec.payload import Kind
 from common.codec.planes import Block, Colour
 from common.config.places import BUFFERS
+from common.config.validation import ValidationOptions
 from common.datasets import (
     PREFIXES,
     ImageData,
@@ -195,7 +196,7 @@ class EvaluationOptions:
 
 
 @dataclass
-class DistillOptions(EvaluationOptions, DataOptions):
+class DistillOptions(EvaluationOptions, ValidationOptions, DataOptions):
     """The options that every objective's distillation takes."""
 
     model: str = "ConvNetD3"
@@ -304,7 +305,7 @@ class DistillOptions(EvaluationOptions, DataOptions):
 
 
 @dataclass
-class BufferOptions(DataOptions):
+class BufferOptions(ValidationOptions, DataOptions):
     """Train expert networks on a dataset and store their weights after every epoch, for trajectory matching."""
 
     model: str = "ConvNetD3"

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from common.config.options import DistillOptions, Sources
+from common.config.options import DataOptions, DistillOptions, Sources
+from common.config.validation import OWN_SHARE
 from common.datasets import PREFIXES
 from common.synset.adam import ADAM_STEP
 from common.system.errors import InputError
@@ -29,8 +30,11 @@ def mark(options: Options, sources: Sources, objective: str) -> tuple[Options, S
     The rule is for images of one's own: of `folder:` and `hf:`, without --recipe. What it decides has the source
     `SOURCE`, and its value is found by `decide` when the images are known.
     """
+    own = is_own(options)
+    if own and sources["validation_share"] == "default":
+        options = dataclasses.replace(options, validation_share=OWN_SHARE)
+        sources = sources | {"validation_share": SOURCE}
     complete = options.lr_freq > 0 and (options.msz_per_channel > 0 or options.storage == "coded")
-    own = options.dataset.startswith(tuple(PREFIXES)) and options.recipe is None
     served = objective.rpartition("/")[2] in OBJECTIVES and options.transform == "dct"
     if complete or not own or not served:
         return options, sources
@@ -42,6 +46,11 @@ def mark(options: Options, sources: Sources, objective: str) -> tuple[Options, S
         undecided += ["lr_freq", "optimizer"]
         options = dataclasses.replace(options, optimizer="adam", lr_freq=ADAM_STEP)
     return options, sources | {key: SOURCE for key in undecided if sources[key] != "flag"}
+
+
+def is_own(options: DataOptions) -> bool:
+    """Whether the images are of one's own, with hyper-parameters that no other dataset lends."""
+    return options.dataset.startswith(tuple(PREFIXES)) and options.recipe is None
 
 
 def is_left(sources: Sources, key: str) -> bool:

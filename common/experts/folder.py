@@ -44,6 +44,7 @@ _METADATA_KEY = "fred"
 _EXPERT = re.compile(r"expert_(\d+)\.safetensors")
 _OF_AN_EXPERT = re.compile(r"\.expert_(\d+)\.")
 _NOT_FLAGS = ("image_size", "channels", "mean", "std")
+_HELD_BACK = "validation"  # the key for the images that are held back, which a manifest has only if there are any
 _OF_THE_DATASET = ("image_size", "channels", "class_names", "training_images", "mean", "std", "parameters")
 # The errors of `opened_tensors`, and of reading from its result, for a file that is damaged or has another format.
 UNREADABLE_TENSORS = (OSError, ValueError, LookupError, TypeError)
@@ -57,11 +58,14 @@ def buffer_folder(buffer_path: str | Path, dataset: str, model: str, zca: bool) 
     return Path(buffer_path).expanduser() / f"{dataset_folder(dataset)}{'_zca' if zca else ''}" / model
 
 
-def describe(data: ImageData, model: str, network: nn.Module) -> dict[str, Any]:
+def describe(
+    data: ImageData, model: str, network: nn.Module, validation: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Describe what experts are trained for, as JSON values: images, normalisation and the network's parameters.
 
     data: the training images. Different images can have the same names, mean and std, so the description contains a
-    fingerprint of the raw images. For whitened images, the whitening holds this fingerprint.
+    fingerprint of the raw images. For whitened images, the whitening holds that of all of them. validation: which
+    images are held back and not in `data`, see `ValidationOptions`.
     """
     zca = data.whitening
     return {
@@ -79,6 +83,7 @@ def describe(data: ImageData, model: str, network: nn.Module) -> dict[str, Any]:
         "model": model,
         "parameters": {name: list(parameter.shape) for name, parameter in network.named_parameters()},
         "parameter_count": sum(parameter.numel() for parameter in network.parameters()),
+        **({} if validation is None else {_HELD_BACK: validation}),
     }
 
 
@@ -267,8 +272,8 @@ def differences(stored: dict[str, Any], asked: dict[str, Any]) -> str:
 
     A difference that follows from another one is left out.
     """
-    skip = {"parameter_count"}
-    if any(stored.get(key) != asked[key] for key in ("image_size", "channels", "zca")):
+    skip, asked = {"parameter_count"}, {_HELD_BACK: None, **asked}
+    if any(stored.get(key) != asked[key] for key in ("image_size", "channels", "zca", _HELD_BACK)):
         skip.add("training_images")
     if dataset_folder(str(stored.get("dataset"))) == dataset_folder(asked["dataset"]):
         skip.add("dataset")  # the same dataset, stored in another place
@@ -290,6 +295,10 @@ def _difference(key: str, stored: Any, asked: Any) -> str:
         stored, asked = bool(stored), bool(asked)
     if key == "training_images":
         return "other training images"
+    if key == _HELD_BACK and stored and asked:
+        return ", ".join(difference(f"--{each}", stored.get(each), asked[each]) for each in asked)
+    if key == _HELD_BACK:
+        return f"they have {'not ' if stored else ''}been trained on the images that --validation_share holds back"
     if key == "class_names":
         return "other classes"
     if key == "parameters":

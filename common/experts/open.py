@@ -64,6 +64,8 @@ def open_buffer(
     ours, theirs = expert_files(folder), replay_files(folder)
     if ours and theirs:
         raise InputError(f"{folder} holds {ours[0].name} and {theirs[0].name}, two formats: move one of them elsewhere")
+    if theirs and made_for.get("validation"):
+        raise InputError(f"the experts in {folder} are the authors', trained on all images: give --validation_share 0")
     experts = replayed_experts(folder, theirs, made_for) if theirs else _experts_of(folder, ours, made_for)
     if not experts:
         data = data or DataOptions(dataset=made_for["dataset"], zca=made_for["zca"] is not None)

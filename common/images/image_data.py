@@ -33,7 +33,10 @@ class ImageData:
     """
 
     images: Tensor
-    """`[N, ch, H, W]` or `[N, ch, D, H, W]`: uint8 in 0..255, or float32 in 0..1 if the source is not 8-bit."""
+    """`[N, ch, H, W]` or `[N, ch, D, H, W]`: uint8 in 0..255, or float32 in 0..1 if the source is not 8-bit.
+
+    A `subset` keeps all images of the whole, of which `rows` names its own N.
+    """
     labels: Tensor
     """int64 `[N]`, in 0..C-1, on the device of `images`."""
     mean: tuple[float, ...]
@@ -53,10 +56,13 @@ class ImageData:
     """The `fingerprint` if it is known already: from a cache, or computed before the images were whitened."""
     check: PartCheck | None = None
     """Checks `images` when they are first used, if they are mapped from a file; None if they were checked when read."""
+    rows: Tensor | None = None
+    """Of a subset, int64 `[N]`: which of `images` are its own; None for all of them."""
 
     def __post_init__(self) -> None:
-        if self.labels.shape != self.images.shape[:1]:
-            raise ValueError(f"{len(self.images)} images do not go with labels of shape {tuple(self.labels.shape)}")
+        own = self.images if self.rows is None else self.rows
+        if self.labels.shape != own.shape[:1]:
+            raise ValueError(f"{len(own)} images do not go with labels of shape {tuple(self.labels.shape)}")
         if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.num_classes:
             raise ValueError(f"labels must lie in 0..{self.num_classes - 1}, the {self.num_classes} classes named")
         for option, values in (("mean", self.mean), ("std", self.std)):
@@ -113,8 +119,13 @@ class ImageData:
     def fingerprint(self) -> str:
         """A hash of the raw images, which depends on their pixels alone and not on their files.
 
-        Raises ValueError for whitened images whose `raw_fingerprint` is not known.
+        That of a subset is made from the rows and from the hash of all images. Raises ValueError for whitened images
+        whose `raw_fingerprint` is not known.
         """
+        return self._whole_fingerprint if self.rows is None else fingerprint(self.rows, self._whole_fingerprint)
+
+    @cached_property
+    def _whole_fingerprint(self) -> str:
         if self.raw_fingerprint is not None:
             return self.raw_fingerprint
         if self.whitening is not None:
@@ -134,12 +145,14 @@ class ImageData:
         """The network's input for `indices`, on the data's device: int64 `[B]` gives float32 `[B, ch, H, W]`.
 
         Indices may have any shape (`[C, n]` gives `[C, n, ch, H, W]`) and be on any device. A slice selects images
-        without copying them first; for whitened images, the result is a view.
+        without copying them first, unless this is a subset; for whitened images, the result is a view.
         """
-        if self.check is not None:
-            self.check.check(indices)
         if isinstance(indices, Tensor):
             indices = indices.to(self.device, non_blocking=True)
+        if self.rows is not None:
+            indices = self.rows[indices]
+        if self.check is not None:
+            self.check.check(indices)
         images = self.images[indices]
         return self.normalise(images) if self.whitening is None else images
 
@@ -175,8 +188,16 @@ class ImageData:
             return self
         self.check_all()
         # The fingerprint, if it has been computed, is not computed again from the copy.
-        known = self.__dict__.get("fingerprint", self.raw_fingerprint)
-        return replace(self, images=images, labels=self.labels.to(device), raw_fingerprint=known, check=None)
+        known = self.__dict__.get("_whole_fingerprint", self.raw_fingerprint)
+        rows = None if self.rows is None else self.rows.to(device)
+        return replace(self, images=images, labels=self.labels.to(device), raw_fingerprint=known, check=None, rows=rows)
+
+    def subset(self, indices: Tensor) -> ImageData:
+        """The images at `indices`, int64 `[M]`, in this order, with all classes. No image is copied."""
+        indices = indices.to(self.device)
+        known = self.__dict__.get("_whole_fingerprint", self.raw_fingerprint)
+        rows = indices if self.rows is None else self.rows[indices]
+        return replace(self, labels=self.labels[indices], raw_fingerprint=known, rows=rows)
 
     def check_all(self) -> None:
         """Check all images that have not been checked yet; raises InputError for those that are damaged."""

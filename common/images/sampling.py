@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.images.image_data import ImageData
 from common.system.errors import InputError
+from common.system.seeds import generator
 from common.system.text import counted
 
 
@@ -72,6 +73,25 @@ class Gathered:
     def __getitem__(self, rows: slice) -> Tensor:
         """The normalised images of the slice, float32 [B, ch, *im_size]."""
         return self.data.batch(self.indices[rows])
+
+
+def hold_back(data: ImageData, share: float, seed: int) -> tuple[ImageData, ImageData]:
+    """Split a dataset into (the rest, what is held back), which share its images and are ordered as they are.
+
+    share: of each class, as a fraction; rounded, at least one image, and at least one remains. seed: with it, the class
+    and its number of images decide which. Raises `InputError`, which names the class, for one of fewer than 2 images.
+    """
+    held = torch.zeros(len(data), dtype=torch.bool)
+    for label, rows in enumerate(data.class_indices):
+        if len(rows) < 2:
+            raise InputError(
+                f"class {data.class_names[label]!r} has {counted(len(rows), 'image')}, of which none can be held back: "
+                "add some, or give --validation_share 0"
+            )
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
+        drawn = torch.randperm(len(rows), generator=generator(seed, "validation", label))[:count]
+        held[rows.cpu()[drawn]] = True
+    return data.subset((~held).nonzero().flatten()), data.subset(held.nonzero().flatten())
 
 
 def draw_per_class(data: ImageData | Sequence[Tensor], n: int, generator: torch.Generator) -> Tensor:

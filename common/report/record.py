@@ -15,7 +15,7 @@ from common.recipes import OBJECTIVES
 from common.system.errors import InputError
 from common.system.files import read_json
 from common.system.scripts import VOXELS, distill_script
-from common.system.text import best_of
+from common.system.text import points_of
 
 # Options that count something, and what they count. A value below that of the recipe makes the run a reduced one.
 _AMOUNTS = {
@@ -74,14 +74,12 @@ class RunRecord:
 
     @property
     def points(self) -> dict[str, dict[str, Any]]:
-        """The first, last and best evaluation so far, as {"start", "last", "best"}; empty before the first one.
+        """The first, last and best evaluations so far, by the keys of `POINTS`; empty before the first one.
 
-        There is no "best" while a network diverged in every evaluation.
+        There is no best one while a network diverged in every evaluation.
         """
-        if not self.evaluations:
-            return {}
-        best = best_of(self.evaluations)
-        return {"start": self.evaluations[0], "last": self.evaluations[-1]} | ({} if best is None else {"best": best})
+        found = points_of(self.evaluations) if self.evaluations else {}
+        return {key: point for key, point in found.items() if point is not None}
 
     @property
     def published(self) -> dict[str, Any] | None:

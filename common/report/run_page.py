@@ -20,6 +20,7 @@ from common.report.voxels import render
 from common.synset.base import LearnedSet
 from common.synset.file import load_synset
 from common.system.text import (
+    POINTS,
     best_by_network,
     counted,
     describe_bytes,
@@ -54,6 +55,7 @@ def write_run_report(folder: Path) -> Path:
         **head_of(run, folder),
         pictures=pictures,
         figures={key: _percent(point) for key, point in run.points.items()},
+        labels=POINTS,
         pool=_pool(run),
         comparison=_comparison(run),
         curves=_curves(run),
@@ -94,9 +96,10 @@ def _comparison(run: RunRecord) -> list[dict[str, str]]:
     """Return table rows {"what", "ours", "published", "difference"} with accuracies in %."""
     published, rows = run.published, []
     theirs = "unknown" if published is None else published_with_std(published)
-    for key, what in {"last": "last", "best": "best on test"}.items():
-        if key in run.points:
-            ours = run.points[key]
+    points = run.points
+    for key, what in POINTS.items():
+        if key in points and key != "start":
+            ours = points[key]
             rows.append({
                 "what": what,
                 "ours": percent_with_std(ours),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from common.report.run_page import head_of
 from common.system.errors import InputError
 from common.system.files import read_json
 from common.system.text import (
-    POINTS,
     describe_seconds,
     diverged_in,
     networks_of,
     over_sets,
     percent,
     percent_with_std,
+    points_in,
     published_with_std,
 )
 
@@ -40,8 +40,8 @@ def write_seeds_report(folder: Path) -> Path:
     for each in runs.values():
         if each.summary is None:
             raise InputError(f"{each.folder} is not finished: distil again with --seeds")
-    summary = figures_over_sets([each.summary or {} for each in runs.values()])
-    figures = {key: _figures(summary[key]) for key in POINTS}
+    summaries = [each.summary or {} for each in runs.values()]
+    summary, labels = figures_over_sets(summaries), points_in(*summaries)
     pool = {name: {key: _figures(each[key]) for key in each} for name, each in summary.get("networks", {}).items()}
     first = next(iter(runs.values()))
     named = folder.resolve().name.removesuffix("-seeds") if first.option("name") else None
@@ -51,10 +51,11 @@ def write_seeds_report(folder: Path) -> Path:
         path,
         TEMPLATES / "seeds.html",
         **head_of(first, folder),
-        figures=figures,
+        figures={key: _figures(summary[key]) for key in labels},
+        labels=labels,
         pool=pool,
         published=None if first.published is None else published_with_std(first.published),
-        rows=[_row(seed, run, folder) for seed, run in runs.items()],
+        rows=[_row(seed, run, folder, labels) for seed, run in runs.items()],
         curves=svg_uri(lambda file: pictures.draw_sets(file, {seed: run.evaluations for seed, run in runs.items()})),
         command=first.command(asked),
     )
@@ -71,12 +72,12 @@ def named_runs(folder: Path) -> dict[int, Path]:
 
 
 def figures_over_sets(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`over_sets` of the evaluations in the summaries of several runs: {"start", "last", "best_on_test"}.
+    """`over_sets` of the evaluations in the summaries of several runs, by those of `POINTS` that all of them have.
 
     A set without a best evaluation is left out there, and None stands where no set has one. For a pool, "networks" has
     the last and the best evaluation of each network.
     """
-    figures: dict[str, Any] = {key: _over([each[key] for each in summaries]) for key in POINTS}
+    figures: dict[str, Any] = {key: _over([each[key] for each in summaries]) for key in points_in(*summaries)}
     names = networks_of(summaries[0]["last"])
     if len(names) > 1:
         figures["networks"] = {
@@ -109,10 +110,10 @@ def _figures(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _row(seed: int, run: RunRecord, folder: Path) -> dict[str, Any]:
-    """The table row of a set; accuracies are over its networks."""
+def _row(seed: int, run: RunRecord, folder: Path, labels: Iterable[str]) -> dict[str, Any]:
+    """The table row of a set; accuracies are over its networks. labels: the evaluations to show."""
     summary = run.summary or {}
-    points = {key: summary.get(key) for key in POINTS}
+    points = {key: summary.get(key) for key in labels}
     return {
         "seed": seed,
         "link": f"../{run.folder.name}/report.html" if (run.folder / "report.html").exists() else None,

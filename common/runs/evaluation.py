@@ -20,7 +20,8 @@ class Evaluations:
 
     `points` holds one dictionary per finished evaluation: {"iteration", "network", "mean", "std", "n", "accuracies"}
     and, with a pool of several networks, "networks". Accuracies are fractions. A network that diverged has None, and
-    "diverged" counts such networks, if there are any.
+    "diverged" counts such networks, if there are any. With training images held back, "validation" holds the same
+    figures on them.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -29,7 +30,9 @@ class Evaluations:
         """Images that the networks of the last evaluation were trained and tested on, in this process."""
         self._setup = setup
         self._networks = {name: EvaluationNetwork(network, setup.compile) for name, network in setup.pool.items()}
-        self._unfinished: dict[str, list[float | None]] = {}  # accuracies of the evaluation in progress, by network
+        # Accuracies of the evaluation in progress, by network: on the test images, and on those held back.
+        self._unfinished: dict[str, list[float | None]] = {}
+        self._unfinished_on_held: dict[str, list[float | None]] = {}
 
     def are_due(self, iteration: int) -> bool:
         """Whether the set has to be evaluated after this many iterations and has not been yet."""
@@ -53,11 +56,16 @@ class Evaluations:
         diverge, which raises InputError.
         """
         options, batches = self._setup.options, Batches(*self._setup.synset.stored().get(need_copy=True))
+        validation = self._setup.validation
+        tested = len(self._setup.test) + (0 if validation is None else len(validation))
         self.images = 0
+
+        def keep_held(name: str, accuracy: float | None) -> None:
+            self._unfinished_on_held.setdefault(name, []).append(accuracy)
 
         def keep(name: str, accuracy: float | None) -> None:
             epochs = protocol.for_network(options.dataset, name).epochs_of_training
-            self.images += epochs * len(batches.labels) + len(self._setup.test)
+            self.images += epochs * len(batches.labels) + tested
             self._unfinished.setdefault(name, []).append(accuracy)
             after_each()
 
@@ -73,6 +81,8 @@ class Evaluations:
             together=options.networks_at_once,
             precision=options.precision,
             finished=self._unfinished,
+            validation=validation,
+            on_validation=keep_held,
             check_stop=check_stop,
             on_accuracy=keep,
             lower=lower,
@@ -80,7 +90,9 @@ class Evaluations:
             leave=False,
         )
         point = {"iteration": iteration, **point_of(accuracies, self._setup.principal)}
-        self._unfinished = {}
+        if validation is not None:
+            point["validation"] = point_of(self._unfinished_on_held, self._setup.principal)
+        self._unfinished, self._unfinished_on_held = {}, {}
         self.points.append(point)
         return point
 
@@ -92,11 +104,13 @@ class Evaluations:
 
     def state_dict(self) -> dict[str, Any]:
         """The finished evaluations, and the accuracies so far of the one in progress."""
-        return {"evaluations": self.points, "unfinished": self._unfinished}
+        held = {} if self._setup.validation is None else {"unfinished_on_held": self._unfinished_on_held}
+        return {"evaluations": self.points, "unfinished": self._unfinished, **held}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.points, self._unfinished = state["evaluations"], state["unfinished"]
+        self._unfinished_on_held = state.get("unfinished_on_held", {})
 
 
 class Speed:

@@ -75,7 +75,7 @@ def is_finished_run(folder: Path) -> bool:
 
 def _sets_of(summary: dict[str, Any]) -> tuple[str, ...]:
     """The synthetic sets of a run: no best one if a network diverged in every evaluation."""
-    return SETS if summary["best_on_test"] is not None else SETS[:1]
+    return SETS if summary.get("best_on_validation", summary["best_on_test"]) is not None else SETS[:1]
 
 
 def is_whole(path: Path, expected: str | None) -> bool:

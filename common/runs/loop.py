@@ -30,7 +30,7 @@ from common.runs.setup import set_up
 from common.system import parallel
 from common.system.errors import InputError
 from common.system.progress import Progress
-from common.system.text import best_of, counted
+from common.system.text import chosen_of, counted
 from common.training.train import EvaluationProtocol, all_finite
 
 _CHECKPOINT_SHARE = 0.01  # at most this share of the time goes to checkpoints
@@ -287,7 +287,7 @@ class Distillation(Pieces):
         measured = self._speed.measure(begun, self._evaluations.images)
         if self._learned is not None:
             point["step_size"] = self._learned.item()
-        self._output.evaluated(point, point is best_of(self._evaluations.points), protocol, self._learned)
+        self._output.evaluated(point, point is chosen_of(self._evaluations.points), protocol, self._learned)
         self._output.tracker.measured(self._iteration, measured)
         self._run.record(evaluation=point, seconds=round(time.monotonic() - begun, 3), measured=measured)
         self._save()

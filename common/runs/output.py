@@ -21,7 +21,7 @@ from common.system import parallel
 from common.system.devices import peak_memory
 from common.system.errors import InputError
 from common.system.files import checksum, write_atomically
-from common.system.text import POINTS, best_by_network, best_of, counted, in_percent
+from common.system.text import best_by_network, chosen_of, counted, in_percent, points_in, points_of
 from common.training.train import EvaluationProtocol
 
 
@@ -70,6 +70,8 @@ class Output:
         setup, run, iteration = self._setup, self._run, point["iteration"]
         text = f"accuracy {in_percent(point)} ({counted(point['n'], 'network')})"
         before = " (before optimisation)" if iteration == 0 else ""
+        if "validation" in point:
+            text += f", {in_percent(point['validation'])} on the images held back"
         run.log(f"iteration {iteration}: {text}{before}")
         for name, figures in point.get("networks", {}).items():
             run.log(f"{name:>20}: {in_percent(figures)}")
@@ -124,7 +126,7 @@ class Output:
         self.files = dict(files)
         if not (parallel.is_main() and points):
             return
-        for name, point in zip(SETS, (points[-1], best_of(points)), strict=True):
+        for name, point in zip(SETS, (points[-1], chosen_of(points)), strict=True):
             path = self._run.folder / name
             if point is None:  # in every evaluation a network diverged, so there is no best set
                 continue
@@ -158,6 +160,7 @@ class Output:
             "accuracy": point,
             "content": self._setup.content,
             "seed": options.seed,
+            **({} if options.validation is None else {"validation": options.validation}),
             **({} if self._setup.tried is None else {"tried_n": self._setup.tried.as_metadata()}),
             "version": self._run.config["version"],
         }
@@ -186,9 +189,7 @@ class Output:
         summary: dict[str, Any] = {
             "objective": self._objective,
             "dataset": setup.options.dataset,
-            "start": points[0],
-            "last": points[-1],
-            "best_on_test": best_of(points),  # None where a network diverged in every evaluation
+            **points_of(points),
             **({} if len(setup.pool) == 1 else {"best_on_test_by_network": best_by_network(points)}),
             "evaluation": protocol.as_metadata(),
             "budget": setup.synset.budget(),
@@ -231,7 +232,7 @@ def export(run: Run) -> None:
 
 def say(summary: dict[str, Any], run: Run) -> None:
     """Log the closing lines of a run: its accuracies and its synthetic-set file."""
-    for key, label in POINTS.items():
+    for key, label in points_in(summary).items():
         point = summary[key]
         if point is None:
             run.log(f"{label:>20}: none, for in every evaluation a network diverged")

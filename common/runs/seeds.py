@@ -28,7 +28,7 @@ from common.runs.loop import Distillation
 from common.system import parallel
 from common.system.errors import InputError
 from common.system.files import read_json, write_json
-from common.system.text import POINTS, sets_in_percent
+from common.system.text import points_in, sets_in_percent
 from common.system.version import code_version
 
 Options = TypeVar("Options", bound=DistillOptions)
@@ -55,7 +55,7 @@ def distill_seeds(
             summary = _write_summary(options, objective, dict(zip(seeds, folders, strict=False)))
     if parallel.is_main():
         _say("")
-        for key, label in POINTS.items():
+        for key, label in points_in(summary).items():
             _say(f"{label:>20}: {sets_in_percent(summary[key])}")
         for name, points in summary.get("networks", {}).items():
             _say(f"{name:>20}: last {sets_in_percent(points['last'])}")

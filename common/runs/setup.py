@@ -45,6 +45,8 @@ class Setup:
     device: torch.device
     train: ImageData
     test: ImageData
+    validation: ImageData | None
+    """Training images that are held back to choose the best set; None for none. `train` is without them."""
     synset: LearnedSet
     network: Network
     """The network to match (--model), in training mode."""
@@ -68,16 +70,17 @@ def set_up(options: DistillOptions, sources: Sources, objective: str | None = No
     device = resolve_device(options.device)
     check_precision(options.precision, device)
     train, test = options.load()
+    content = content_of(train, test)
+    train, test = train.to(device), test.to(device)
+    train, validation = options.hold_back(train)
     options, ruled = rule.decide(options, sources, train.channels, train.im_size, train.smallest_class)
     if ruled and parallel.is_main():
         tqdm.write(f"no recipe for {train.name}, by rule (docs/recipes.md): {' '.join(ruled)}")
     options, sources = _fitted(options, sources, train.im_size)
-    content = content_of(train, test)
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
     pool = build_pool(
         options.eval_mode, options.model, train.channels, train.num_classes, train.im_size, options.eval_protocol
     )
-    train, test = train.to(device), test.to(device)
     tried = None
     if options.n == "auto":
         resumes = options.resume != "never"
@@ -93,6 +96,7 @@ def set_up(options: DistillOptions, sources: Sources, objective: str | None = No
         device=device,
         train=train,
         test=test,
+        validation=validation,
         synset=synset,
         network=network.train(),
         pool={name: each.to(device) for name, each in pool.items()},
@@ -179,7 +183,7 @@ def try_counts(options: DistillOptions, train: ImageData, network: Network) -> T
     counts = sorted({max(1, min(most, round(usual * share))) for share in _SHARES})
     orders = [order(options.seed, c, len(rows))[most:smallest] for c, rows in enumerate(train.class_indices)]
     held = torch.cat([rows[some] for rows, some in zip(train.class_indices, orders, strict=True)])
-    test = dataclasses.replace(train, images=train.images[held], labels=train.labels[held], check=None)
+    test = train.subset(held)
     accuracies: dict[int, float] = {}
     for count in counts:
         synset = new_set(options, train, train.device, count)

@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 
-POINTS = {"start": "before optimisation", "last": "last", "best_on_test": "best on test"}
+POINTS = {
+    "start": "before optimisation",
+    "last": "last",
+    "best_on_validation": "best on validation",
+    "best_on_test": "best on test",
+}
 """The evaluations of a summary, and what they are called."""
 
 
@@ -106,6 +111,31 @@ def best_of(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """
     comparable = [point for point in evaluations if not diverged_in(point)]
     return max(comparable, key=lambda point: point["mean"], default=None)
+
+
+def best_on_validation(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The evaluation with the highest mean on the images held back; of equal ones, the first. None as for `best_of`."""
+    comparable = [point for point in evaluations if not (diverged_in(point) or diverged_in(point["validation"]))]
+    return max(comparable, key=lambda point: point["validation"]["mean"], default=None)
+
+
+def chosen_of(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The evaluation of the best set: the best on the images held back, or on the test images if there are none."""
+    held_back = any("validation" in point for point in evaluations)
+    return best_on_validation(evaluations) if held_back else best_of(evaluations)
+
+
+def points_of(evaluations: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any] | None]:
+    """Those of `POINTS` that a run has, None for a best one in whose place a network diverged in every evaluation."""
+    best = {"best_on_test": best_of(evaluations)}
+    if "validation" in evaluations[0]:
+        best = {"best_on_validation": best_on_validation(evaluations), **best}
+    return {"start": evaluations[0], "last": evaluations[-1], **best}
+
+
+def points_in(*summaries: Mapping[str, Any]) -> dict[str, str]:
+    """Those of `POINTS` that all these summaries have, with their labels."""
+    return {key: label for key, label in POINTS.items() if all(key in summary for summary in summaries)}
 
 
 def best_by_network(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -48,36 +48,45 @@ class Ensemble:
         self,
         seeds: Sequence[int],
         training_sets: Sequence[TrainingSet],
-        test_data: ImageData,
+        tests: Sequence[ImageData],
         protocol: EvaluationProtocol,
         draws: Sequence[torch.Generator],
         on_batch: Callable[[], object] = lambda: None,
-    ) -> list[float | None]:
-        """Train n networks, each on its own training set, and return their top-1 accuracies as fractions.
+    ) -> list[list[float | None]]:
+        """Train n networks, each on its own training set, and return for each its top-1 accuracies as fractions.
 
-        The accuracy of a network that diverged is None; it does not affect the other networks.
+        There is one for each of `tests`, the images to test on. That of a network that diverged is None; it does not
+        affect the other networks.
 
         seeds: n seeds, from which the initial weights are drawn. training_sets: one per network, all of the same
         length. draws: one CPU generator per network, for the order of images and the augmentation. on_batch is called
         after every batch of training and testing, once for each network, and may raise. The CPU waits for the device
-        only once, at the end.
+        only once for each of `tests`, at the end.
         Raises ValueError for training sets of different lengths.
         """
         weights, buffers = initial(self._network, seeds)
         train(self._training, weights, buffers, training_sets, protocol, draws, on_batch)
-        correct = torch.zeros(len(seeds), dtype=torch.long, device=test_data.labels.device)
-        finite = torch.ones(len(seeds), dtype=torch.bool, device=test_data.labels.device)
+        by_test = [self._tested(weights, buffers, data, on_batch) for data in tests]
+        return [list(each) for each in zip(*by_test, strict=True)]
+
+    @torch.no_grad()
+    def _tested(
+        self, weights: State, buffers: State, data: ImageData, on_batch: Callable[[], object]
+    ) -> list[float | None]:
+        """The accuracy of each of the n networks on `data`."""
+        count, device = len(next(iter(weights.values()))), data.labels.device
+        correct = torch.zeros(count, dtype=torch.long, device=device)
+        finite = torch.ones(count, dtype=torch.bool, device=device)
         for tensor in (*weights.values(), *buffers.values()):
             finite &= _finite_rows(tensor)
-        with torch.no_grad():
-            for indices in test_indices(test_data):
-                images = test_data.batch(indices)
-                logits = self._testing(weights, buffers, images.expand(len(seeds), *images.shape))  # [n, B, C]
-                correct += (logits.argmax(dim=2) == test_data.labels[indices]).sum(dim=1)
-                finite &= _finite_rows(logits)
-                for _ in seeds:
-                    on_batch()
-        accuracies, sound = torch.stack([correct.double() / len(test_data), finite.double()]).tolist()
+        for indices in test_indices(data):
+            images = data.batch(indices)
+            logits = self._testing(weights, buffers, images.expand(count, *images.shape))  # [n, B, C]
+            correct += (logits.argmax(dim=2) == data.labels[indices]).sum(dim=1)
+            finite &= _finite_rows(logits)
+            for _ in range(count):
+                on_batch()
+        accuracies, sound = torch.stack([correct.double() / len(data), finite.double()]).tolist()
         return [each if fine else None for each, fine in zip(accuracies, sound, strict=True)]
 
 

@@ -51,6 +51,8 @@ def evaluate_pool(
     together: int = 0,
     precision: Precision = "fp32",
     finished: Mapping[str, Sequence[float | None]] | None = None,
+    validation: ImageData | None = None,
+    on_validation: Callable[[str, float | None], object] = lambda name, accuracy: None,
     check_stop: Callable[[], None] = lambda: None,
     on_accuracy: Callable[[str, float | None], object] = lambda name, accuracy: None,
     lower: str | None = None,
@@ -69,7 +71,8 @@ def evaluate_pool(
     together: how many networks of one architecture are trained at the same time, 0 for the number that suits the
     device. finished: accuracies from an interrupted evaluation; those networks are not trained again.
     on_accuracy: called with (name, accuracy) as each further network is finished. If networks are trained one by one,
-    the network still holds its trained weights during this call.
+    the network still holds its trained weights during this call. validation: further images to test every network on;
+    on_validation is called with (name, accuracy on them) before on_accuracy.
     title: title of the progress bar, which counts the batches of training and testing of all networks; if
     empty, the bar shows the name of the
     current network. leave: whether the bar stays on the screen.
@@ -82,7 +85,8 @@ def evaluate_pool(
     protocols = {name: protocol.for_network(dataset, name) for name in networks}
     # Training sets of one evaluation are of equal length.
     images = next((len(training_sets(each[0]).labels) for each in numbers.values() if each), 0)
-    testing = batches_of_test(len(test_data), test_data.im_size)
+    tests = [test_data] if validation is None else [test_data, validation]
+    testing = sum(batches_of_test(len(each), each.im_size) for each in tests)
     total = sum(
         trained_here(each.network, len(numbers[name]), together) * (protocols[name].batches(images) + testing)
         for name, each in networks.items()
@@ -103,10 +107,10 @@ def evaluate_pool(
         for name, network in networks.items():
             if not title:
                 bar.set_description(name)
-            for each in train_and_test(
+            for each, *held in train_and_test(
                 network,
                 training_sets,
-                test_data,
+                tests,
                 protocols[name],
                 numbers[name],
                 seed,
@@ -115,6 +119,8 @@ def evaluate_pool(
                 on_batch=after_batch,
             ):
                 accuracies[name].append(each)
+                for other in held:
+                    on_validation(name, other)
                 on_accuracy(name, each)
     _check_some_converged(accuracies, protocols, lower)
     return accuracies
@@ -136,17 +142,17 @@ def _check_some_converged(
 def train_and_test(
     network: EvaluationNetwork,
     training_sets: Callable[[int], TrainingSet],
-    test_data: ImageData,
+    tests: Sequence[ImageData],
     protocol: EvaluationProtocol,
     numbers: Sequence[int],
     seed: int,
     point: int = 0,
     together: int = 1,
     on_batch: Callable[[], object] = lambda: None,
-) -> Iterator[float | None]:
-    """Train a new network for each of `numbers` and yield its top-1 accuracy (a fraction) when it is finished.
+) -> Iterator[list[float | None]]:
+    """Train a new network for each of `numbers` and yield its top-1 accuracies (fractions) when it is finished.
 
-    The accuracy is None if the network diverged.
+    There is one for each of `tests`, the images to test on. It is None if the network diverged.
 
     training_sets: a function from a network's number to its training set. point: distinguishes the evaluations of one
     run (the iteration of the run). The random draws of network `number` depend on (seed, point, number) alone, so an
@@ -158,14 +164,14 @@ def train_and_test(
     all accuracies.
     """
 
-    def trained(some: Sequence[int]) -> Iterator[float | None]:
+    def trained(some: Sequence[int]) -> Iterator[list[float | None]]:
         if not some:
             return
         if together > 1 and not has_dropout(network.network):
             yield from network.ensemble.accuracies(
                 [derive(seed, "evaluation network", point, number) for number in some],
                 [training_sets(number) for number in some],
-                test_data,
+                tests,
                 protocol,
                 [generator(seed, "evaluation draws", point, number) for number in some],
                 on_batch,
@@ -177,7 +183,7 @@ def train_and_test(
             draws = generator(seed, "evaluation draws", point, number)
             with seeded(one, seed, "evaluation dropout", point, number):
                 train(one, training_sets(number), protocol, draws, forward, on_batch)
-            yield accuracy(one, test_data, forward, on_batch)
+            yield [accuracy(one, each, forward, on_batch) for each in tests]
 
     for some in _rounds(network.network, len(numbers), together):
         first, last = parallel.share(len(some))
