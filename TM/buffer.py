@@ -23,6 +23,7 @@ from tqdm import tqdm
 from common.config.checks import check_least
 from common.config.command_line import parse_buffer
 from common.config.options import BufferOptions
+from common.config.rule import BY_SIZE, network_for
 from common.experts.folder import buffer_folder, claimed, describe, filling, missing_experts, save_expert
 from common.experts.train import ExpertProtocol, expert_epochs
 from common.networks import build_network
@@ -47,13 +48,15 @@ def train_experts(options: BufferOptions) -> None:
     device = resolve_device(options.device)
     check_precision(options.precision, device)
     train, test = (part.to(device) for part in options.load())
-    train, _ = options.hold_back(train)
-    network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
+    train, held = options.hold_back(train)
+    test = test if held is None else held  # what is chosen by the experts' curve has not seen the test images
+    model = network_for(train.im_size) if options.model == BY_SIZE else options.model
+    network = build_network(model, train.channels, train.num_classes, train.im_size).to(device)
     compiles = options.compile and can_compile()
     forward = torch.compile(network) if compiles else network
 
-    folder = buffer_folder(options.buffer_path, train.name, options.model, options.zca)
-    made_for = describe(train, options.model, network, options.validation)
+    folder = buffer_folder(options.buffer_path, train.name, model, options.zca)
+    made_for = describe(train, model, network, options.validation)
     made_by = asdict(protocol) | {"precision": options.precision, "compile": compiles}
     epochs, shape = protocol.keep_epochs, (protocol.keep_epochs + 1, made_for["parameter_count"])
     every = options.test_every or epochs

@@ -29,7 +29,9 @@ from torch import Tensor
 from common.config.checks import check_least, check_positive
 from common.config.command_line import parse
 from common.config.options import BufferOptions, DistillOptions, Sources
+from common.config.rule import is_left
 from common.experts.buffer import ExpertOrder
+from common.experts.curve import suggest_max_start_epoch
 from common.experts.folder import describe
 from common.experts.open import find_buffer, open_buffer
 from common.matching import augment, trajectory
@@ -87,9 +89,11 @@ def distill(options: Options, sources: Sources, objective: str = "TM") -> Distil
     with Distillation(options, sources, objective) as run:
         check_chunk(options, run.network)
         check_no_dropout(options, run.network)
-        folder = find_buffer(options.buffer_path, run.train.name, options.model, options.zca)
-        last_epoch = options.max_start_epoch - 1 + options.expert_epochs
-        made_for = describe(run.train, options.model, run.network, options.validation)
+        folder = find_buffer(options.buffer_path, run.train.name, run.options.model, options.zca)
+        if is_left(sources, "max_start_epoch"):
+            options = run.settle(options, max_start_epoch=suggest_max_start_epoch(folder, options.expert_epochs) or 0)
+        last_epoch = options.max_start_epoch - 1 + options.expert_epochs if options.max_start_epoch else None
+        made_for = describe(run.train, run.options.model, run.network, options.validation)
         buffer = open_buffer(folder, made_for, last_epoch, options, objective)
         order = ExpertOrder(buffer, options.seed, options.max_experts)
         step_size = StepSize(options.lr_teacher, options.lr_lr, run.device)
@@ -178,7 +182,8 @@ def check_trajectory(options: Options, sources: Sources) -> None:
                 "or --recipe NAME to borrow another dataset's"
             )
     for key in ("syn_steps", "expert_epochs", "max_start_epoch", "experts_per_iteration", "max_experts"):
-        check_least(options, key, 1)
+        if not is_left(sources, key):
+            check_least(options, key, 1)
     if options.unroll == "plain" and options.experts_per_iteration % parallel.world():
         raise InputError(
             f"--unroll plain cannot share an expert among {parallel.world()} processes: give "

@@ -3,11 +3,14 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from common.config import rule
 from common.config.command_line import parse
 from common.config.options import ClassMatchingOptions
+from common.experts.curve import suggest_max_start_epoch
+from common.experts.folder import save_expert
 from common.system.errors import InputError
 from tests.command_line import assert_refused, call
 from tests.image_sets import make_folder
@@ -83,7 +86,8 @@ def test_sgd_needs_a_step(words):
 )
 def test_a_command_that_worked_without_the_rule_does_without(words):
     options, sources = parsed("--dataset", "folder:images", *words)
-    assert rule.SOURCE not in sources.values()
+    by_rule = [key for key, source in sources.items() if source == rule.SOURCE]
+    assert by_rule == ([] if options.recipe else ["validation_share"])
     assert rule.decide(options, sources, 3, (64, 64), 500) == (options, [])
 
 
@@ -100,9 +104,47 @@ def test_what_is_wrong_with_the_folder_is_said_first(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_trajectory_matching_needs_flags_or_a_recipe(tmp_path):
-    images = make_folder(tmp_path / "images")
-    assert_refused(call("TM/distill.py", "--dataset", f"folder:{images}"), "no recipe for TM", "--recipe NAME")
+def test_trajectory_matching_reads_the_curve_of_its_experts(tmp_path):
+    images = make_folder(tmp_path / "images", count=20)
+    data, buffers = ["--dataset", f"folder:{images}"], ["--buffer_path", tmp_path / "buffers"]
+    quick = ["--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0, "--syn_steps", 2, "--save_path", tmp_path]
+    command = f"python TM/buffer.py --dataset folder:{images} --model ConvNetD3 --buffer_path {tmp_path / 'buffers'}"
+    assert_refused(call("TM/distill.py", *data, *buffers, *quick), "no experts in", f"`{command}`")
+    made = call("TM/buffer.py", *data, *buffers, "--num_experts", 1, "--train_epochs", 4)
+    assert made.code == 0, made.err
+    done = call("TM/distill.py", *data, *buffers, *quick)
+    assert done.code == 0, done.err
+    (file,) = (tmp_path / "TM").rglob("config.json")
+    options = json.loads(file.read_text())["options"]
+    suggested = suggest_max_start_epoch(tmp_path / "buffers" / "images" / "ConvNetD3", 2)
+    assert options["max_start_epoch"] == {"value": suggested, "source": rule.SOURCE}
+    assert options["lr_lr"] == {"value": 1e-6, "source": rule.SOURCE}
+    assert options["syn_steps"]["source"] == "flag"
+    assert "is finished" in call("TM/distill.py", *data, *buffers, *quick).out
+
+
+def experts(folder, *curves):
+    for number, curve in enumerate(curves):
+        save_expert(folder, number, torch.zeros(len(curve) + 1, 3), dict(enumerate(curve, 1)))
+    return folder
+
+
+def test_the_student_starts_where_most_of_the_gain_is_made(tmp_path):
+    curve = [0.1, 0.5, 0.85, 0.9, 1.0, 0.9, 0.9, 0.9]  # from 0.1 to 1.0: four fifths of the gain is 0.82
+    assert suggest_max_start_epoch(experts(tmp_path / "one", curve), 2) == 3
+    late, early = [0.1] * 7 + [1.0], [1.0] * 8
+    assert suggest_max_start_epoch(experts(tmp_path / "median", late, curve, early), 2) == 3
+    assert suggest_max_start_epoch(experts(tmp_path / "late", late), 2) == 7  # epochs 6 to 8 are the last to match
+    assert suggest_max_start_epoch(experts(tmp_path / "none", [None, 0.5, 0.5]), 2) == 2
+    assert suggest_max_start_epoch(tmp_path / "nowhere", 2) is None
+
+
+def test_experts_without_a_curve_suggest_nothing(tmp_path):
+    save_expert(tmp_path, 0, torch.zeros(5, 3), {4: 0.9})
+    with pytest.raises(InputError, match=r"not tested after every epoch.*give it, or train others with --test_every 1"):
+        suggest_max_start_epoch(tmp_path, 2)
+    with pytest.raises(InputError, match="have 4 epochs, of which --expert_epochs takes 5"):
+        suggest_max_start_epoch(tmp_path, 5)
 
 
 def test_grayscale_files_are_one_channel(tmp_path):
@@ -114,3 +156,15 @@ def test_grayscale_files_are_one_channel(tmp_path):
     result = call("DM/distill.py", "--dataset", f"folder:{images}", *QUICK, "--save_path", tmp_path / "runs")
     assert result.code == 0, result.err
     assert "--msz_per_channel 64 --selection energy --selection_images class" in result.out
+
+
+def test_sets_of_several_seeds_are_named_by_what_the_rule_decided(tmp_path):
+    images = make_folder(tmp_path / "images", size=(40, 40), count=4)
+    quick = [*QUICK[:-2], "--Iteration", 0, "--seeds", "0", "--msz_per_channel", 400, "--save_path", tmp_path / "runs"]
+    for words in ([], ["--model", "ConvNetD3"]):  # by rule it is ConvNetD4
+        result = call("DM/distill.py", "--dataset", f"folder:{images}", *quick, *words)
+        assert result.code == 0, result.err
+    folders = sorted((tmp_path / "runs").rglob("seeds.json"))
+    models = [json.loads((each.parent.parent / json.loads(each.read_text())["runs"]["0"] / "config.json").read_text())
+              ["options"]["model"]["value"] for each in folders]  # fmt: skip
+    assert sorted(models) == ["ConvNetD3", "ConvNetD4"]

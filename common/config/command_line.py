@@ -150,14 +150,15 @@ def _as_stored(options: Options, sources: Sources) -> tuple[Options, Sources]:
 def parse_buffer(kind: type[Buffers], objective: str, argv: Sequence[str] | None = None) -> Buffers:
     """Return the options of a buffer.py.
 
-    Flags override the recipe values that hold for every ipc of the dataset, and these override the defaults.
+    Flags override the recipe values that hold for every ipc of the dataset, and these override the defaults. For images
+    of one's own, the network goes by their size, and experts are tested after every epoch: TM's rule reads the curve.
     """
     argv = _spell_out_booleans(kind, argv)
     cell = _cell(argv, kind)
     recipe = cell.recipe_of(objective, recipes.EVERY_IPC)
     usual = with_recipe(kind, recipe, cell.dataset)
     if cell.recipe is None and rule.is_own(usual):
-        usual = dataclasses.replace(usual, validation_share=OWN_SHARE)
+        usual = dataclasses.replace(usual, validation_share=OWN_SHARE, model=rule.BY_SIZE, test_every=1)
     return _read(kind, argv, default=usual)
 
 

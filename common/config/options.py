@@ -87,8 +87,8 @@ class DataOptions:
     dataset: str = "digits"
     """digits (built in), MNIST, FashionMNIST, SVHN, CIFAR10, CIFAR100, Tiny, 3D-MNIST,
     imagenet-SUBSET (or ImageNet with --subset),
-    folder:PATH (holding train/CLASS/ and test/CLASS/ or val/CLASS/, or CLASS/; distilled by DM and DC without other
-    flags, with hyper-parameters by rule),
+    folder:PATH (holding train/CLASS/ and test/CLASS/ or val/CLASS/, or CLASS/; distilled without other flags, with
+    hyper-parameters by rule),
     hf:owner/name (a Hugging Face Hub dataset), or hf:PATH (a folder of Parquet files)"""
     subset: Subset = None
     data_path: str | None = None
@@ -309,7 +309,8 @@ class BufferOptions(ValidationOptions, DataOptions):
     """Train expert networks on a dataset and store their weights after every epoch, for trajectory matching."""
 
     model: str = "ConvNetD3"
-    """network of the experts; trajectory matching uses the same network"""
+    """network of the experts; trajectory matching uses the same network. by_size, the default for folder:PATH and
+    hf:... without --recipe: a ConvNet as deep as the images are large (docs/recipes.md)"""
     num_experts: int = 100
     """experts in the buffer; experts that it already holds are not trained again"""
     train_epochs: int = 50
@@ -332,7 +333,8 @@ class BufferOptions(ValidationOptions, DataOptions):
     dsa_strategy: str = DSA_STRATEGY
     """augmentations of --dsa, joined by underscores; each step draws one of them, with its own parameters per image"""
     test_every: int = 0
-    """epochs between two tests of an expert (0: only at the end)"""
+    """epochs between two tests of an expert, on the training images held back if there are any
+    (0: only at the end; 1 for folder:PATH and hf:... without --recipe)"""
     wait: bool = False
     """if other processes are training the last experts, wait until all experts are finished"""
     buffer_path: str = BUFFERS

@@ -17,8 +17,11 @@ from common.system.text import counted
 Options = TypeVar("Options", bound=DistillOptions)
 
 SOURCE = "rule: docs/recipes.md"
-OBJECTIVES = ("DM", "DC")
-"""The objectives that the rule serves; trajectory matching needs experts first."""
+OBJECTIVES = ("DM", "DC", "TM")
+"""The objectives that the rule serves."""
+BY_SIZE = "by_size"
+"""The --model of a buffer.py that leaves the network to the rule."""
+_OF_TRAJECTORIES = {"syn_steps": 50, "lr_lr": 1e-6, "max_start_epoch": 0}  # 0: TM/distill.py asks the experts
 _SHARES = {1: 4, 3: 16}  # by the number of channels: one coefficient of so many is kept
 _DEPTHS = ((32, 3), (64, 4), (128, 5))  # of the ConvNet, for sides up to so many pixels
 _DEEPEST = 6
@@ -34,6 +37,9 @@ def mark(options: Options, sources: Sources, objective: str) -> tuple[Options, S
     if own and sources["validation_share"] == "default":
         options = dataclasses.replace(options, validation_share=OWN_SHARE)
         sources = sources | {"validation_share": SOURCE}
+    if own and objective.rpartition("/")[2] == "TM":
+        left: dict[str, Any] = {key: value for key, value in _OF_TRAJECTORIES.items() if sources[key] == "default"}
+        options, sources = dataclasses.replace(options, **left), sources | dict.fromkeys(left, SOURCE)
     complete = options.lr_freq > 0 and (options.msz_per_channel > 0 or options.storage == "coded")
     served = objective.rpartition("/")[2] in OBJECTIVES and options.transform == "dct"
     if complete or not own or not served:
@@ -53,6 +59,12 @@ def is_own(options: DataOptions) -> bool:
     return options.dataset.startswith(tuple(PREFIXES)) and options.recipe is None
 
 
+def network_for(im_size: Sequence[int]) -> str:
+    """The network by the shorter side: each of its blocks halves the images."""
+    depth = next((each for side, each in _DEPTHS if min(im_size) <= side), _DEEPEST)
+    return f"ConvNetD{depth}"
+
+
 def is_left(sources: Sources, key: str) -> bool:
     """Whether the rule decides an option."""
     return sources[key] == SOURCE
@@ -69,11 +81,10 @@ def decide(
         raise InputError(f"a class has only {counted(smallest, 'image')}: lower --ipc ({options.ipc})")
     d = math.prod(im_size)
     k = max(d // _SHARES.get(channels, _SHARES[3]), math.ceil(options.ipc * d / smallest), 1)
-    depth = next((each for side, each in _DEPTHS if min(im_size) <= side), _DEEPEST)
     # The variance drops the mean of a class, which images of one channel, such as drawings and letters, often share.
     one = channels == 1
     values: dict[str, Any] = {
-        "model": f"ConvNetD{depth}",
+        "model": network_for(im_size),
         "msz_per_channel": k,
         "selection": "energy" if one else "variance",
         "selection_images": "class" if one else "init",

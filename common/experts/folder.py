@@ -40,7 +40,7 @@ FORMAT = "fred-experts"
 VERSION = 2  # of the manifest; 2 has a checksum
 EXPERT_VERSION = 2  # of the experts' files; 2 has a checksum for each snapshot
 MANIFEST = "manifest.json"
-_METADATA_KEY = "fred"
+METADATA_KEY = "fred"
 _EXPERT = re.compile(r"expert_(\d+)\.safetensors")
 _OF_AN_EXPERT = re.compile(r"\.expert_(\d+)\.")
 _NOT_FLAGS = ("image_size", "channels", "mean", "std")
@@ -165,7 +165,7 @@ def save_expert(folder: Path, number: int, trajectory: Tensor, accuracies: dict[
         "accuracies": accuracies,
         "checksums": [row_checksum(row) for row in trajectory],
     }
-    content = save({"trajectory": trajectory.contiguous()}, {_METADATA_KEY: json.dumps(metadata, allow_nan=False)})
+    content = save({"trajectory": trajectory.contiguous()}, {METADATA_KEY: json.dumps(metadata, allow_nan=False)})
     file = expert_file(folder, number)
     write_atomically(file, lambda temporary: temporary.write_bytes(content))
     return file
@@ -185,7 +185,7 @@ def read_snapshots(file: Path, epochs: Iterable[int]) -> Iterator[Tensor]:
     try:
         # numpy's slices read only the row; torch's would allocate memory for the whole file.
         with opened_tensors(file, "np") as stored:
-            metadata = json.loads((stored.metadata() or {})[_METADATA_KEY])
+            metadata = json.loads((stored.metadata() or {})[METADATA_KEY])
             version, checksums = metadata["format_version"], metadata.get("checksums")
             if version not in (1, EXPERT_VERSION):
                 raise ValueError(f"its format version is {version}")

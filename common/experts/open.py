@@ -48,15 +48,16 @@ def find_buffer(buffer_path: str | Path, dataset: str, model: str, zca: bool) ->
 def open_buffer(
     folder: Path,
     made_for: dict[str, Any],
-    epochs: int = 1,
+    epochs: int | None = 1,
     data: DataOptions | None = None,
     objective: str = "TM",
 ) -> Buffer:
     """Open the experts in a folder and check that they fit their use.
 
     made_for: `folder.describe` of the training images and the network. epochs: the last snapshot that will be read,
-    max_start_epoch - 1 + expert_epochs. data (the options that chose the images) and objective (whose buffer.py trains
-    experts) are used only for an error message, which gives the command that trains missing experts.
+    max_start_epoch - 1 + expert_epochs; None if the experts are to suggest it. data (the options that chose the images)
+    and objective (whose buffer.py trains experts) are used only for an error message, which gives the command that
+    trains missing experts.
     Of our files only the headers are read; of the authors' files the lists and one snapshot.
     Raises InputError for a folder without experts, for experts of another dataset, normalisation or network, for too
     few epochs, and for files that are damaged or hold objects other than tensors.
@@ -73,7 +74,7 @@ def open_buffer(
         raise InputError(f"no experts in {folder}: run `{command}` first")
     digest = fingerprint(experts[0].snapshot(0)) if theirs else _digest(read_manifest(folder))
     buffer = Buffer(folder, tuple(experts), digest)
-    if buffer.epochs < epochs:
+    if epochs is not None and buffer.epochs < epochs:
         raise InputError(
             f"the experts in {folder} have {counted(buffer.epochs, 'epoch')}; max_start_epoch - 1 + expert_epochs is "
             f"{epochs}: train others with --train_epochs {epochs} or more (and --keep_epochs {epochs}, which suffices) "
@@ -113,11 +114,11 @@ def _read_snapshot(file: Path, epoch: int) -> Tensor:
     return weights
 
 
-def _command(folder: Path, data: DataOptions, model: str, epochs: int, objective: str) -> str:
+def _command(folder: Path, data: DataOptions, model: str, epochs: int | None, objective: str) -> str:
     """The command line that trains the missing experts on the same images."""
     chosen = ["--dataset", data.dataset, *(["--recipe", data.recipe] if data.recipe else [])]
     unless_given = parse_buffer(BufferOptions, objective, chosen)  # the recipe's values, or the defaults
     words = ["python", buffer_script(objective), *chosen, "--model", model, *data_flags(data, unless_given)]
-    # A recipe may train for fewer epochs than are needed.
-    words += ["--train_epochs", str(max(epochs, unless_given.train_epochs)), "--keep_epochs", str(epochs)]
+    if epochs is not None:  # a recipe may train for fewer epochs than are needed
+        words += ["--train_epochs", str(max(epochs, unless_given.train_epochs)), "--keep_epochs", str(epochs)]
     return shlex.join([*words, "--buffer_path", str(folder.parent.parent)])

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -32,6 +32,8 @@ from common.system.errors import InputError
 from common.system.progress import Progress
 from common.system.text import chosen_of, counted
 from common.training.train import EvaluationProtocol, all_finite
+
+Options = TypeVar("Options", bound=DistillOptions)
 
 _CHECKPOINT_SHARE = 0.01  # at most this share of the time goes to checkpoints
 
@@ -111,6 +113,13 @@ class Distillation(Pieces):
             raise RuntimeError("call `keep` once, with everything to keep, inside the `with` block and before the loop")
         self._kept = checked({"step_size": step_size, "source": source, **others})
         self._step_size, self._source = step_size, source
+
+    def settle(self, options: Options, **values: Any) -> Options:
+        """Replace options that the script decides when it knows the data, before the loop. Returns the new options."""
+        if self._stage != "before":
+            raise RuntimeError("call `settle` inside the `with` block and before the loop")
+        self.options = self._setup.options = dataclasses.replace(self.options, **values)
+        return dataclasses.replace(options, **values)
 
     # -- updates -----------------------------------------------------------------------------------------------
 

@@ -50,16 +50,19 @@ def distill_seeds(
     for number, seed in enumerate(seeds, 1):
         _say(f"\nseed {seed}: set {number} of {len(seeds)}")
         one = dataclasses.replace(options, seed=seed, seeds=None, name=_name(options, seed))
-        folders.append(distill(one, sources | {"seed": "flag", "seeds": "default"}, objective).folder)
+        run = distill(one, sources | {"seed": "flag", "seeds": "default"}, objective)
+        folders.append(run.folder)
+        # Named by the options that the data have completed, of which the seed is set aside.
+        folder = _folder(dataclasses.replace(run.options, name=options.name), objective)
         if parallel.is_main():  # after each set, so that a page is there while the others are made
-            summary = _write_summary(options, objective, dict(zip(seeds, folders, strict=False)))
+            summary = _write_summary(folder, options.name, dict(zip(seeds, folders, strict=False)))
     if parallel.is_main():
         _say("")
         for key, label in points_in(summary).items():
             _say(f"{label:>20}: {sets_in_percent(summary[key])}")
         for name, points in summary.get("networks", {}).items():
             _say(f"{name:>20}: last {sets_in_percent(points['last'])}")
-        _say(f"{'sets of all seeds':>20}: {_folder(options, objective) / FILE}")
+        _say(f"{'sets of all seeds':>20}: {folder / FILE}")
 
 
 def _name(options: DistillOptions, seed: int) -> str | None:
@@ -71,12 +74,12 @@ def _folder(options: DistillOptions, objective: str) -> Path:
     return seeds_folder(folder_of(dataclasses.replace(options, seed=0), objective))
 
 
-def _write_summary(options: DistillOptions, objective: str, folders: dict[int, Path]) -> dict[str, Any]:
+def _write_summary(folder: Path, name: str | None, folders: dict[int, Path]) -> dict[str, Any]:
     """Write seeds.json and report.html about the finished runs in `folders`, by seed; returns what the former says.
 
+    folder: where they go. name: that of --name.
     The sets of other seeds that were made before, by runs that differ in nothing else, are kept.
     """
-    folder = _folder(options, objective)
     identity = _but_for_seed(next(iter(folders.values())))
     before = {seed: each for seed, each in named_runs(folder).items() if seed not in folders}
     others = {seed: each for seed, each in before.items() if _but_for_seed(each) == identity}
@@ -89,7 +92,7 @@ def _write_summary(options: DistillOptions, objective: str, folders: dict[int, P
         "objective": first.objective,
         "dataset": first.option("dataset"),
         "ipc": first.option("ipc"),
-        "name": options.name,
+        "name": name,
         "seeds": list(folders),
         "runs": {str(seed): each.name for seed, each in folders.items()},  # beside this folder
         "bytes": [needed_bytes(each["budget"]) for each in summaries],  # that a decoder needs, set by set
