@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from common.system.errors import InputError, Stopped
+from common.system.signals import raising_on_signals
 from reproduction.jobs import KEPT, CellJob, is_finished, read_record, write_record
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run_here(jobs: Sequence[CellJob]) -> None:
     Raises InputError at the end if any cell failed. On a signal the current cell saves, and Stopped is raised.
     """
     failed = []
-    with _stopping_on_signals():
+    with raising_on_signals(KEPT):
         for number, job in enumerate(jobs, 1):
             print(f"\n[{number}/{len(jobs)}] {job.cell.name}, scale {job.plan.scale}", flush=True)
             try:
@@ -81,7 +81,7 @@ def run_local(jobs: Sequence[CellJob], cluster: Cluster, folder: Path) -> None:
     waiting, failed = list(jobs), list[str]()
     active: list[tuple[CellJob, Job[None]]] = []
     try:
-        with _stopping_on_signals():
+        with raising_on_signals(KEPT):
             while waiting or active:
                 while waiting and len(active) < (cluster.parallel or 1):
                     job = waiting.pop(0)
@@ -179,21 +179,6 @@ def _executor(kind: Literal["local", "slurm"], cluster: Cluster, folder: Path, g
         }
     executor.update_parameters(**{key: value for key, value in asked.items() if value is not None})
     return executor
-
-
-@contextmanager
-def _stopping_on_signals() -> Iterator[None]:
-    """Inside the block, SIGINT and SIGTERM raise Stopped; whatever runs then stops its own script."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number, KEPT)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _raise_if_any(failed: Sequence[str], count: int) -> None:

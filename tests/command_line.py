@@ -3,7 +3,6 @@
 import contextlib
 import io
 import runpy
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -11,8 +10,6 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-
-_run = subprocess.run  # before a test replaces it
 
 # Seconds, not minutes; what a test does not care about.
 TINY = ["--dataset", "digits", "--model", "ConvNetD1W32", "--batch_real", "16", "--device", "cpu"]
@@ -38,15 +35,6 @@ def call(script, *words):
         except SystemExit as end:
             code = end.code or 0
     return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
-
-
-def run_here(command, **named):
-    """`subprocess.run` for scripts of this repository, without a process of their own; others get one."""
-    if command[0] == "git":
-        return _run(command, **named)
-    result = call(command[1], *command[2:])
-    print(result.out, result.err)
-    return SimpleNamespace(returncode=result.code)
 
 
 class InThisProcess:

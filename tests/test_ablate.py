@@ -10,7 +10,7 @@ import ablate
 from common import frequency
 from common.synset.file import load_synset
 from common.training.stored_real import describe_storage
-from tests.command_line import assert_refused, call, run_here
+from tests.command_line import InThisProcess, assert_refused, call
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -22,7 +22,7 @@ def table(tmp_path_factory):
     path = tmp_path_factory.mktemp("ablation")
     with pytest.MonkeyPatch.context() as patch:
         # In this process: each start of a script would import torch anew.
-        patch.setattr("common.system.scripts.subprocess.run", run_here)
+        patch.setattr("common.system.scripts.Script", InThisProcess)
         result = call(
             "ablate.py", "--transforms", "dft", "dwt", "--selections", "energy", "low", "--output", path, *QUICK,
             "--stored_as", "png", "webp", "--no_count_headers",
@@ -102,7 +102,7 @@ def test_flags_that_would_change_a_variant_are_refused(tmp_path, flags, part):
 
 
 def test_a_failing_run_ends_the_table(tmp_path, monkeypatch):
-    monkeypatch.setattr("common.system.scripts.subprocess.run", run_here)
+    monkeypatch.setattr("common.system.scripts.Script", InThisProcess)
     result = call("ablate.py", "--output", tmp_path, *QUICK, "--model", "ConvNte")
     assert_refused(result, "DM/distill.py ended with exit code 2")
 

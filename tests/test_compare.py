@@ -12,7 +12,7 @@ from scipy import stats
 import compare
 from common.config.experiment import read_experiment
 from common.report.record import read_run
-from tests.command_line import assert_refused, call, run_here
+from tests.command_line import InThisProcess, assert_refused, call
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -57,7 +57,7 @@ def written(folder, text=EXPERIMENT):
 def made(tmp_path_factory):
     path = tmp_path_factory.mktemp("compare")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.system.scripts.subprocess.run", run_here)
+        patch.setattr("common.system.scripts.Script", InThisProcess)
         result = call("compare.py", written(path), "--output", path)
     assert result.code == 0, result.err
     tables = []
@@ -153,7 +153,7 @@ def test_a_row_that_is_not_there_is_refused(tmp_path):
 
 
 def test_a_step_that_diverges_is_the_worst_of_a_search(tmp_path, monkeypatch):
-    monkeypatch.setattr("common.system.scripts.subprocess.run", run_here)
+    monkeypatch.setattr("common.system.scripts.Script", InThisProcess)
     text = EXPERIMENT.split("[[rows]]")[0].replace('seeds = "3-5"', 'seeds = "3"')
     text += '[[rows]]\nname = "a"\nlr_freq = [1e37, 256]\n[[rows]]\nname = "a at start"\nruns = "a"\npoint = "start"\n'
     result = call("compare.py", written(tmp_path, text), "--rows", "a at start", "a", "--output", tmp_path)

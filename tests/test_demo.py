@@ -2,10 +2,9 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
-from pathlib import Path
 
+from common.system import scripts
 from tests.command_line import call
 from tests.conftest import ROOT
 
@@ -21,13 +20,9 @@ def test_the_demo_compares_four_ways_at_one_budget(tmp_path, monkeypatch, capfd)
     assert spec.loader is not None
     demo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(demo)
-    really_run = subprocess.run
-
-    def run_quickly(command, **named):
-        return really_run([*command, *QUICK["/".join(Path(command[1]).parts[-2:])]], **named)
-
+    quickly = scripts.Script
     monkeypatch.setattr(demo, "FOLDER", tmp_path)
-    monkeypatch.setattr(subprocess, "run", run_quickly)
+    monkeypatch.setattr(scripts, "Script", lambda script, words: quickly(script, [*words, *QUICK[script]]))
     monkeypatch.setattr(sys, "argv", ["demo.py"])
     demo.main()
     table = json.loads((tmp_path / "summary.json").read_text())

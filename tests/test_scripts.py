@@ -1,7 +1,10 @@
 """What knows where the scripts lie."""
 
 import importlib
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -50,3 +53,37 @@ def test_a_script_behind_a_pipe_draws_bars_where_they_are_seen(monkeypatch, tmp_
     monkeypatch.setattr(scripts, "ROOT", tmp_path)
     monkeypatch.setattr(scripts, "draws_bars", lambda: terminal)
     assert Script("script.py", []).wait() == (3 if terminal else 4)
+
+
+CHILD = """
+import signal, sys, time
+from pathlib import Path
+
+def save(number, frame):
+    time.sleep(0.5)
+    Path(sys.argv[1], "saved").touch()
+    sys.exit(128 + number)
+
+signal.signal(signal.SIGTERM, save)
+Path(sys.argv[1], "begun").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_script_that_runs_save_first(tmp_path, number):
+    (tmp_path / "child.py").write_text(CHILD)
+    code = (
+        "from common.system.command import run_command\n"
+        "from common.system.scripts import run_script\n"
+        f"run_command(lambda: run_script({str(tmp_path / 'child.py')!r}, {str(tmp_path)!r}))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "begun").exists():
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.send_signal(number)
+    _, said = parent.communicate(timeout=60)
+    assert parent.returncode == 128 + number
+    assert (tmp_path / "saved").exists()
+    assert "finished runs and the last checkpoint are kept, the same command continues" in said

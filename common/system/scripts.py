@@ -16,12 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from common.system.errors import InputError
+from common.system.errors import InputError, Stopped
 from common.system.progress import ON_TERMINAL, draws_bars
+from common.system.signals import raising_on_signals
 
 ROOT = Path(__file__).parents[2]
 """The root of the repository: the folder that contains `common` and the folders of the scripts."""
 _KEPT = 1 << 16  # bytes kept from the end of a script's stderr; torchrun adds many lines after the script's own error
+_KEPT_OF_SEVERAL = "finished runs and the last checkpoint are kept, the same command continues"
 _ERROR = re.compile(r"(?:rank \d+: )?error: (.*)")
 _IMPORTABLE = ("DM", "DC", "TM")
 VOXELS = "3D-MNIST/distill.py"  # distribution matching of voxels; its runs have the objective DM
@@ -79,12 +81,20 @@ def run_script(script: str, *flags: object) -> str:
     """Run `python SCRIPT FLAGS`, showing its output; returns the command as a user would type it.
 
     script: the path relative to the repository's root, e.g. DM/distill.py. Raises InputError if the exit code is not
-    0.
+    0, and Stopped after SIGINT or SIGTERM, when the script has saved and ended.
     """
     words = list(map(str, flags))
     command = as_typed(script, words)
     print(f"\n$ {command}", flush=True)
-    code = subprocess.run([sys.executable, str(ROOT / script), *words], check=False).returncode
+    with raising_on_signals(_KEPT_OF_SEVERAL):
+        running = Script(script, words)
+        try:
+            code = running.wait()
+        except BaseException:
+            running.stop()
+            raise
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        raise Stopped(code - 128, _KEPT_OF_SEVERAL)
     if code:
         raise InputError(f"{script} ended with exit code {code}, see above")
     return command

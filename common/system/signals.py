@@ -82,3 +82,24 @@ class Stoppable:
         """Raises Stopped if `received` is set."""
         if self.received is not None:
             raise Stopped(self.received, self._kept)
+
+
+@contextmanager
+def raising_on_signals(kept: str) -> Iterator[None]:
+    """Inside the block, SIGINT and SIGTERM raise Stopped; whoever started a script then stops it.
+
+    kept: what has been saved; printed when the command ends. Outside the main thread, signals are not caught.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number, kept)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
