@@ -4,8 +4,8 @@ python compare.py experiments/ladder_ipc1.toml                  makes the runs t
 python compare.py experiments/ladder_ipc1.toml --rows float32   makes the runs of one row only, e.g. on another machine
 python compare.py experiments/ladder_ipc1.toml --no_run         makes no runs
 
-A row of the file is a set of flags for distill.py. Its lr_freq is searched first, one run per value, on validation
-images and with a seed that the comparison does not use; every row tries as many values. Then each row distils one set
+A row of the file is a set of flags for distill.py. Its lr_freq is searched first, one run per value, on images and with
+a seed that the comparison does not use; every row tries as many values. Then each row distils one set
 per seed, with the same seeds as the others. A row may name another one that it should beat: the two are compared by a
 paired t-test over the seeds. Its unit is the distilled set, that is the mean over the networks trained on it; p is
 corrected by Holm's method over all comparisons of the table. Running the same command again resumes the work.
@@ -86,7 +86,7 @@ class Runs:
             run = self.searched(row, value)
             last = None if run is None or run.summary is None else run.summary["last"]
             if last is not None and not diverged_in(last):
-                scores[value] = last["mean"]
+                scores[value] = last.get("validation", last)["mean"]
         if not scores:
             raise InputError(f"no value of lr_freq of row '{row.name}' gave an accuracy: see above, and give others")
         return max(scores, key=lambda value: scores[value])
@@ -113,7 +113,7 @@ class Runs:
 
 
 def _search_name(row: Row, value: float) -> str:
-    return f"{row.label}-lr{value:g}"
+    return f"{row.label}-lr{value:g}" if float(f"{value:g}") == value else f"{row.label}-lr{value!r}"
 
 
 def _mean(run: RunRecord, point: str) -> float | None:
@@ -163,11 +163,26 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def tabulate(runs: Runs) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(one line for each row, one for each comparison). Raises InputError if a run is missing or not finished."""
-    rows = runs.experiment.rows
-    made = {row.name: runs.sets(row) for row in rows}
+    """(one line for each row, one for each comparison). Rows whose runs are not all finished are left out, and said.
+
+    Raises InputError if no row is left.
+    """
+    made: dict[str, list[RunRecord]] = {}
+    for row in runs.experiment.rows:
+        try:
+            made[row.name] = runs.sets(row)
+        except InputError as error:
+            tqdm.write(f"row '{row.name}' is left out: {error}")
+    if not made:
+        raise InputError(f"no row of the experiment is finished in {runs.folder}: run it first, without --run False")
+    rows = [row for row in runs.experiment.rows if row.name in made]
     means = {row.name: _accuracies(made[row.name], row) for row in rows}
-    compared = {(row.name, other): paired(means[row.name], means[other]) for row in rows for other in row.against}
+    compared = {
+        (row.name, other): paired(means[row.name], means[other])
+        for row in rows
+        for other in row.against
+        if other in made
+    }
     corrected = holm([each.p for each in compared.values()])
     claims = [
         {
@@ -182,13 +197,13 @@ def tabulate(runs: Runs) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 def _as_row(row: Row, made: Sequence[RunRecord], means: Sequence[float]) -> dict[str, Any]:
     first = made[0]
     assert first.summary is not None
-    budget = first.summary["budget"]
+    budgets = [run.summary["budget"] for run in made if run.summary]
     return {
         "row": row.name,
         "storage": first.option("storage"),
-        "images_per_class": budget["images_per_class"],
-        "bytes": needed_bytes(budget),
-        "paper_bytes": budget["coefficient_bytes"],
+        "images_per_class": budgets[0]["images_per_class"],
+        "bytes": max(map(needed_bytes, budgets)),  # coded sets fill their budget to within 0.2 %
+        "paper_bytes": budgets[0]["coefficient_bytes"],
         "lr_freq": first.option("lr_freq"),
         "updates": first.summary[row.point]["iteration"],
         "sets": len(made),
@@ -208,6 +223,8 @@ def tabulate_search(runs: Runs) -> list[dict[str, Any]]:
             run = runs.searched(row, value)
             made = [] if run is None else [run]
             accuracies = {point: _mean(run, point) if run is not None else "-" for point in ("start", "last")}
+            held = None if run is None or run.summary is None else run.summary["last"].get("validation")
+            accuracies["validation"] = "-" if held is None else held["mean"]
             table.append({"row": row.name, "lr_freq": value, **accuracies, **_provenance(made)})
     return table
 
@@ -219,7 +236,7 @@ def _provenance(made: Sequence[RunRecord]) -> dict[str, Any]:
     return {
         "seconds": round(sum(each["seconds"] for each in summaries)),
         "version": " ".join(sorted({each["version"] for each in summaries})),
-        "hardware": hardware_in_words(made[0].config["hardware"]),
+        "hardware": "; ".join(dict.fromkeys(hardware_in_words(run.config["hardware"]) for run in made)),
         "command": made[0].command({"save_path": None}),
     }
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import compare
-from common.config.experiment import read_experiment
+from common.config.experiment import Row, read_experiment
 from common.report.record import read_run
 from tests.command_line import InThisProcess, assert_refused, call
 from tests.conftest import ROOT
@@ -31,6 +31,7 @@ eval_it = 0
 epoch_eval_train = 3
 [search]
 seed = 100
+validation_share = 0.2
 [[rows]]
 name = "float32"
 lr_freq = [256, 0.001]
@@ -74,7 +75,8 @@ def test_each_row_takes_the_step_that_its_search_found_best(made):
     ]  # fmt: skip
     for row in rows[:2]:
         mine = [entry for entry in search if entry["row"] == row["row"]]
-        assert float(row["lr_freq"]) == float(max(mine, key=lambda entry: float(entry["last"]))["lr_freq"])
+        best = max(mine, key=lambda entry: float(entry["validation"]))
+        assert float(row["lr_freq"]) == float(best["lr_freq"])
         assert all("--seed 100" in entry["command"] for entry in mine)
 
 
@@ -118,7 +120,25 @@ def test_running_it_again_makes_nothing_anew(made, monkeypatch):
 
 def test_a_missing_run_is_named(tmp_path):
     result = call("compare.py", written(tmp_path), "--output", tmp_path, "--run", "False")
-    assert_refused(result, str(tmp_path / "DM/digits/ipc1/float32-seed3"))
+    assert_refused(result, "no row of the experiment is finished")
+    assert f"row 'float32' is left out: {tmp_path / 'DM/digits/ipc1/float32-seed3'}" in result.out + result.err
+
+
+def test_the_rows_that_are_there_are_tabulated(made, tmp_path):
+    shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "DM/digits/ipc1/float32-seed4")
+    result = call("compare.py", tmp_path / "two.toml", "--output", tmp_path, "--run", "False")
+    assert result.code == 0, result.err
+    with (tmp_path / "two.csv").open() as file:
+        assert [row["row"] for row in csv.DictReader(file)] == ["8 bits", "8 bits at start"]
+    assert "row 'float32' is left out" in result.out + result.err
+
+
+def test_steps_that_look_alike_have_runs_of_their_own():
+    row = Row(name="a", lr_freq=(1e5, 0.1234567, 0.12345671))
+    assert [compare._search_name(row, value) for value in row.lr_freq] == [
+        "a-lr1e+05", "a-lr0.1234567", "a-lr0.12345671",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -134,6 +154,7 @@ def test_a_missing_run_is_named(tmp_path):
         ('title = "digits"', "", "title: Field required"),
         ('point = "start"', 'point = "best"', "rows.2.point: Input should be 'start' or 'last'"),
         ("seed = 100", "seed = 4", "a seed that is not one of 3-5"),
+        ("validation_share = 0.2", "", "by the images that the rows are tested on: give it validation_share"),
         ("Iteration = 2", "bits_per_class = 4096", "bits_per_class is no flag of a row"),
         ("[search]", "[serch]", "serch: Extra inputs are not permitted"),
         ("[search]", "[search", "not a TOML file"),
