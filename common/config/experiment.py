@@ -89,12 +89,12 @@ def read_experiment(path: Path) -> Experiment:
     searches = any(row.lr_freq for row in experiment.rows)
     if searches and int(experiment.search.get("seed", 0)) in parse_seeds(experiment.seeds):
         raise InputError(f"{path}: [search] needs a seed that is not one of {experiment.seeds}")
-    if searches and experiment.search.get("dataset", experiment.dataset) == experiment.dataset:
-        if not experiment.search.get("validation_share"):
-            raise InputError(
-                f"{path}: [search] would choose by the images that the rows are tested on: give it validation_share, "
-                "a share of the training images to choose by, or a dataset with other test images"
-            )
+    same_images = experiment.search.get("dataset", experiment.dataset) == experiment.dataset
+    if searches and same_images and not experiment.search.get("validation_share"):
+        raise InputError(
+            f"{path}: [search] would choose by the images that the rows are tested on: give it validation_share, a "
+            "share of the training images to choose by, or a dataset with other test images"
+        )
     if len({row.label for row in experiment.rows}) < len(experiment.rows):
         raise InputError(f"{path} has two rows of one name, in which a space and a hyphen are the same")
     if len({len(row.lr_freq) for row in experiment.distilled}) > 1:
