@@ -116,7 +116,9 @@ def test_trajectory_matching_reads_the_curve_of_its_experts(tmp_path):
     assert done.code == 0, done.err
     (file,) = (tmp_path / "TM").rglob("config.json")
     options = json.loads(file.read_text())["options"]
-    suggested = suggest_max_start_epoch(tmp_path / "buffers" / "images" / "ConvNetD3", 2)
+    (manifest,) = (tmp_path / "buffers").rglob("manifest.json")
+    suggested = suggest_max_start_epoch(manifest.parent, 2)
+    assert suggested is not None
     assert options["max_start_epoch"] == {"value": suggested, "source": rule.SOURCE}
     assert options["lr_lr"] == {"value": 1e-6, "source": rule.SOURCE}
     assert options["syn_steps"]["source"] == "flag"
