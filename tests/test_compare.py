@@ -137,7 +137,7 @@ def test_the_rows_that_are_there_are_tabulated(made, tmp_path):
 def test_steps_that_look_alike_have_runs_of_their_own():
     row = Row(name="a", lr_freq=(1e5, 0.1234567, 0.12345671))
     assert [compare._search_name(row, value) for value in row.lr_freq] == [
-        "a-lr1e+05", "a-lr0.1234567", "a-lr0.12345671",
+        "a-lr100000", "a-lr0.1234567", "a-lr0.12345671",
     ]  # fmt: skip
 
 

@@ -161,7 +161,7 @@ def test_grayscale_files_are_one_channel(tmp_path):
 
 
 def test_sets_of_several_seeds_are_named_by_what_the_rule_decided(tmp_path):
-    images = make_folder(tmp_path / "images", size=(40, 40), count=4)
+    images = make_folder(tmp_path / "images", size=(40, 40), count=6)
     quick = [*QUICK[:-2], "--Iteration", 0, "--seeds", "0", "--msz_per_channel", 400, "--save_path", tmp_path / "runs"]
     for words in ([], ["--model", "ConvNetD3"]):  # by rule it is ConvNetD4
         result = call("DM/distill.py", "--dataset", f"folder:{images}", *quick, *words)
