@@ -11,7 +11,6 @@ import torch
 import tyro
 from torch import Tensor
 
-from common.config.checks import check_floats
 from common.config.options import DataOptions, ImageSize, NoDownload
 from common.datasets import ImageData
 from common.images.image_data import content_of, same_classes
@@ -24,7 +23,7 @@ from common.synset import hub
 from common.synset.authors import AuthorsSet, checked_set
 from common.synset.file import save_synset
 from common.system.errors import InputError
-from common.system.text import shortened
+from common.system.text import counted, shortened
 
 
 @dataclass
@@ -57,7 +56,6 @@ class Import(Provenance):
 
     def run(self) -> None:
         """Import. Raises InputError for images that cannot be a set of the dataset, and for files that are damaged."""
-        check_floats(self)
         if not self.output.endswith(hub.SUFFIX):
             raise InputError(f"--output {self.output} is to be a {hub.SUFFIX} file")
         if self.dataset is None:
@@ -95,8 +93,8 @@ class Import(Provenance):
             },
         }
         save_synset(synset, Path(self.output), metadata)
-        print(synset.describe_budget())
-        print(describe_files(metadata["files"]))
+        of_each = f"{synset.num_classes} classes of {counted(synset.num_per_class, 'image')}"
+        print(f"{of_each} {describe_files(metadata['files'])}")
         lacks_lr = "lr" not in (metadata["evaluation"] or {})
         unknown = "; unknown in it: step size of the networks (--lr_net)" if lacks_lr else ""
         print(f"{self.output} written{unknown}")

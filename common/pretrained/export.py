@@ -10,7 +10,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from common.config.checks import check_floats, check_least, check_positive
+from common.config.checks import check_least, check_positive
 from common.config.evaluate_options import EvaluateOptions
 from common.config.options import Device, NetworksAtOnce, Seed
 from common.config.places import dataset_folder
@@ -70,7 +70,6 @@ class Export:
 
     def run(self) -> None:
         """Export. Raises InputError for a set that the form cannot hold, and for options that cannot work."""
-        check_floats(self)
         check_least(self, "num_eval", 1)
         check_least(self, "epoch_eval_train", 0)
         check_positive(self, "lr_net")
@@ -87,7 +86,8 @@ class Export:
             values, train, self._test(setup, values, kind), *_names(stored, setup), _about(file, *stored, told)
         )
         size = forms.write(kind, path, content)
-        print(f"{path} written: {counted(len(train.labels), 'image')}, {counted(size, 'byte')}")
+        beside = "" if content.test is None else f" and {counted(len(content.test.labels), 'test image')}"
+        print(f"{path} written: {counted(len(train.labels), 'image')}{beside}, {counted(size, 'byte')}")
         for line in (told, *content.remarks, *forms.remarks(kind, content)):
             if line:
                 print(line)

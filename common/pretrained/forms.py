@@ -62,7 +62,7 @@ class Content(NamedTuple):
     @property
     def described(self) -> dict[str, Any]:
         """`about` with the classes and what the numbers are."""
-        return {**self.about, "class_names": self.class_names, "values": VALUES[self.values]}
+        return {**self.about, "class_names": self.class_names, "values": self.values}
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -119,9 +119,9 @@ def remarks(kind: str, content: Content) -> Iterator[str]:
         if renamed:
             yield f"not every class can be the name of a folder: {shortened(renamed)}"
         if folders != sorted(folders):
-            yield f"ImageFolder numbers the classes by their sorted folders, the dataset otherwise: see {ABOUT}"
+            yield f"ImageFolder numbers the classes in the order of their names, the dataset otherwise: see {ABOUT}"
     if kind == "hf" and content.test is None:
-        yield "there is no test split, which --dataset hf:PATH needs: --with_test True writes one"
+        yield "there is no test split, which --dataset hf:PATH needs: --with_test writes one"
 
 
 # -- the forms -----------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def _write_pt(path: Path, content: Content) -> None:
 
 def _write_npz(path: Path, content: Content) -> None:
     about = content.described
-    arrays = {key: tensor.numpy() for key, tensor in _tensors(content).items()}
+    arrays: dict[str, Any] = {key: tensor.numpy() for key, tensor in _tensors(content).items()}
     # Text, and numbers of float64: arrays of objects would need pickle. An unknown mean is an empty array.
     arrays |= {key: np.array([] if about[key] is None else about[key]) for key in _BESIDE}
     buffer = io.BytesIO()

@@ -14,6 +14,7 @@ from torch import Tensor
 from common.datasets import ImageData
 from common.images.encoded import Unreadable, describe_remarks, read_image
 from common.images.image_tree import ImageFile, LeftOut, class_folders, image_files
+from common.images.pixel_values import PIXELS
 from common.pretrained import forms
 from common.synset.authors import SUFFIXES
 from common.system.errors import InputError
@@ -111,15 +112,16 @@ def read_tensors(path: Path, pixels: str | None) -> Found:
     if labels.dim() != 1 or labels.dtype.is_floating_point or labels.dtype.is_complex or len(labels) != len(images):
         raise InputError(f"{path} has labels that are not one whole number for each of its {len(images)} images")
     names = content.get("class_names")
-    values = next((key for key, told in forms.VALUES.items() if told == content.get("values")), pixels)
-    if values is None and images.dtype == torch.uint8:
-        values = "bytes"
+    told = content.get("values")
+    if told is not None and (told not in {*forms.VALUES, *PIXELS} or pixels not in (None, told)):
+        remedy = "leave out --pixels" if told in {*forms.VALUES, *PIXELS} else "give --pixels, and remove the entry"
+        raise InputError(f"{path} says that its values are {told!r}: {remedy}")
     return Found(
         images,
         labels.long(),
         None if names is None else list(map(str, names)),
-        values,
-        [content[key] for key in ("mean", "std") if values == "normalised" and key in content],
+        told or pixels or ("bytes" if images.dtype == torch.uint8 else None),
+        [content[key] for key in ("mean", "std") if told == "normalised" and key in content],
         path.suffix[1:],
         path.stat().st_size,
     )
@@ -131,8 +133,9 @@ _KEYS = ("images", "labels", "class_names", "values", "mean", "std")
 def _load_npz(path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as stored:
         arrays = {key: stored[key] for key in _KEYS if key in stored}
-    tensors = {key: torch.from_numpy(arrays.pop(key)) for key in ("images", "labels") if key in arrays}
-    return {**tensors, **{key: array.tolist() for key, array in arrays.items()}}
+    return {
+        key: torch.from_numpy(array) if key in ("images", "labels") else array.tolist() for key, array in arrays.items()
+    }
 
 
 def _load_pt(path: Path) -> dict[str, Any]:
