@@ -18,7 +18,7 @@ from common.images.pixel_values import PIXELS
 from common.pretrained import forms
 from common.synset.authors import SUFFIXES
 from common.system.errors import InputError
-from common.system.files import UNREADABLE, check_torch_file
+from common.system.files import UNREADABLE, load_torch
 
 
 class Found(NamedTuple):
@@ -131,7 +131,8 @@ _KEYS = ("images", "labels", "class_names", "values", "mean", "std")
 
 
 def _load_npz(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as stored:
+    # Of a damaged file numpy leaves open what it has opened itself.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         arrays = {key: stored[key] for key in _KEYS if key in stored}
     return {
         key: torch.from_numpy(array) if key in ("images", "labels") else array.tolist() for key, array in arrays.items()
@@ -139,8 +140,7 @@ def _load_npz(path: Path) -> dict[str, Any]:
 
 
 def _load_pt(path: Path) -> dict[str, Any]:
-    check_torch_file(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = load_torch(path)
     if not isinstance(content, dict):
         raise ValueError("it holds no dictionary")
     return content

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from common.images.pixel_values import PixelValues
 from common.system.errors import InputError
-from common.system.files import UNREADABLE, check_torch_file
+from common.system.files import UNREADABLE, load_torch
 
 SUFFIXES = (".pt", ".pth")
 _NAME = re.compile(r"(?P<before>.*)(?P<what>images|labels)(?P<after>[^/]*)")
@@ -112,11 +111,7 @@ def _load(file: Path) -> Any:
     if not file.is_file():
         raise InputError(f"there is no file {file}: give {_FORMS}")
     try:
-        with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
-            # torch warns of pickles that torch.save did not write; they are refused below.
-            warnings.simplefilter("ignore")
-            check_torch_file(file)
-            return torch.load(file, map_location="cpu", weights_only=True)
+        return load_torch(file, _ALLOWED)
     except UNREADABLE as error:
         told = str(error)
         asked = re.search(r"GLOBAL (\S+)", told)
