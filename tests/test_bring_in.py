@@ -270,6 +270,11 @@ def test_folders_that_cannot_be_a_set(tmp_path, digits):
     ("changes", "told"),
     [
         ({"images": None}, "has no images and labels"),
+        ({"images": torch.tensor(1.0)}, "has no images and labels"),
+        ({"images": torch.zeros(20, 1, 8, 8, dtype=torch.complex64)}, "has no images and labels"),
+        ({"class_names": 10}, "no list of text"),
+        ({"values": [1, 2]}, "give --pixels, and remove the entry"),
+        ({"values": "normalised", "mean": ["a"], "std": [1.0]}, "no list of numbers"),
         ({"labels": torch.zeros(20)}, "not one whole number for each of its 20 images"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "not one whole number"),
         ({"labels": torch.arange(20) // 10}, "has 2 classes, and digits has 10"),

@@ -1,6 +1,7 @@
 """Sets elsewhere: others read what is exported, its cost is measured, and what a form cannot hold is refused."""
 
 import json
+import re
 import runpy
 import sys
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from common.config.evaluate_options import EvaluateOptions
 from common.datasets import load_dataset, statistics
 from common.images.image_data import with_classes
 from common.pretrained import forms
+from common.pretrained.__main__ import COMMANDS
 from common.pretrained.forms import folder_names
 from common.synset.file import save_synset
 from common.training.evaluate_command import evaluate_file
@@ -156,6 +159,13 @@ def test_the_example_trains_on_a_folder_without_this_package(tmp_path, monkeypat
     accuracy, _, rest = capsys.readouterr().out.partition(" % of ")
     assert rest == "360 test images are recognised\n"
     assert float(accuracy) > 40
+
+
+def test_the_page_names_flags_and_commands_that_exist():
+    page = (ROOT / "docs" / "pretrained.md").read_text(encoding="utf-8")
+    flags = {"help"}.union(*(kind.__dataclass_fields__ for kind in (EvaluateOptions, *COMMANDS.values())))
+    assert {flag.removeprefix("no_") for flag in re.findall(r"--(\w+)", page)} - {"Iteration", "eval_it"} <= flags
+    assert set(re.findall(r"-m common\.pretrained (\w+)", page)) - {"COMMAND"} <= set(COMMANDS)
 
 
 # -- what it costs -------------------------------------------------------------------------------------------------

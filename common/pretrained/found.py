@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -107,24 +107,39 @@ def read_tensors(path: Path, pixels: str | None) -> Found:
         reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise InputError(f"{path} cannot be read ({reason}): it is damaged, copy it again") from error
     images, labels = content.get("images"), content.get("labels")
-    if not isinstance(images, Tensor) or not isinstance(labels, Tensor) or not images.numel():
+    if not (_plain(images) and _plain(labels) and images.dim() in (4, 5) and images.numel()):
         raise InputError(f"{path} has no images and labels: it is to hold 'images' [N, ch, H, W] and 'labels' [N]")
-    if labels.dim() != 1 or labels.dtype.is_floating_point or labels.dtype.is_complex or len(labels) != len(images):
+    if labels.dim() != 1 or labels.dtype.is_floating_point or len(labels) != len(images):
         raise InputError(f"{path} has labels that are not one whole number for each of its {len(images)} images")
-    names = content.get("class_names")
-    told = content.get("values")
-    if told is not None and (told not in {*forms.VALUES, *PIXELS} or pixels not in (None, told)):
-        remedy = "leave out --pixels" if told in {*forms.VALUES, *PIXELS} else "give --pixels, and remove the entry"
+    told, names = content.get("values"), content.get("class_names")
+    known = isinstance(told, str) and told in {*forms.VALUES, *PIXELS}
+    if told is not None and (not known or pixels not in (None, told)):
+        remedy = "leave out --pixels" if known else "give --pixels, and remove the entry"
         raise InputError(f"{path} says that its values are {told!r}: {remedy}")
+    if not (names is None or (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names))):
+        raise InputError(f"{path} has class_names that are no list of text: write them so, or leave them out")
+    whole = images.dtype == torch.uint8
     return Found(
-        images,
+        images if whole else images.float(),
         labels.long(),
-        None if names is None else list(map(str, names)),
-        told or pixels or ("bytes" if images.dtype == torch.uint8 else None),
-        [content[key] for key in ("mean", "std") if told == "normalised" and key in content],
+        None if names is None else list(names),
+        told or pixels or ("bytes" if whole else None),
+        [_numbers(path, content[key]) for key in ("mean", "std") if told == "normalised" and key in content],
         path.suffix[1:],
         path.stat().st_size,
     )
+
+
+def _plain(value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()
+
+
+def _numbers(path: Path, values: Any) -> list[float]:
+    try:
+        numbers: list[float] = np.asarray(values, dtype=float).ravel().tolist()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} has a mean or std that is no list of numbers: write one for each channel") from error
+    return numbers
 
 
 _KEYS = ("images", "labels", "class_names", "values", "mean", "std")
