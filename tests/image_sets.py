@@ -50,6 +50,26 @@ def make_folder(
     return folder
 
 
+def write_idx(file: Path, array: np.ndarray) -> None:
+    """An array in the format of MNIST's files."""
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    file.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def make_idx_set(root: Path, name: str = "MNIST") -> tuple[Path, dict[str, np.ndarray]]:
+    """The four files of MNIST or FashionMNIST: 30 training and 20 test images, of each class in turn."""
+    raw = root / name / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for prefix, count in (("train", 30), ("t10k", 20)):
+        arrays[f"{prefix}-images-idx3-ubyte"] = rng.integers(0, 256, (count, 28, 28))
+        arrays[f"{prefix}-labels-idx1-ubyte"] = np.arange(count) % 10
+    for file, array in arrays.items():
+        write_idx(raw / file, array)
+    return raw, arrays
+
+
 class Recorded:
     """Images [N, ...] handed out by slices; `asked` has the number of images in each."""
 

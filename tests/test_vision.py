@@ -17,26 +17,9 @@ from scipy.io import savemat
 
 from common.datasets import load_dataset, statistics
 from common.system.errors import InputError
+from tests.image_sets import make_idx_set, write_idx
 
 REAL = Path(os.environ.get("FRED_DATA", "no data"))
-
-
-def write_idx(file: Path, array: np.ndarray) -> None:
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
-    file.write_bytes(header + array.astype(np.uint8).tobytes())
-
-
-def make_idx_set(root: Path, name: str = "MNIST") -> tuple[Path, dict[str, np.ndarray]]:
-    raw = root / name / "raw"
-    raw.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for prefix, count in (("train", 30), ("t10k", 20)):
-        arrays[f"{prefix}-images-idx3-ubyte"] = rng.integers(0, 256, (count, 28, 28))
-        arrays[f"{prefix}-labels-idx1-ubyte"] = np.arange(count) % 10
-    for file, array in arrays.items():
-        write_idx(raw / file, array)
-    return raw, arrays
 
 
 @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])

@@ -80,7 +80,7 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
     """
     check_request(request)
     name = parse(text)
-    datasets = _import_library()
+    datasets = import_library()
     splits, files = _fetch(datasets, name, request)
     train_split, test_split = _choose_splits(name, list(splits))
     chosen = {split: splits[split] for split in (train_split, test_split)}
@@ -106,7 +106,8 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
     return train, test
 
 
-def _import_library() -> Any:
+def import_library() -> Any:
+    """Return the package datasets; raises `InputError` if it is missing, or so old that it may run a dataset's code."""
     try:
         import datasets
     except ImportError as error:

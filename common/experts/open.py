@@ -27,7 +27,7 @@ from common.experts.folder import (
 from common.experts.replay import replay_files, replayed_experts
 from common.images.pixels import fingerprint
 from common.system.errors import InputError
-from common.system.scripts import buffer_script
+from common.system.scripts import buffer_script, start_words
 from common.system.text import counted
 
 # Keys of a manifest that describe the code, not the experts.
@@ -118,7 +118,7 @@ def _command(folder: Path, data: DataOptions, model: str, epochs: int | None, ob
     """The command line that trains the missing experts on the same images."""
     chosen = ["--dataset", data.dataset, *(["--recipe", data.recipe] if data.recipe else [])]
     unless_given = parse_buffer(BufferOptions, objective, chosen)  # the recipe's values, or the defaults
-    words = ["python", buffer_script(objective), *chosen, "--model", model, *data_flags(data, unless_given)]
+    words = [*start_words(buffer_script(objective)), *chosen, "--model", model, *data_flags(data, unless_given)]
     if epochs is not None:  # a recipe may train for fewer epochs than are needed
         words += ["--train_epochs", str(max(epochs, unless_given.train_epochs)), "--keep_epochs", str(epochs)]
     return shlex.join([*words, "--buffer_path", str(folder.parent.parent)])

@@ -85,7 +85,7 @@ def class_folders(split: Path, left_out: LeftOut) -> list[str]:
     names = []
     with os.scandir(split) as entries:
         for entry in entries:
-            if _is_hidden(entry.name):
+            if is_hidden(entry.name):
                 left_out.add("hidden", entry.name)
             elif entry.is_dir():
                 names.append(entry.name)
@@ -100,7 +100,7 @@ def count_beside(folder: Path, read: Collection[str], left_out: LeftOut) -> None
     """Count in `left_out` what lies in `folder` beside the entries named in `read`; hidden entries are passed over."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name in read or _is_hidden(entry.name):
+            if entry.name in read or is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 left_out.add("beside the splits", f"{entry.name}/")
@@ -126,7 +126,7 @@ def image_file(path: str, label: int) -> ImageFile:
 def _walk(folder: str, label: int, left_out: LeftOut, expected: tuple[str, ...]) -> Iterator[ImageFile]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if _is_hidden(entry.name):
+            if is_hidden(entry.name):
                 left_out.add("hidden", entry.name)
             elif entry.is_dir():
                 if entry.is_symlink() and _is_around(entry.path, folder):  # it would be read until the path is too long
@@ -141,7 +141,8 @@ def _walk(folder: str, label: int, left_out: LeftOut, expected: tuple[str, ...])
                 left_out.add(_kind(entry), entry.name)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether an entry of this name is hidden, or is a folder that a system keeps for itself."""
     return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 

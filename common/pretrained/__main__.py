@@ -1,8 +1,10 @@
-"""Synthetic sets made by others: `python -m common.pretrained list|download|convert|check|push|pull`.
+"""Synthetic sets of others, and ours elsewhere: `python -m common.pretrained list|download|convert|...`.
 
 list                          list the published accuracies, and which of the authors' sets are on this machine
 download                      download the authors' sets from their folder on Google Drive
 convert FILE --output FILE    convert the authors' files into our format: coefficients and positions are recovered
+export FILE --to KIND:PATH    write a set's images as PNG files, for torch, numpy or the library datasets
+import PATH --output FILE     make a set of images that others made, in class folders, .npz or .pt
 check FILE                    train networks on a set, and compare their accuracy with the published one
 push FILE hf://owner/name     upload a set of your own to the Hugging Face hub
 pull hf://owner/name          download a set from the Hugging Face hub
@@ -25,7 +27,10 @@ from common.config.evaluate_options import EvaluateOptions
 from common.config.options import DistillOptions
 from common.datasets import PREFIXES
 from common.pretrained import drive, share
+from common.pretrained.bring_in import Import
 from common.pretrained.convert import Provenance, defaults_of, from_authors, likely_objective
+from common.pretrained.export import Export
+from common.report.description import describe_files
 from common.robustness.authors_set import AUTHORS_LR
 from common.synset import hub
 from common.synset.authors import is_authors, read_authors
@@ -185,7 +190,8 @@ class Pull:
 
 
 COMMANDS: dict[str, type] = {
-    "list": List, "download": Download, "convert": Convert, "check": Check, "push": Push, "pull": Pull,
+    "list": List, "download": Download, "convert": Convert, "export": Export, "import": Import, "check": Check,
+    "push": Push, "pull": Pull,
 }  # fmt: skip
 
 
@@ -215,6 +221,8 @@ def check(options: Check, file: str) -> dict[str, Any]:
             f"stored as {storage['kind']} in {storage['bytes']:,} bytes, {storage['bits_per_class']:,} bits per class: "
             "published figures are of float32 numbers"
         )
+    if files := metadata.get("files"):
+        notes.append(f"{describe_files(files)}: published figures are of float32 numbers")
     result = evaluate_file(asked, objective, {}, stored)
     notes += _shortened(options, result, objective, recipe)
     published = recipes.published(objective, dataset, ipc, synset.im_size[0])

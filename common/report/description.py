@@ -34,10 +34,12 @@ def describe_set(metadata: dict[str, Any]) -> dict[str, str]:
             f"{describe_bytes(4 * numbers)} by the paper's count of 4 bytes each"
         )
     sides = " x ".join(map(str, metadata["im_size"]))
+    files = metadata.get("files")
     known = {
         "dataset": metadata.get("dataset") and dataset_folder(metadata["dataset"]),
         "budget": budget,
         "images": f"{per_class} per class, {sides} pixels, {counted(channels, 'channel')}",
+        **({} if files is None else {"imported": describe_files(files)}),
         "coefficients": stored,
         "objective": metadata.get("objective"),
         "network": metadata.get("network") or metadata.get("model"),
@@ -45,6 +47,14 @@ def describe_set(metadata: dict[str, Any]) -> dict[str, str]:
         "code": metadata.get("version"),
     }
     return {label: text or UNKNOWN for label, text in known.items()}
+
+
+def describe_files(files: dict[str, Any]) -> str:
+    """The metadata entry "files" of a set that was imported, in words: what its images take on the disk."""
+    return (
+        f"from {files['name']} ({files['kind']}), {files['bytes']:,} bytes on the disk, "
+        f"{files['bits_per_class']:,} bits per class"
+    )
 
 
 def kept(metadata: dict[str, Any], then: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from common.images.pixel_values import PixelValues
 from common.system.errors import InputError
-from common.system.files import UNREADABLE, check_torch_file
+from common.system.files import UNREADABLE, load_torch
 
 SUFFIXES = (".pt", ".pth")
 _NAME = re.compile(r"(?P<before>.*)(?P<what>images|labels)(?P<after>[^/]*)")
@@ -94,12 +93,12 @@ def read_authors(path: Path | str, exp: int | None = None, pixels: PixelValues |
             raise InputError(f"{path} holds one set, not experiments to choose from: leave out the experiment {exp}")
         files = _both_files(path)
         tensors = [content if file == path else _load(file) for file in files]
-        return _checked(tensors[0], tensors[1], "pair", None, files, pixels)
+        return checked_set(tensors[0], tensors[1], "pair", None, files, pixels)
     if not isinstance(content, dict) or "data" not in content:
         raise InputError(f"{path} is not a synthetic set of the authors: give {_FORMS}")
     images, labels = _experiment(path, content["data"], exp)
     accuracies = _accuracies(path, content.get("accs_all_exps"))
-    return _checked(images, labels, "results", accuracies, (path,), pixels)
+    return checked_set(images, labels, "results", accuracies, (path,), pixels)
 
 
 def is_authors(path: Path | str) -> bool:
@@ -112,11 +111,7 @@ def _load(file: Path) -> Any:
     if not file.is_file():
         raise InputError(f"there is no file {file}: give {_FORMS}")
     try:
-        with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
-            # torch warns of pickles that torch.save did not write; they are refused below.
-            warnings.simplefilter("ignore")
-            check_torch_file(file)
-            return torch.load(file, map_location="cpu", weights_only=True)
+        return load_torch(file, _ALLOWED)
     except UNREADABLE as error:
         told = str(error)
         asked = re.search(r"GLOBAL (\S+)", told)
@@ -175,10 +170,15 @@ def _accuracies(path: Path, stored: Any) -> dict[str, list[float | None]] | None
     return {name: values for name, values in found.items() if values} or None
 
 
-def _checked(
+def checked_set(
     images: Any, labels: Any, kind: Literal["pair", "results"], accuracies: dict[str, list[float | None]] | None,
     files: tuple[Path, ...], pixels: PixelValues | None,
 ) -> AuthorsSet:  # fmt: skip
+    """Return images and labels, of whatever types, as a set grouped by class.
+
+    files: those that the messages name, images first and labels last. pixels: see `read_authors`.
+    Raises InputError for shapes and numbers that cannot be a set.
+    """
     first, last = files[0], files[-1]
     if isinstance(images, Tensor) and images.dtype == torch.uint8:
         if pixels != "bytes":

@@ -9,6 +9,7 @@ import os
 import pickle
 import struct
 import sys
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -161,6 +162,18 @@ def _refuse_directory(path: Path) -> None:
     # A link to a directory is replaced like a file, and what it leads to stays.
     if path.is_dir() and not path.is_symlink():
         raise InputError(f"cannot write {path}, which is a directory: remove that directory")
+
+
+def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
+    """The content of a file of torch.save, on the CPU: tensors, numbers, text, and lists and dicts of them.
+
+    allowed: other types and functions that the file may name, as `torch.serialization.safe_globals` takes them.
+    Raises an error of UNREADABLE for a damaged file, and for one that names anything else, which is never called.
+    """
+    with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of pickles that torch.save did not write; they are refused
+        check_torch_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def check_torch_file(path: Path, storages: bool = True) -> set[tuple[int, int]]:

@@ -45,6 +45,21 @@ def evaluate_script(objective: str) -> str:
     return f"{objective.partition('/')[0]}/evaluate.py"
 
 
+def start_words(script: str) -> list[str]:
+    """The words with which a user starts a script: in a checkout, or of a package that is installed without one."""
+    if (ROOT / VOXELS).is_file():
+        return ["python", script]
+    return ["python", "-m", script.removesuffix(".py").replace("/", ".")]
+
+
+def _existing(script: str) -> Path:
+    """The path of a script. Raises InputError for one that only a checkout has, and no wheel."""
+    path = ROOT / script
+    if not path.is_file():
+        raise InputError(f"{script} is no part of the installed package: run this in a checkout of the source tree")
+    return path
+
+
 def load_script(script: str) -> ModuleType:
     """Import a script from a folder whose name is not a valid module name: ImageNet-abcde or 3D-MNIST.
 
@@ -53,7 +68,7 @@ def load_script(script: str) -> ModuleType:
     """
     name = re.sub(r"\W", "_", script.removesuffix(".py"))
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / script)
+        spec = importlib.util.spec_from_file_location(name, _existing(script))
         assert spec is not None
         assert spec.loader is not None
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
@@ -81,7 +96,7 @@ def run_script(script: str, *flags: object) -> str:
     """Run `python SCRIPT FLAGS`, showing its output; returns the command as a user would type it.
 
     script: the path relative to the repository's root, e.g. DM/distill.py. Raises InputError if the exit code is not
-    0, and Stopped after SIGINT or SIGTERM, when the script has saved and ended.
+    0, and for a script that is not there; Stopped after SIGINT or SIGTERM, when the script has saved and ended.
     """
     words = list(map(str, flags))
     command = as_typed(script, words)
@@ -120,7 +135,7 @@ class Script:
         terminal = {ON_TERMINAL: "1"} if draws_bars() else {}
         columns, lines = shutil.get_terminal_size()
         self._process = subprocess.Popen(
-            [sys.executable, *several, str(ROOT / script), *words],
+            [sys.executable, *several, str(_existing(script)), *words],
             stderr=subprocess.PIPE,
             start_new_session=True,
             env={"COLUMNS": str(columns), "LINES": str(lines), **terminal, **os.environ},

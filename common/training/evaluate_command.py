@@ -12,6 +12,7 @@ from common.config.command_line import parse_plain
 from common.config.evaluate_options import EvaluateOptions
 from common.networks import Network, build_network
 from common.networks.pools import build_pool, principal
+from common.report.description import describe_files
 from common.synset.authors import SUFFIXES
 from common.synset.file import StoredSet
 from common.synset.hub import SUFFIX
@@ -46,6 +47,8 @@ def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> 
     stored = result["stored"]
     if result["storage"] is not None:
         print(describe_storage(result["storage"]))
+    if "files" in result:
+        print(describe_files(result["files"]))
     for name, figures in networks_of(result).items():
         print(f"{in_percent(figures)} ({figures['n']} x {name})")
     if stored:
@@ -107,8 +110,9 @@ def evaluate_file(
     """Evaluate what the options name, a synthetic-set file or a baseline.
 
     Returns {"network", "mean", "std", "n", "accuracies", "diverged" (if any), "networks" (for a pool only), "stored",
-    ...}, with accuracies as fractions. stored: the content of the file options.synset, if the caller has read the file
-    already. Raises InputError for options that cannot work, and if all networks diverge.
+    ...}, with accuracies as fractions, and "files" of a set that was imported.
+    stored: the content of the file options.synset, if the caller has read the file already.
+    Raises InputError for options that cannot work, and if all networks diverge.
     """
     check_training(options)
     check_stored_as(options)
@@ -143,6 +147,7 @@ def evaluate_file(
         "evaluation": setup.protocol.for_network(setup.dataset, standing).as_metadata(),
         "stored": setup.stored,
         "storage": setup.storage,
+        **({} if setup.files is None else {"files": setup.files}),
         "version": code_version(),
         "hardware": describe_hardware(device),
     }

@@ -47,6 +47,8 @@ class EvaluationSetup:
     """the accuracy stored in the synthetic-set file, in the format of `point_of`; None for a baseline"""
     storage: dict[str, Any] | None = None
     """what the images of a baseline take in files, see `store_real`; None without --stored_as"""
+    files: dict[str, Any] | None = None
+    """what the images of an imported set take in files, see `describe_files`; None for other sets"""
 
 
 def prepare_evaluation(
@@ -126,6 +128,7 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
         override(settings.protocol, options),
         resized,
         metadata.get("accuracy"),
+        files=metadata.get("files"),
     )
 
 
