@@ -10,6 +10,7 @@ import tyro
 from common.codec.payload import Kind
 from common.codec.planes import Block, Colour
 from common.config.places import BUFFERS
+from common.config.preview_options import PREVIEW, DistillPreviewOptions, PreviewOptions
 from common.datasets import (
     PREFIXES,
     ImageData,
@@ -37,7 +38,7 @@ EVALUATION_EPOCHS = 1000  # the authors'
 # The default of any other new option must keep the behaviour from before the option existed: see identity.py.
 NOT_PART_OF_A_RUN = frozenset({
     "data_path", "no_download", "workers", "save_path", "name", "device", "resume", "checkpoint_every", "export",
-    "track", "track_project", "track_group", "buffer_path", "seeds", "memory_budget",
+    "track", "track_project", "track_group", "buffer_path", "seeds", "memory_budget", *PREVIEW,
 })  # fmt: skip
 
 # The authors' ImageNet scripts call it --res. torchrun takes a --n behind the script's name for one of its own.
@@ -195,7 +196,7 @@ class EvaluationOptions:
 
 
 @dataclass
-class DistillOptions(EvaluationOptions, DataOptions):
+class DistillOptions(DistillPreviewOptions, EvaluationOptions, DataOptions):
     """The options that every objective's distillation takes."""
 
     model: str = "ConvNetD3"
@@ -304,7 +305,7 @@ class DistillOptions(EvaluationOptions, DataOptions):
 
 
 @dataclass
-class BufferOptions(DataOptions):
+class BufferOptions(PreviewOptions, DataOptions):
     """Train expert networks on a dataset and store their weights after every epoch, for trajectory matching."""
 
     model: str = "ConvNetD3"

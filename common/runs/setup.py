@@ -13,23 +13,21 @@ from torch import nn
 from tqdm import tqdm
 
 from common import frequency
-from common.codec.planes import usual_colour
 from common.config import rule
 from common.config.options import DistillOptions, Sources
+from common.config.sets import bits_of, new_set
 from common.images.image_data import ImageData, content_of
 from common.networks import Network, build_network, has_batchnorm, has_dropout
 from common.networks.pools import build_pool, principal
 from common.runs.finished import CONFIG
 from common.runs.identity import folder_of
 from common.synset.base import LearnedSet, order
-from common.synset.packed import PackedArgs, PackedSet, coded_images
-from common.synset.synset import SynSet, SynSetArgs
+from common.synset.packed import coded_images
 from common.system import parallel
 from common.system.devices import can_compile, check_precision, resolve_device
 from common.system.errors import InputError
 from common.system.files import read_json
 from common.training.pool import EvaluationNetwork, evaluate_pool
-from common.training.real_images import bits_of_image
 from common.training.train import Batches, EvaluationProtocol
 
 _SHARES = (0.5, 0.75, 1.0, 1.5)  # of the usual number of images per class, that --n auto tries
@@ -104,45 +102,6 @@ def set_up(options: DistillOptions, sources: Sources, objective: str | None = No
     )
 
 
-def new_set(options: DistillOptions, train: ImageData, device: torch.device, count: int | None = None) -> LearnedSet:
-    """The synthetic set that the options describe, before it is initialised. Raises InputError for bad options.
-
-    count: its images per class, in place of --n.
-    """
-    common: dict[str, Any] = {
-        "channel": train.channels,
-        "num_classes": train.num_classes,
-        "im_size": train.im_size,
-        "device": device,
-        "optimizer": options.optimizer_used,
-        **{
-            key: getattr(options, key)
-            for key in ("ipc", "msz_per_channel", "lr_freq", "mom_freq", "selection", "selection_images", "seed")
-        },
-    }
-    if options.storage == "fp32":
-        return SynSet(SynSetArgs(**common, transform=options.transform))
-    bits, smallest = bits_of(options, train), train.smallest_class
-    if count is None and options.n is not None:
-        count = int(options.n)
-    if count is None and options.storage == "coded":
-        count = min(smallest, coded_images(bits, train.channels, train.im_size))
-    arguments = PackedArgs(
-        **common,
-        bits_per_class=bits,
-        storage=options.storage,
-        colour=options.colour or (usual_colour(train.channels) if options.joint else "rgb"),
-        block=options.block,
-        kept="joint" if options.joint else "shared",
-        num_per_class=count or 0,
-        rate_weight=options.rate_weight,
-    )
-    synset = PackedSet(arguments)
-    if count is None and synset.num_per_class > smallest:  # more images fit than there are
-        return PackedSet(dataclasses.replace(arguments, num_per_class=smallest))
-    return synset
-
-
 @dataclass(frozen=True)
 class TriedCounts:
     """Numbers of images per class that were tried for --n auto, and the accuracies of networks trained on them."""
@@ -208,11 +167,6 @@ def _tried_before(folder: Path) -> TriedCounts | None:
         return TriedCounts({int(count): float(accuracy) for count, accuracy in told.items()})
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None  # what is wrong with the folder is said when the run opens it
-
-
-def bits_of(options: DistillOptions, train: ImageData) -> int:
-    """The budget in bits per class: that of --bits_per_class, or of ipc float32 images."""
-    return options.bits_per_class or options.ipc * bits_of_image(train)
 
 
 def check_chunk(options: DistillOptions, network: nn.Module) -> None:

@@ -30,7 +30,7 @@ _CODES = 0.9  # of the bits, before anything has been coded
 _STEERED = 10  # 1 % too many bits make the gradient of the code length 10 % larger
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class PackedArgs(SetArgs):
     """The arguments of `PackedSet`; those that `SynSetArgs` has mean the same.
 
