@@ -32,8 +32,8 @@ from common.config.options import ClassMatchingOptions, Sources
 from common.matching import gradient
 from common.matching.gradient import BATCHNORM_IMAGES, freeze_batchnorm
 from common.networks import has_batchnorm, reinitialise
+from common.preview.command import distill_command
 from common.runs.loop import Distillation
-from common.runs.seeds import distill_seeds
 from common.runs.setup import check_no_dropout
 from common.system import parallel
 from common.system.command import run_command
@@ -145,7 +145,7 @@ def by_method(options: Options) -> Options:
 
 def main(kind: type[Options] = Options, objective: str = "DC") -> None:
     """Run the command line. The script in ImageNet-abcde/ gives `kind` other defaults."""
-    distill_seeds(distill, *parse(kind, objective), objective)
+    distill_command(distill, *parse(kind, objective), objective)
 
 
 if __name__ == "__main__":

@@ -81,4 +81,3 @@ def bits_of(options: DistillOptions, shape: Shape) -> int:
 def bits_of_image(shape: Shape) -> int:
     """The bits of one float32 image of a dataset, in which a budget of ipc images is counted."""
     return FLOAT_BITS * shape.channels * math.prod(shape.im_size)
-

@@ -70,13 +70,17 @@ class Workload:
         return network_of(self.model, self.shape)
 
     def synset(self) -> LearnedSet:
-        shape, common = self.shape, (_META, self.ipc, self.k, 1.0, 0.5)
+        shape = self.shape
         made: LearnedSet
         if self.packed is not None:
             made = PackedSet(self.packed)
         else:
-            sizes = (shape.channels, shape.num_classes, shape.im_size)
-            made = SynSet(SynSetArgs(*sizes, *common, self.transform, optimizer=self.optimizer))
+            made = SynSet(
+                SynSetArgs(
+                    shape.channels, shape.num_classes, shape.im_size, _META, self.ipc, self.k, 1.0, 0.5,
+                    self.transform, optimizer=self.optimizer,
+                )
+            )  # fmt: skip
         if isinstance(made.optimizer, SpreadAdam):
             made.optimizer.set_spread(spread_of(made.coefficients.detach()))
         return made

@@ -10,6 +10,7 @@ augmentation, whose cost is small compared with that of a network. Memory is tha
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -151,20 +152,54 @@ def _evaluation(cell: costs.Workload, options: DistillOptions, device: torch.dev
     points = _points(options)
     protocol = EvaluationProtocol.of(options)
     names = pool_names(options.eval_mode, options.model, options.eval_protocol)
-    shape, batch = cell.shape, min(options.batch_train, cell.count)
-    flops, most = 0.0, 0
+    flops, most = 0, 0
     for name in names:
-        epochs = protocol.for_network(options.dataset, name).epochs_of_training
-        alone = costs.properties(name, shape).dropout
-        together = 1 if alone else min(options.num_eval, networks_at_once(options.networks_at_once, device))
-        training = costs.training(name, shape, batch, together)
-        testing = costs.inference(name, shape, min(test_batch(shape.im_size), shape.test_images), together)
-        each = epochs * cell.count * training.flops + shape.test_images * testing.flops
+        together = min(options.num_eval, networks_at_once(options.networks_at_once, device))
+        each = _trained_and_tested(
+            name, cell.shape, cell.count, protocol.for_network(options.dataset, name), options.num_eval, together
+        )
         waits = options.wait_eval and name != principal(names, options.model)
-        flops += (1 if waits else points) * options.num_eval * each
-        most = max(most, training.bytes, testing.bytes)
-    held = 4 * cell.count * shape.channels * math.prod(shape.im_size)
-    return Cost(round(flops), held + most)
+        flops += (1 if waits else points) * each.flops
+        most = max(most, each.bytes)
+    return Cost(flops, most)
+
+
+def estimate_evaluation(
+    names: Iterable[str],
+    shape: DataShape,
+    count: int,
+    protocol: EvaluationProtocol,
+    dataset: str,
+    num_eval: int,
+    at_once: int,
+    device: torch.device,
+) -> Estimate:
+    """Estimate the cost of an evaluation of `count` training images by `num_eval` networks of each of these names.
+
+    shape: the sizes of the real images. protocol: before it is completed for a network on `dataset`. at_once: the
+    option networks_at_once.
+    """
+    together = min(num_eval, networks_at_once(at_once, device))
+    each = [
+        _trained_and_tested(name, shape, count, protocol.for_network(dataset, name), num_eval, together)
+        for name in names
+    ]
+    data, most = _held(shape, False, device), max(cost.bytes for cost in each)
+    flops, parts = sum(cost.flops for cost in each), (("images", data), ("evaluations", most))
+    return Estimate(0, flops, 0, LIBRARIES + data + most, 1, parts)
+
+
+def _trained_and_tested(
+    name: str, shape: DataShape, count: int, protocol: EvaluationProtocol, networks: int, together: int
+) -> Cost:
+    """The cost of training networks on `count` images and testing them, at most `together` at a time."""
+    if costs.properties(name, shape).dropout:  # such networks are trained one by one
+        together = 1
+    training = costs.training(name, shape, min(protocol.batch, count), together)
+    testing = costs.inference(name, shape, min(test_batch(shape.im_size), shape.test_images), together)
+    each = protocol.epochs_of_training * count * training.flops + shape.test_images * testing.flops
+    held = 4 * count * shape.channels * math.prod(shape.im_size)
+    return Cost(networks * each, held + max(training.bytes, testing.bytes))
 
 
 def _points(options: DistillOptions) -> int:

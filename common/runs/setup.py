@@ -16,10 +16,12 @@ from common import frequency
 from common.config import rule
 from common.config.options import DistillOptions, Sources
 from common.config.sets import bits_of, new_set
+from common.costs.memory import check_memory
 from common.images.image_data import ImageData, content_of
 from common.networks import Network, build_network, has_batchnorm, has_dropout
 from common.networks.pools import build_pool, principal
-from common.runs.finished import CONFIG
+from common.recipes.shapes import DataShape, known_shape
+from common.runs.finished import CONFIG, SUMMARY
 from common.runs.identity import folder_of
 from common.synset.base import LearnedSet, order
 from common.synset.packed import coded_images
@@ -65,11 +67,17 @@ def set_up(options: DistillOptions, sources: Sources, objective: str | None = No
     """
     device = resolve_device(options.device)
     check_precision(options.precision, device)
+    warns = objective is not None and not options.dry_run and not _seems_finished(options, objective)
+    known = known_shape(options.dataset, options.image_size)
+    if warns and known is not None:
+        check_memory(objective or "", options, known, device, loaded=False)
     train, test = options.load()
     options, ruled = rule.decide(options, sources, train.channels, train.im_size, train.smallest_class)
     if ruled and parallel.is_main():
         tqdm.write(f"no recipe for {train.name}, by rule (docs/recipes.md): {' '.join(ruled)}")
-    options, sources = _fitted(options, sources, train.im_size)
+    options, sources = fitted(options, sources, train.im_size)
+    if warns and known is None:
+        check_memory(objective or "", options, DataShape.of(train, test), device, loaded=True)
     content = content_of(train, test)
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
     pool = build_pool(
@@ -100,6 +108,11 @@ def set_up(options: DistillOptions, sources: Sources, objective: str | None = No
         content=content,
         tried=tried,
     )
+
+
+def _seems_finished(options: DistillOptions, objective: str) -> bool:
+    """Whether the run folder has a summary, so that nothing is left to compute unless its files are damaged."""
+    return options.resume != "never" and (folder_of(options, objective) / SUMMARY).exists()
 
 
 @dataclass(frozen=True)
@@ -184,7 +197,7 @@ def check_no_dropout(options: DistillOptions, network: nn.Module) -> None:
         )
 
 
-def _fitted(options: DistillOptions, sources: Sources, im_size: tuple[int, ...]) -> tuple[DistillOptions, Sources]:
+def fitted(options: DistillOptions, sources: Sources, im_size: tuple[int, ...]) -> tuple[DistillOptions, Sources]:
     """Complete the options that depend on the image size: k of plain pixels, and the unit of a recipe's lr_freq."""
     if options.transform == "identity" and options.msz_per_channel == 0:
         options = dataclasses.replace(options, msz_per_channel=math.prod(im_size))
