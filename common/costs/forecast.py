@@ -86,7 +86,8 @@ def forecast(
 ) -> Forecast:  # fmt: skip
     """The forecast of a distillation of which `begun` iterations are made.
 
-    needs: its estimate. synset: the set itself, of which a packed one is measured, too. seconds: of measuring.
+    needs: its estimate. synset: the set itself, of which a packed one is measured, too; None if the images are not
+    loaded yet. seconds: of measuring.
     """
     memory = peak_of(needs, device, synset is not None)  # before anything else is measured
     count = math.inf if synset is None else len(synset.labels)

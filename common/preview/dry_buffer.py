@@ -13,7 +13,7 @@ from common.costs.memory import too_large
 from common.experts.folder import buffer_folder, expert_files, missing_experts
 from common.experts.train import ExpertProtocol
 from common.networks import build_network
-from common.preview.layout import memory_told, missing_told, options_told, section
+from common.preview.layout import memory_told, missing_section, options_told, section
 from common.preview.missing import missing_data
 from common.recipes.shapes import DataShape, known_shape
 from common.system import parallel
@@ -55,7 +55,7 @@ def dry_run(options: BufferOptions, sources: Sources) -> None:
     else:
         sections.append(section("experts", [_there(folder, len(expert_files(folder)), options.num_experts)]))
     if parallel.is_main():
-        print("\n\n".join([*sections, section("missing", missing_told([] if lacks is None else [lacks]))]))
+        print("\n\n".join([*sections, missing_section([] if lacks is None else [lacks])]))
         print("\nnothing has been run (--dry_run)")
 
 

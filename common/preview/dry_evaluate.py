@@ -14,7 +14,7 @@ from common.config.options import DataOptions
 from common.costs.estimate import estimate_evaluation
 from common.costs.forecast import forecast_evaluation
 from common.costs.memory import too_large
-from common.preview.layout import memory_told, missing_told, options_told, section
+from common.preview.layout import memory_told, missing_section, options_told, section
 from common.preview.missing import missing_data
 from common.recipes.shapes import DataShape
 from common.synset.hub import PREFIX
@@ -62,7 +62,7 @@ def dry_run(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) 
     if not missing:
         sections += _sections(options, objective, defaults)
     if parallel.is_main():
-        print("\n\n".join([*sections, section("missing", missing_told(missing))]))
+        print("\n\n".join([*sections, missing_section(missing)]))
         print("\nnothing has been run (--dry_run)")
 
 

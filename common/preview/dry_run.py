@@ -16,7 +16,7 @@ from common.costs.estimate import Estimate
 from common.costs.forecast import budget_of, forecast, needs_of
 from common.costs.memory import too_large
 from common.experts.open import NoExperts
-from common.preview.layout import memory_told, missing_told, options_told, section
+from common.preview.layout import memory_told, missing_section, options_told, section
 from common.preview.missing import missing_data, missing_experts
 from common.recipes.shapes import DataShape, known_shape
 from common.report.description import describe_set
@@ -70,7 +70,7 @@ def dry_run(distill: Distil[Options], options: Options, sources: Sources, object
             told += _sections(setup.options, setup.sources, objective, shape, setup.synset)
     if parallel.is_main():
         several = [] if options.seeds is None else [_seeds_told(options, sources, objective)]
-        print("\n\n".join([*told, *several, section("missing", missing_told(missing))]))
+        print("\n\n".join([*told, *several, missing_section(missing)]))
         print("\nnothing has been run (--dry_run)")
 
 
@@ -79,7 +79,7 @@ def _seeds_told(options: Options, sources: Sources, objective: str) -> str:
     for seed in parse_seeds(options.seeds or ""):
         one, _ = one_seed(options, sources, seed)
         folder = folder_of(one, objective)
-        lines.append(f"{folder}: {how_far(folder, options.Iteration)}")
+        lines.append(f"{folder}: {how_far(folder, options.Iteration)[0]}")
     return section("runs of --seeds", lines)
 
 
@@ -97,9 +97,9 @@ def _sections(
     options: DistillOptions, sources: Sources, objective: str, shape: DataShape, synset: LearnedSet | None
 ) -> list[str]:
     device, folder = resolve_device(options.device), folder_of(options, objective)
-    state = how_far(folder, options.Iteration)
+    state, made = how_far(folder, options.Iteration)
     if options.resume == "never" and state != "new":
-        state += "; --resume never would delete it and start over"
+        state, made = f"{state}; --resume never would delete it and start over", 0
     needs = needs_of(objective, options, shape, device)
     told = options_with_sources(options, sources, objective)
     return [
@@ -107,7 +107,7 @@ def _sections(
         section("budget", _budget(options, shape, synset)),
         section("run folder", [f"{folder}: {state}"]),
         section(f"cost on this machine ({hardware_in_words(describe_hardware(device))})",
-                ["no estimate can be made"] if needs is None else _cost(options, needs, shape, device, synset)),
+                ["no estimate can be made"] if needs is None else _cost(options, needs, shape, device, synset, made)),
     ]  # fmt: skip
 
 
@@ -142,12 +142,13 @@ def _metadata(options: DistillOptions, made: LearnedSet, blank: bool) -> dict[st
 
 
 def _cost(
-    options: DistillOptions, needs: Estimate, shape: DataShape, device: torch.device, synset: LearnedSet | None
-) -> list[str]:
-    told = forecast(options, needs, shape, device, synset, seconds=_SECONDS)
+    options: DistillOptions, needs: Estimate, shape: DataShape, device: torch.device, synset: LearnedSet | None,
+    made: int,
+) -> list[str]:  # fmt: skip
+    told = forecast(options, needs, shape, device, synset, made, _SECONDS)
     lines = [
-        f"time: about {describe_seconds(told.seconds)}{told.busy}: {counted(options.Iteration, 'iteration')} take "
-        f"{describe_seconds(told.updates)}, {counted(needs.points, 'evaluation')} {describe_seconds(told.evaluations)}",
+        f"time: about {describe_seconds(told.seconds)}{told.busy}: {counted(options.Iteration - made, 'iteration')} "
+        f"take {describe_seconds(told.updates)}, evaluations {describe_seconds(told.evaluations)}",
         memory_told(told.memory, needs, device),
         f"estimated from {told.speed.told}, and the operations of the run{_set_told(synset)}",
     ]

@@ -16,9 +16,14 @@ _WIDTH = 110
 
 
 def section(title: str, lines: Sequence[str]) -> str:
-    """A title and its lines, indented and broken at the width of a page."""
-    broken = [part for line in lines for part in textwrap.wrap(line, _WIDTH, subsequent_indent="  ") or [""]]
-    return "\n".join([f"{title}:", *(f"  {line}" for line in broken)])
+    """A title and its lines, indented and broken at the width of a page, but not within a path."""
+    wrapper = textwrap.TextWrapper(_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join([f"{title}:", *(f"  {part}" for line in lines for part in wrapper.wrap(line))])
+
+
+def missing_section(missing: Sequence[str]) -> str:
+    """The list of what is missing, an item a line: commands can be copied from it."""
+    return "\n".join(["missing:", *(f"  - {each}" for each in missing)] if missing else ["missing:", "  nothing"])
 
 
 def options_told(options: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -52,8 +57,3 @@ def memory_told(peak: int, needs: Estimate, device: torch.device) -> str:
 def shown(value: Any) -> str:
     """A value as it would be typed; "" for none."""
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def missing_told(missing: Sequence[str]) -> list[str]:
-    """The lines of a list of what is missing."""
-    return [f"- {each}" for each in missing] or ["nothing"]

@@ -99,14 +99,17 @@ def _is_set(path: Path) -> bool:
     return True
 
 
-def how_far(folder: Path, iterations: int) -> str:
-    """What a run folder holds, in words: "new", "begun", "begun, 400 of 2,000 iterations are made" or "finished"."""
+def how_far(folder: Path, iterations: int) -> tuple[str, int]:
+    """What a run folder holds, in words ("new", "begun, ..." or "finished"), and how many iterations of it are made.
+
+    iterations: of the whole run. Nothing is written; whether the folder is that of the same options is not compared.
+    """
     if is_finished_run(folder):
-        return "finished"
+        return "finished", iterations
     if not (folder / CONFIG).exists():
-        return "new"
+        return "new", 0
     try:
         made = torch.load(folder / CHECKPOINTS[0], map_location="cpu", weights_only=True)["state"]["iteration"]
     except (*UNREADABLE, RecursionError):
-        return "begun, without a checkpoint that can be read"
-    return f"begun, {made:,} of {counted(iterations, 'iteration')} are made"
+        return "begun, without a checkpoint that can be read", 0
+    return f"begun, {made:,} of {counted(iterations, 'iteration')} are made", made
