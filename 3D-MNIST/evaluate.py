@@ -3,7 +3,7 @@
 import common.system.start  # noqa: F401 (before torch is loaded)
 
 from common.datasets.voxels import NAME
-from common.training.evaluate_command import main
+from common.preview.dry_evaluate import main
 
 if __name__ == "__main__":
     main("DM", dataset=NAME)

@@ -26,14 +26,14 @@ import torch
 from torch import nn
 
 from common import recipes
-from common.config.checks import check_least
 from common.config.command_line import parse
+from common.config.loops import loops
 from common.config.options import ClassMatchingOptions, Sources
 from common.matching import gradient
 from common.matching.gradient import BATCHNORM_IMAGES, freeze_batchnorm
 from common.networks import has_batchnorm, reinitialise
+from common.preview.command import distill_command
 from common.runs.loop import Distillation
-from common.runs.seeds import distill_seeds
 from common.runs.setup import check_no_dropout
 from common.system import parallel
 from common.system.command import run_command
@@ -42,18 +42,6 @@ from common.system.errors import InputError
 from common.training.train import Batches, train_epoch
 
 DEFAULTS = recipes.defaults("DC")
-# ipc: (updates per iteration, epochs of the network's training between two updates), as in the authors' get_loops.
-LOOPS = {
-    1: (1, 1),
-    2: (1, 1),
-    10: (10, 50),
-    11: (10, 50),
-    20: (20, 25),
-    30: (30, 20),
-    40: (40, 15),
-    50: (50, 10),
-    51: (50, 10),
-}
 
 
 @dataclass
@@ -155,26 +143,9 @@ def by_method(options: Options) -> Options:
     return dataclasses.replace(options, dsa=options.method == "DSA")
 
 
-def loops(options: Options) -> tuple[int, int]:
-    """(outer_loop, inner_loop) of the options, where 0 stands for the authors' number for this ipc.
-
-    Raises InputError for a negative number, and for 0 at an ipc for which the authors have no number.
-    """
-    for key in ("outer_loop", "inner_loop"):
-        check_least(options, key, 0)
-    if options.ipc not in LOOPS and not (options.outer_loop and options.inner_loop):
-        known = ", ".join(map(str, LOOPS))
-        raise InputError(
-            f"DC has loops for ipc {known}, not {options.ipc}: give --outer_loop and --inner_loop, "
-            "the updates per iteration and the epochs of the network between them"
-        )
-    outer, inner = LOOPS.get(options.ipc, (0, 0))
-    return options.outer_loop or outer, options.inner_loop or inner
-
-
 def main(kind: type[Options] = Options, objective: str = "DC") -> None:
     """Run the command line. The script in ImageNet-abcde/ gives `kind` other defaults."""
-    distill_seeds(distill, *parse(kind, objective), objective)
+    distill_command(distill, *parse(kind, objective), objective)
 
 
 if __name__ == "__main__":

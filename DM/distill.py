@@ -28,8 +28,8 @@ from common.config.command_line import parse
 from common.config.options import ClassMatchingOptions, Sources
 from common.matching import distribution
 from common.networks import has_batchnorm, reinitialise
+from common.preview.command import distill_command
 from common.runs.loop import Distillation
-from common.runs.seeds import distill_seeds
 from common.runs.setup import check_chunk
 from common.system.command import run_command
 
@@ -66,7 +66,7 @@ def distill(options: Options, sources: Sources, objective: str = "DM") -> Distil
 
 def main(kind: type[Options] = Options, objective: str = "DM") -> None:
     """Run the command line. The scripts in 3D-MNIST/ and ImageNet-abcde/ give `kind` other defaults."""
-    distill_seeds(distill, *parse(kind, objective), objective)
+    distill_command(distill, *parse(kind, objective), objective)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import common.system.start  # noqa: F401 (before torch is loaded)
 
-from common.training.evaluate_command import main
+from common.preview.dry_evaluate import main
 
 if __name__ == "__main__":
     main("ImageNet-abcde/DM")

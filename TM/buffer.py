@@ -21,12 +21,16 @@ import torch
 from tqdm import tqdm
 
 from common.config.checks import check_least
-from common.config.command_line import parse_buffer
+from common.config.command_line import parse_buffer_with_sources
 from common.config.options import BufferOptions
-from common.config.rule import BY_SIZE, network_for
+from common.config.rule import with_network
+from common.costs.forecast import say_forecast_experts
+from common.costs.memory import check_memory
 from common.experts.folder import buffer_folder, claimed, describe, filling, missing_experts, save_expert
 from common.experts.train import ExpertProtocol, expert_epochs
 from common.networks import build_network
+from common.preview.dry_buffer import dry_run
+from common.recipes.shapes import DataShape, known_shape
 from common.system import parallel
 from common.system.command import run_command
 from common.system.devices import can_compile, check_precision, precision, resolve_device
@@ -47,16 +51,21 @@ def train_experts(options: BufferOptions) -> None:
     protocol = ExpertProtocol.of(options)
     device = resolve_device(options.device)
     check_precision(options.precision, device)
+    known = known_shape(options.dataset, options.image_size)
+    if known is not None:
+        check_memory("TM", options, known, device, loaded=False)
     train, test = (part.to(device) for part in options.load())
+    options = with_network(options, train.im_size)
+    if known is None:
+        check_memory("TM", options, DataShape.of(train, test), device, loaded=True)
     train, held = options.hold_back(train)
     test = test if held is None else held  # what is chosen by the experts' curve has not seen the test images
-    model = network_for(train.im_size) if options.model == BY_SIZE else options.model
-    network = build_network(model, train.channels, train.num_classes, train.im_size).to(device)
+    network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
     compiles = options.compile and can_compile()
     forward = torch.compile(network) if compiles else network
 
-    folder = buffer_folder(options.buffer_path, train.name, model, options.zca)
-    made_for = describe(train, model, network, options.validation)
+    folder = buffer_folder(options.buffer_path, train.name, options.model, options.zca)
+    made_for = describe(train, options.model, network, options.validation)
     made_by = asdict(protocol) | {"precision": options.precision, "compile": compiles}
     epochs, shape = protocol.keep_epochs, (protocol.keep_epochs + 1, made_for["parameter_count"])
     every = options.test_every or epochs
@@ -70,6 +79,7 @@ def train_experts(options: BufferOptions) -> None:
         missing = parallel.broadcast(missing)
         there, left = options.num_experts - len(missing), missing[parallel.rank() :: parallel.world()]
         tqdm.write(f"{there} of {options.num_experts} experts are in {folder}")
+        say_forecast_experts(options, train, test, len(missing), folder)
         with Progress(
             total=(there + len(left)) * batches,
             initial=there * batches,
@@ -116,7 +126,11 @@ def _told(accuracy: float | None) -> str:
 
 def main(kind: type[BufferOptions] = BufferOptions, objective: str = "TM") -> None:
     """Run the command line. ImageNet-abcde passes a `kind` of options with other defaults."""
-    train_experts(parse_buffer(kind, objective))
+    options, sources = parse_buffer_with_sources(kind, objective)
+    if options.dry_run:
+        dry_run(options, sources)
+    else:
+        train_experts(options)
 
 
 if __name__ == "__main__":

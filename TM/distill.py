@@ -38,8 +38,8 @@ from common.matching import augment, trajectory
 from common.matching.step_size import StepSize
 from common.matching.trajectory import Step, Unroll
 from common.networks import has_batchnorm
+from common.preview.command import distill_command
 from common.runs.loop import Distillation
-from common.runs.seeds import distill_seeds
 from common.runs.setup import check_chunk, check_no_dropout
 from common.system import parallel
 from common.system.command import run_command
@@ -200,7 +200,7 @@ def check_trajectory(options: Options, sources: Sources) -> None:
 
 def main(kind: type[Options] = Options, objective: str = "TM") -> None:
     """Run the command line. The script in ImageNet-abcde/ gives `kind` other defaults."""
-    distill_seeds(distill, *parse(kind, objective), objective)
+    distill_command(distill, *parse(kind, objective), objective)
 
 
 if __name__ == "__main__":

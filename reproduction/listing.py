@@ -91,8 +91,7 @@ def cost_of(cell: Cell, plan: Plan, options: DistillOptions, rate: str) -> Estim
         training = next(step for step in steps(cell, plan) if step.script == scripts.buffer)
         asked = parse_buffer(BufferOptions, cell.objective, training.words)
         buffer = dataclasses.replace(asked, num_experts=found.wanted - found.there)
-    loops = dc.loops(options) if isinstance(options, dc.Options) else (1, 0)
-    return estimate(cell.objective, options, shape, buffer, device=rate, loops=loops)
+    return estimate(cell.objective, options, shape, buffer, device=rate)
 
 
 def _data(cell: Cell, plan: Plan) -> str:

@@ -89,7 +89,7 @@ def test_an_iteration_of_dc_trains_the_network_between_updates():
     once = estimated("DC", dc.Options(**CELL, Iteration=1)).distill_flops
     options = dc.Options(**CELL, Iteration=1, outer_loop=3, inner_loop=5)
     training = costs.training(MODEL, TINY, 8).flops
-    found = estimated("DC", options, loops=dc.loops(options)).distill_flops
+    found = estimated("DC", options).distill_flops
     assert found == pytest.approx(3 * once + 2 * 5 * 8 * training)
 
 

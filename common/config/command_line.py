@@ -71,17 +71,13 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     """
     argv = _spell_out_booleans(kind, argv)
     cell = _cell(argv, kind)
-    words = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
-    flags = {ALIASES.get(word, word) for word in words}
+    flags = _flags(argv)
     if "ipc" not in flags:
         cell.ipc = _nearest_ipc(cell, objective)
     recipe = cell.recipe_of(objective, cell.ipc)
     usual = dataclasses.replace(with_recipe(kind, recipe, cell.dataset), ipc=cell.ipc)
     options = _read(kind, argv, default=usual)
-    sources = {
-        key: "flag" if key in flags else recipe.sources[key] if key in recipe.values else "default"
-        for key in vars(options)
-    }
+    sources = _sources(options, flags, recipe)
     if options.bits_per_class is not None and "ipc" not in flags:
         sources["ipc"] = "nearest to --bits_per_class"
     for key in ("msz_per_channel", "lr_freq"):
@@ -90,6 +86,23 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     options, sources = rule.mark(*_as_stored(*_at_size(options, sources, recipe)), objective)
     check(options, objective, rule.is_left(sources, "msz_per_channel"))
     return options, sources
+
+
+def flags_of(argv: Sequence[str] | None = None) -> set[str]:
+    """The options that a command line gives by a flag."""
+    return _flags(_given(argv))
+
+
+def _flags(argv: Sequence[str]) -> set[str]:
+    words = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    return {ALIASES.get(word, word) for word in words}
+
+
+def _sources(options: object, flags: set[str], recipe: recipes.Recipe) -> Sources:
+    return {
+        key: "flag" if key in flags else recipe.sources[key] if key in recipe.values else "default"
+        for key in vars(options)
+    }
 
 
 def _at_size(options: Options, sources: Sources, recipe: recipes.Recipe) -> tuple[Options, Sources]:
@@ -148,7 +161,14 @@ def _as_stored(options: Options, sources: Sources) -> tuple[Options, Sources]:
 
 
 def parse_buffer(kind: type[Buffers], objective: str, argv: Sequence[str] | None = None) -> Buffers:
-    """Return the options of a buffer.py.
+    """Return the options of a buffer.py, as `parse_buffer_with_sources` without the sources."""
+    return parse_buffer_with_sources(kind, objective, argv)[0]
+
+
+def parse_buffer_with_sources(
+    kind: type[Buffers], objective: str, argv: Sequence[str] | None = None
+) -> tuple[Buffers, Sources]:
+    """Return the options of a buffer.py and the source of each.
 
     Flags override the recipe values that hold for every ipc of the dataset, and these override the defaults. For images
     of one's own, the network goes by their size, and experts are tested after every epoch: TM's rule reads the curve.
@@ -157,9 +177,13 @@ def parse_buffer(kind: type[Buffers], objective: str, argv: Sequence[str] | None
     cell = _cell(argv, kind)
     recipe = cell.recipe_of(objective, recipes.EVERY_IPC)
     usual = with_recipe(kind, recipe, cell.dataset)
+    sources = dict[str, str]()
     if cell.recipe is None and rule.is_own(usual):
-        usual = dataclasses.replace(usual, validation_share=OWN_SHARE, model=rule.BY_SIZE, test_every=1)
-    return _read(kind, argv, default=usual)
+        decided: dict[str, Any] = {"validation_share": OWN_SHARE, "model": rule.BY_SIZE, "test_every": 1}
+        usual, sources = dataclasses.replace(usual, **decided), dict.fromkeys(decided, rule.SOURCE)
+    options, flags = _read(kind, argv, default=usual), _flags(argv)
+    given = _sources(options, flags, recipe)
+    return options, given | {key: source for key, source in sources.items() if given[key] == "default"}
 
 
 def _cell(argv: Sequence[str], kind: type[DataOptions]) -> _RecipeKey:

@@ -18,6 +18,7 @@ from common.config.options import (
     Subset,
     Workers,
 )
+from common.config.preview_options import DryRun
 from common.datasets.imagenet_classes import canonical, resolve
 from common.images.pixel_values import PixelValues
 from common.images.pixels import Decoding, ResizeMode, StoredAs
@@ -113,6 +114,7 @@ class EvaluateOptions:
     device: Device = "auto"
     precision: NetworkPrecision = "fp32"
     compile: Compile = False
+    dry_run: DryRun = False
     output: str | None = None
     """also write the accuracies to this JSON file, and one CSV row per network beside it (x.json and x.csv)"""
 

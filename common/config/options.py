@@ -10,6 +10,7 @@ import tyro
 from common.codec.payload import Kind
 from common.codec.planes import Block, Colour
 from common.config.places import BUFFERS
+from common.config.preview_options import PREVIEW, DistillPreviewOptions, PreviewOptions
 from common.config.validation import ValidationOptions
 from common.datasets import (
     PREFIXES,
@@ -38,7 +39,7 @@ EVALUATION_EPOCHS = 1000  # the authors'
 # The default of any other new option must keep the behaviour from before the option existed: see identity.py.
 NOT_PART_OF_A_RUN = frozenset({
     "data_path", "no_download", "workers", "save_path", "name", "device", "resume", "checkpoint_every", "export",
-    "track", "track_project", "track_group", "buffer_path", "seeds", "memory_budget",
+    "track", "track_project", "track_group", "buffer_path", "seeds", "memory_budget", *PREVIEW,
 })  # fmt: skip
 
 # The authors' ImageNet scripts call it --res. torchrun takes a --n behind the script's name for one of its own.
@@ -196,7 +197,7 @@ class EvaluationOptions:
 
 
 @dataclass
-class DistillOptions(EvaluationOptions, ValidationOptions, DataOptions):
+class DistillOptions(DistillPreviewOptions, EvaluationOptions, ValidationOptions, DataOptions):
     """The options that every objective's distillation takes."""
 
     model: str = "ConvNetD3"
@@ -305,7 +306,7 @@ class DistillOptions(EvaluationOptions, ValidationOptions, DataOptions):
 
 
 @dataclass
-class BufferOptions(ValidationOptions, DataOptions):
+class BufferOptions(PreviewOptions, ValidationOptions, DataOptions):
     """Train expert networks on a dataset and store their weights after every epoch, for trajectory matching."""
 
     model: str = "ConvNetD3"

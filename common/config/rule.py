@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from common.config.options import DataOptions, DistillOptions, Sources
+from common.config.options import BufferOptions, DataOptions, DistillOptions, Sources
 from common.config.validation import OWN_SHARE
 from common.datasets import PREFIXES
 from common.synset.adam import ADAM_STEP
@@ -15,6 +15,7 @@ from common.system.errors import InputError
 from common.system.text import counted
 
 Options = TypeVar("Options", bound=DistillOptions)
+Buffers = TypeVar("Buffers", bound=BufferOptions)
 
 SOURCE = "rule: docs/recipes.md"
 OBJECTIVES = ("DM", "DC", "TM")
@@ -63,6 +64,11 @@ def network_for(im_size: Sequence[int]) -> str:
     """The network by the shorter side: each of its blocks halves the images."""
     depth = next((each for side, each in _DEPTHS if min(im_size) <= side), _DEEPEST)
     return f"ConvNetD{depth}"
+
+
+def with_network(options: Buffers, im_size: Sequence[int]) -> Buffers:
+    """The options of a buffer.py with the network that the rule chooses, if it is left to the rule."""
+    return options if options.model != BY_SIZE else dataclasses.replace(options, model=network_for(im_size))
 
 
 def is_left(sources: Sources, key: str) -> bool:

@@ -21,6 +21,9 @@ from common.costs.meter import Cost, weigh
 from common.matching import distribution, gradient, trajectory
 from common.networks import Network, build_network, has_batchnorm, has_dropout
 from common.recipes.shapes import DataShape
+from common.synset.adam import SpreadAdam, spread_of
+from common.synset.base import LearnedSet
+from common.synset.packed import PackedArgs, PackedSet
 from common.synset.synset import SynSet, SynSetArgs
 from common.training import ensemble
 from common.training.train import MOMENTUM
@@ -33,7 +36,8 @@ class Workload:
     """The values that determine the cost of an update of every objective.
 
     k: coefficients kept per channel of a synthetic image. batch_syn: synthetic images per update, per class in DC and
-    DM, of all classes together in TM; 0 for all images.
+    DM, of all classes together in TM; 0 for all images. packed: of a set in fewer bits, all of its arguments, with n as
+    `num_per_class`. Such an object is hashable if its `im_size` is a tuple.
     """
 
     model: str
@@ -42,10 +46,14 @@ class Workload:
     k: int
     transform: str
     batch_syn: int
+    optimizer: str = "sgd"
+    packed: PackedArgs | None = None
 
     @property
     def per_class(self) -> int:
         """The number n of synthetic images per class."""
+        if self.packed is not None:
+            return self.packed.num_per_class
         return self.ipc * math.prod(self.shape.im_size) // self.k
 
     @property
@@ -61,15 +69,23 @@ class Workload:
     def network(self) -> Network:
         return network_of(self.model, self.shape)
 
-    def synset(self) -> SynSet:
+    def synset(self) -> LearnedSet:
         shape = self.shape
-        return SynSet(
-            SynSetArgs(
-                shape.channels, shape.num_classes, shape.im_size, _META, self.ipc, self.k, 1.0, 0.5, self.transform
-            )
-        )
+        made: LearnedSet
+        if self.packed is not None:
+            made = PackedSet(self.packed)
+        else:
+            made = SynSet(
+                SynSetArgs(
+                    shape.channels, shape.num_classes, shape.im_size, _META, self.ipc, self.k, 1.0, 0.5,
+                    self.transform, optimizer=self.optimizer,
+                )
+            )  # fmt: skip
+        if isinstance(made.optimizer, SpreadAdam):
+            made.optimizer.set_spread(spread_of(made.coefficients.detach()))
+        return made
 
-    def drawn(self, synset: SynSet) -> Tensor:
+    def drawn(self, synset: LearnedSet) -> Tensor:
         """The synthetic images that are matched in an update of DC or DM."""
         if self.batch_syn == 0:
             return synset.decode()
@@ -179,7 +195,7 @@ def _decoding(work: Workload) -> int:
     return weigh(update).flops
 
 
-def _step(synset: SynSet, images: Tensor, to_images: Tensor) -> None:
+def _step(synset: LearnedSet, images: Tensor, to_images: Tensor) -> None:
     synset.optim_zero_grad()
     images.backward(to_images)
     synset.optim_step()

@@ -32,6 +32,13 @@ def is_there(name: str, data_path: str | Path | None = None) -> bool | None:
     return _PLACES[name](root) if name in _PLACES else None
 
 
+def is_unpacked(name: str, data_path: str | Path | None = None) -> bool | None:
+    """Whether `load_dataset(name, data_path)` would write nothing but caches; None where only trying would tell."""
+    name = canonical(name)
+    root = Path(data_path or default_data_path(name)).expanduser()
+    return (root / _UNPACKED[name]).exists() if name in _UNPACKED else is_there(name, data_path)
+
+
 def _any(*names: str) -> Callable[[Path], bool]:
     return lambda root: any((root / name).exists() for name in names)
 
@@ -41,11 +48,17 @@ def _idx(name: str) -> Callable[[Path], bool]:
     return _any(raw, f"{raw}.gz")
 
 
+# Of datasets that come as an archive, the folder that it is unpacked to.
+_UNPACKED = {
+    "MNIST": "MNIST/raw/train-images-idx3-ubyte", "FashionMNIST": "FashionMNIST/raw/train-images-idx3-ubyte",
+    "CIFAR10": "cifar-10-batches-py", "CIFAR100": "cifar-100-python", "Tiny": tiny.FOLDER,
+}  # fmt: skip
+
 _PLACES: dict[str, Callable[[Path], bool]] = {
     "MNIST": _idx("MNIST"),
     "FashionMNIST": _idx("FashionMNIST"),
-    "CIFAR10": _any("cifar-10-batches-py", "cifar-10-python.tar.gz"),
-    "CIFAR100": _any("cifar-100-python", "cifar-100-python.tar.gz"),
+    "CIFAR10": _any(_UNPACKED["CIFAR10"], "cifar-10-python.tar.gz"),
+    "CIFAR100": _any(_UNPACKED["CIFAR100"], "cifar-100-python.tar.gz"),
     "SVHN": lambda root: all((root / f"{split}_32x32.mat").is_file() for split in ("train", "test")),
     "Tiny": _any(tiny.FOLDER, f"{tiny.FOLDER}.zip"),
     voxels.NAME: _any(f"{voxels.NAME}/{voxels.FILE}", voxels.FILE),

@@ -34,6 +34,10 @@ from common.system.text import counted
 _OF_THE_CODE = ("format", "format_version", "version")
 
 
+class NoExperts(InputError):
+    """A folder has no experts yet."""
+
+
 def find_buffer(buffer_path: str | Path, dataset: str, model: str, zca: bool) -> Path:
     """The folder to read experts from: `buffer_folder`, or a folder with replay buffers named as the authors do.
 
@@ -59,8 +63,8 @@ def open_buffer(
     and objective (whose buffer.py trains experts) are used only for an error message, which gives the command that
     trains missing experts.
     Of our files only the headers are read; of the authors' files the lists and one snapshot.
-    Raises InputError for a folder without experts, for experts of another dataset, normalisation or network, for too
-    few epochs, and for files that are damaged or hold objects other than tensors.
+    Raises NoExperts, an InputError, for a folder without experts; InputError for experts of another dataset,
+    normalisation or network, for too few epochs, and for files that are damaged or hold objects other than tensors.
     """
     ours, theirs = expert_files(folder), replay_files(folder)
     if ours and theirs:
@@ -70,8 +74,8 @@ def open_buffer(
     experts = replayed_experts(folder, theirs, made_for) if theirs else _experts_of(folder, ours, made_for)
     if not experts:
         data = data or DataOptions(dataset=made_for["dataset"], zca=made_for["zca"] is not None)
-        command = _command(folder, data, made_for["model"], epochs, objective)
-        raise InputError(f"no experts in {folder}: run `{command}` first")
+        command = training_command(folder, data, made_for["model"], epochs, objective)
+        raise NoExperts(f"no experts in {folder}: run `{command}` first")
     digest = fingerprint(experts[0].snapshot(0)) if theirs else _digest(read_manifest(folder))
     buffer = Buffer(folder, tuple(experts), digest)
     if epochs is not None and buffer.epochs < epochs:
@@ -114,8 +118,8 @@ def _read_snapshot(file: Path, epoch: int) -> Tensor:
     return weights
 
 
-def _command(folder: Path, data: DataOptions, model: str, epochs: int | None, objective: str) -> str:
-    """The command line that trains the missing experts on the same images."""
+def training_command(folder: Path, data: DataOptions, model: str, epochs: int | None, objective: str) -> str:
+    """The command line that trains the experts that are missing in a folder, on the same images."""
     chosen = ["--dataset", data.dataset, *(["--recipe", data.recipe] if data.recipe else [])]
     unless_given = parse_buffer(BufferOptions, objective, chosen)  # the recipe's values, or the defaults
     words = [*start_words(buffer_script(objective)), *chosen, "--model", model, *data_flags(data, unless_given)]

@@ -199,6 +199,10 @@ class ImageData:
         rows = indices if self.rows is None else self.rows[indices]
         return replace(self, labels=self.labels[indices], raw_fingerprint=known, rows=rows)
 
+    def same_images(self, part: ImageData) -> ImageData:
+        """The images of `part`, a subset of these data or of a copy on another device, or all of them."""
+        return self if part.rows is None else self.subset(part.rows)
+
     def check_all(self) -> None:
         """Check all images that have not been checked yet; raises InputError for those that are damaged."""
         if self.check is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from common.datasets.imagenet_classes import NAMES
+from common.images.image_data import ImageData
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,20 @@ class DataShape:
     smallest_class: int
     value_bytes: int = 1
 
+    @classmethod
+    def of(cls, train: ImageData, test: ImageData) -> DataShape:
+        """The sizes of loaded images."""
+        return cls(
+            train.channels, train.im_size, train.num_classes, len(train), len(test), train.smallest_class,
+            train.images.element_size(),
+        )  # fmt: skip
+
+    @property
+    def data_bytes(self) -> int:
+        """The bytes of all images, of both splits."""
+        values = self.channels * math.prod(self.im_size) * self.value_bytes
+        return (self.train_images + self.test_images) * values
+
 
 SHAPES: dict[str, DataShape] = {
     "digits": DataShape(1, (8, 8), 10, 1_437, 360, 139),
@@ -37,3 +53,15 @@ SHAPES: dict[str, DataShape] = {
     # The source of the dataset does not say how many volumes the rarest digit has.
     "3D-MNIST": DataShape(1, (16, 16, 16), 10, 10_000, 2_000, 100, value_bytes=4),
 }
+
+
+def known_shape(dataset: str, image_size: int | None = None) -> DataShape | None:
+    """The sizes of a dataset's images as they will be loaded, None where only the images tell.
+
+    image_size: the side that images are resized to, in pixels.
+    """
+    shape = SHAPES.get(dataset)
+    if shape is None:
+        return None
+    sides = shape.im_size if image_size is None else (image_size,) * len(shape.im_size)
+    return replace(shape, im_size=sides)

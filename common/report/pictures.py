@@ -124,6 +124,32 @@ def draw_losses(path: Path, losses: Sequence[tuple[int, float]]) -> None:
     _save(figure, path)
 
 
+def draw_step_sizes(
+    path: Path, sizes: Sequence[float], losses: Sequence[float | None], usual: float, suggested: float, title: str
+) -> None:
+    """Plot the loss of each step size on a logarithmic axis; None for one that diverged.
+
+    usual, suggested: the step sizes that are marked.
+    """
+    figure = _figure(7, 4)
+    axis = figure.subplots()
+    there = [(size, loss) for size, loss in zip(sizes, losses, strict=True) if loss is not None]
+    axis.plot(*zip(*there, strict=True), marker="o", color="tab:blue")
+    axis.set_xscale("log")
+    axis.set_xlim(min(sizes) / 1.5, max(sizes) * 1.5)
+    for size, loss in zip(sizes, losses, strict=True):
+        if loss is None:
+            axis.axvline(size, color="tab:red", linestyle=":", linewidth=1)
+    axis.plot([], [], color="tab:red", linestyle=":", label="diverged") if None in losses else None
+    axis.axvline(usual, color="tab:gray", linestyle="--", label=f"used without a flag: {usual:.4g}")
+    axis.axvline(suggested, color="tab:green", label=f"suggested: {suggested:.4g}")
+    axis.set_xlabel("lr_freq")
+    axis.set_ylabel("mean loss of the last quarter")
+    axis.set_title(title, fontsize=10)
+    axis.legend()
+    _save(figure, path)
+
+
 def draw_evaluations(path: Path, evaluations: Sequence[dict[str, Any]]) -> None:
     """Plot accuracy in % (mean and standard deviation) against the updates, one line per network of a pool."""
     figure = _figure(4.2, 3.2)

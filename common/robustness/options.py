@@ -34,6 +34,8 @@ class RobustnessOptions(EvaluateOptions):
     """not available: only the network of --model is tested"""
     networks_at_once: Annotated[int, tyro.conf.Suppress, tyro.conf.Fixed] = 1
     """not available: networks are trained one by one, so that each can be kept and tested under every condition"""
+    dry_run: Annotated[bool, tyro.conf.Suppress, tyro.conf.Fixed] = False
+    """not available: evaluate.py --dry_run tells what the training takes"""
     output: str | None = None
     """write results.csv, results.json and heatmap.png to this folder"""
     synset_path: str | None = None

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common.synset.file import load_synset
 from common.system.errors import InputError
 from common.system.files import UNREADABLE, checksum, read_json, write_json
+from common.system.text import counted
 
 SETS = ("synset.safetensors", "synset_best.safetensors")
 """The synthetic set of the last and of the best evaluation."""
+CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
 SUMMARY, METRICS, CHECKSUMS, CONFIG = "summary.json", "metrics.jsonl", "checksums.json", "config.json"
 _ENTRIES = {"start", "last", "best_on_test", "file"}  # without which a summary is none
 
@@ -93,3 +97,19 @@ def _is_set(path: Path) -> bool:
     except InputError:
         return False
     return True
+
+
+def how_far(folder: Path, iterations: int) -> tuple[str, int]:
+    """What a run folder holds, in words ("new", "begun, ..." or "finished"), and how many iterations of it are made.
+
+    iterations: of the whole run. Nothing is written; whether the folder is that of the same options is not compared.
+    """
+    if is_finished_run(folder):
+        return "finished", iterations
+    if not (folder / CONFIG).exists():
+        return "new", 0
+    try:
+        made = torch.load(folder / CHECKPOINTS[0], map_location="cpu", weights_only=True)["state"]["iteration"]
+    except (*UNREADABLE, RecursionError):
+        return "begun, without a checkpoint that can be read", 0
+    return f"begun, {made:,} of {counted(iterations, 'iteration')} are made", made

@@ -16,7 +16,7 @@ from common.config.command_line import options_with_sources
 from common.config.options import DistillOptions, Sources
 from common.config.places import dataset_folder
 from common.images.image_data import different_content
-from common.runs.finished import CHECKSUMS, METRICS, SUMMARY, read_finished, write_finished
+from common.runs.finished import CHECKPOINTS, CHECKSUMS, METRICS, SUMMARY, read_finished, write_finished
 from common.runs.identity import differences, folder_of, identity, wherever_it_lies
 from common.runs.track import TRACKER_FOLDERS
 from common.system import parallel
@@ -37,9 +37,8 @@ from common.system.version import code_version
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-_CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
 # In the order of removal: checkpoints go first, and config.json, which says whose folder it is, goes last.
-_OWN_FILES = (*_CHECKPOINTS, CHECKSUMS, SUMMARY, "report.html", METRICS, "log.txt", "config.json")
+_OWN_FILES = (*CHECKPOINTS, CHECKSUMS, SUMMARY, "report.html", METRICS, "log.txt", "config.json")
 
 
 # The messages when a run is stopped; see `Stoppable`.
@@ -145,7 +144,7 @@ class Run(Stoppable):
             ) from error
         self._entries.clear()
         self._metrics.update(lines)
-        newest, previous = (self.folder / name for name in _CHECKPOINTS)
+        newest, previous = (self.folder / name for name in CHECKPOINTS)
         serialised = torch_bytes({
             "metrics_bytes": metrics.stat().st_size,
             "metrics_checksum": self._metrics.hexdigest(),
@@ -166,7 +165,7 @@ class Run(Stoppable):
         metrics.jsonl is truncated to its length at that checkpoint. Raises InputError if there are checkpoints but none
         of them can be read.
         """
-        found = [self.folder / name for name in _CHECKPOINTS if (self.folder / name).exists()]
+        found = [self.folder / name for name in CHECKPOINTS if (self.folder / name).exists()]
         for path in found:
             try:
                 content = self._read_checkpoint(path)
@@ -195,7 +194,7 @@ class Run(Stoppable):
     def last_state(self) -> dict[str, Any] | None:
         """The state of the newest checkpoint, or None if it cannot be read. Nothing in the folder is changed."""
         try:
-            return self._read_checkpoint(self.folder / _CHECKPOINTS[0])["state"]
+            return self._read_checkpoint(self.folder / CHECKPOINTS[0])["state"]
         except UNREADABLE:
             return None
 
@@ -254,7 +253,7 @@ class Run(Stoppable):
         """The stored configuration, None for a new run. Raises InputError where it is that of another run."""
         path = self.folder / "config.json"
         if not path.exists():
-            if any((self.folder / name).exists() for name in _CHECKPOINTS):
+            if any((self.folder / name).exists() for name in CHECKPOINTS):
                 raise InputError(
                     f"{self.folder} has checkpoints but no config.json that says whose: "
                     f"give another --name, or --resume never to replace them"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from common.config.options import DistillOptions, Sources
 from common.config.places import check_objective
+from common.costs.forecast import say_forecast
 from common.matching.step_size import StepSize
 from common.runs.evaluation import Evaluations, Speed
 from common.runs.folder import open_run
 from common.runs.kept import Kept, Source, checked, described, states_of, stored_states
 from common.runs.losses import Losses
 from common.runs.output import Output, export, say, write_report
-from common.runs.pieces import Pieces
+from common.runs.pieces import REHEARSED, Pieces
 from common.runs.setup import set_up
 from common.system import parallel
 from common.system.errors import InputError
@@ -150,6 +151,22 @@ class Distillation(Pieces):
         self._losses.add(loss)
         self._speed.count_update()
 
+    def rehearse(self, iterations: int, record: Callable[[int, float], None]) -> Iterator[int]:
+        """Loop over the first iterations without evaluations and without a run folder.
+
+        record: called with (iteration, loss) after each. Raises InputError for a loss that is not finite.
+        """
+        self._speed, self._losses = Speed(self.device), Losses(record, InputError, InputError)
+        for iteration in range(iterations):
+            yield iteration
+            self._losses.end_iteration()
+            self._losses.look(iteration + 1)
+
+    @property
+    def kept(self) -> dict[str, Kept]:
+        """What `keep` was given, by name."""
+        return dict(self._kept)
+
     def check_network(self, network: nn.Module) -> None:
         """End the run if a network that was trained on the synthetic set with --lr_net, between updates, has diverged.
 
@@ -172,7 +189,8 @@ class Distillation(Pieces):
         if self._stage != "before":
             raise RuntimeError("loop over a Distillation once, inside its `with` block; open another one to resume")
         self._stage = "looping"
-        return self._iterations()
+        instead = REHEARSED.get()
+        return self._iterations() if instead is None else instead(self)
 
     def _iterations(self) -> Iterator[int]:
         self._run = run = open_run(self.options, self._setup.sources, self.objective, self.device, self._setup.content)
@@ -180,6 +198,7 @@ class Distillation(Pieces):
         self._open.callback(run.close)
         if run.summary is None:
             self._restore()
+            say_forecast(self.objective, self.options, self.train, self.test, self.synset, self._iteration)
             self._speed = Speed(self.device)
             self._open.callback(self._output.tracker.close)  # after the closing lines: uploads may be slow
             looping = self._open.enter_context(ExitStack())

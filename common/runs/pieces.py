@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -68,16 +69,30 @@ def share_statistics(network: Network, classes: int, device: torch.device, model
     return network, ClassShare.of(classes, undivided=True)
 
 
+REHEARSED: ContextVar[Callable[[Any], Iterator[int]] | None] = ContextVar("rehearsed", default=None)
+"""What makes the iterator over a `Distillation`, from the Distillation, in place of its loop."""
+
+
+@contextmanager
+def rehearsal(loop: Callable[[Any], Iterator[int]]) -> Iterator[None]:
+    """Inside the block, a script's loop over its `Distillation` is `loop` of it: nothing is evaluated or written."""
+    token = REHEARSED.set(loop)
+    try:
+        yield
+    finally:
+        REHEARSED.reset(token)
+
+
 class Pieces:
     """The pieces of an update, for the classes of this process.
 
     `train` and `test` are ImageData, `synset` is the set that is distilled, `network` is the network to match, in
-    training mode. `options` are completed with what depends on the data. `share` says which classes this process
-    matches: none if there are more processes than classes.
+    training mode. `options` are completed with what depends on the data, and `sources` say where each comes from.
+    `share` says which classes this process matches: none if there are more processes than classes.
     """
 
     def __init__(self, setup: Setup) -> None:
-        self.options, self.device = setup.options, setup.device
+        self.options, self.sources, self.device = setup.options, setup.sources, setup.device
         self.train, self.test, self.synset, self.network = setup.train, setup.test, setup.synset, setup.network
         self.share = ClassShare.of(setup.train.num_classes)
         self._compile = setup.compile

@@ -44,13 +44,10 @@ def distill_seeds(
     if options.seeds is None:
         distill(options, sources, objective)
         return
-    if sources["seed"] == "flag":
-        raise InputError(f"--seed {options.seed} and --seeds {options.seeds} both say which seeds: give one of them")
     seeds, folders, summary = parse_seeds(options.seeds), [], {}
     for number, seed in enumerate(seeds, 1):
         _say(f"\nseed {seed}: set {number} of {len(seeds)}")
-        one = dataclasses.replace(options, seed=seed, seeds=None, name=_name(options, seed))
-        run = distill(one, sources | {"seed": "flag", "seeds": "default"}, objective)
+        run = distill(*one_seed(options, sources, seed), objective)
         folders.append(run.folder)
         # Named by the options that the data have completed, of which the seed is set aside.
         folder = _folder(dataclasses.replace(run.options, name=options.name), objective)
@@ -65,8 +62,16 @@ def distill_seeds(
         _say(f"{'sets of all seeds':>20}: {folder / FILE}")
 
 
-def _name(options: DistillOptions, seed: int) -> str | None:
-    return None if options.name is None else seed_name(options.name, seed)
+def one_seed(options: Options, sources: Sources, seed: int) -> tuple[Options, Sources]:
+    """The options, and their sources, of the run with this seed among those of --seeds.
+
+    Raises InputError if --seed is given, too.
+    """
+    if sources["seed"] == "flag":
+        raise InputError(f"--seed {options.seed} and --seeds {options.seeds} both say which seeds: give one of them")
+    name = None if options.name is None else seed_name(options.name, seed)
+    one = dataclasses.replace(options, seed=seed, seeds=None, name=name)
+    return one, sources | {"seed": "flag", "seeds": "default"}
 
 
 def _folder(options: DistillOptions, objective: str) -> Path:

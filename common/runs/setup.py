@@ -13,23 +13,23 @@ from torch import nn
 from tqdm import tqdm
 
 from common import frequency
-from common.codec.planes import usual_colour
 from common.config import rule
 from common.config.options import DistillOptions, Sources
+from common.config.sets import bits_of, new_set
+from common.costs.memory import check_memory
 from common.images.image_data import ImageData, content_of
 from common.networks import Network, build_network, has_batchnorm, has_dropout
 from common.networks.pools import build_pool, principal
-from common.runs.finished import CONFIG
+from common.recipes.shapes import DataShape, known_shape
+from common.runs.finished import CONFIG, SUMMARY
 from common.runs.identity import folder_of
 from common.synset.base import LearnedSet, order
-from common.synset.packed import PackedArgs, PackedSet, coded_images
-from common.synset.synset import SynSet, SynSetArgs
+from common.synset.packed import coded_images
 from common.system import parallel
 from common.system.devices import can_compile, check_precision, resolve_device
 from common.system.errors import InputError
 from common.system.files import read_json
 from common.training.pool import EvaluationNetwork, evaluate_pool
-from common.training.real_images import bits_of_image
 from common.training.train import Batches, EvaluationProtocol
 
 _SHARES = (0.5, 0.75, 1.0, 1.5)  # of the usual number of images per class, that --n auto tries
@@ -69,18 +69,25 @@ def set_up(options: DistillOptions, sources: Sources, objective: str | None = No
     """
     device = resolve_device(options.device)
     check_precision(options.precision, device)
+    warns = objective is not None and not options.dry_run and not _seems_finished(options, objective)
+    known = known_shape(options.dataset, options.image_size)
+    if warns and known is not None:
+        check_memory(objective or "", options, known, device, loaded=False)
     train, test = options.load()
     content = content_of(train, test)
-    train, test = train.to(device), test.to(device)
-    train, validation = options.hold_back(train)
+    whole, (train, validation) = train, options.hold_back(train)
     options, ruled = rule.decide(options, sources, train.channels, train.im_size, train.smallest_class)
     if ruled and parallel.is_main():
         tqdm.write(f"no recipe for {train.name}, by rule (docs/recipes.md): {' '.join(ruled)}")
-    options, sources = _fitted(options, sources, train.im_size)
+    options, sources = fitted(options, sources, train.im_size)
+    if warns and known is None:
+        check_memory(objective or "", options, DataShape.of(whole, test), device, loaded=True)
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
     pool = build_pool(
         options.eval_mode, options.model, train.channels, train.num_classes, train.im_size, options.eval_protocol
     )
+    whole, test = whole.to(device), test.to(device)
+    train, validation = whole.same_images(train), validation and whole.same_images(validation)
     tried = None
     if options.n == "auto":
         resumes = options.resume != "never"
@@ -108,43 +115,9 @@ def set_up(options: DistillOptions, sources: Sources, objective: str | None = No
     )
 
 
-def new_set(options: DistillOptions, train: ImageData, device: torch.device, count: int | None = None) -> LearnedSet:
-    """The synthetic set that the options describe, before it is initialised. Raises InputError for bad options.
-
-    count: its images per class, in place of --n.
-    """
-    common: dict[str, Any] = {
-        "channel": train.channels,
-        "num_classes": train.num_classes,
-        "im_size": train.im_size,
-        "device": device,
-        "optimizer": options.optimizer_used,
-        **{
-            key: getattr(options, key)
-            for key in ("ipc", "msz_per_channel", "lr_freq", "mom_freq", "selection", "selection_images", "seed")
-        },
-    }
-    if options.storage == "fp32":
-        return SynSet(SynSetArgs(**common, transform=options.transform))
-    bits, smallest = bits_of(options, train), train.smallest_class
-    if count is None and options.n is not None:
-        count = int(options.n)
-    if count is None and options.storage == "coded":
-        count = min(smallest, coded_images(bits, train.channels, train.im_size))
-    arguments = PackedArgs(
-        **common,
-        bits_per_class=bits,
-        storage=options.storage,
-        colour=options.colour or (usual_colour(train.channels) if options.joint else "rgb"),
-        block=options.block,
-        kept="joint" if options.joint else "shared",
-        num_per_class=count or 0,
-        rate_weight=options.rate_weight,
-    )
-    synset = PackedSet(arguments)
-    if count is None and synset.num_per_class > smallest:  # more images fit than there are
-        return PackedSet(dataclasses.replace(arguments, num_per_class=smallest))
-    return synset
+def _seems_finished(options: DistillOptions, objective: str) -> bool:
+    """Whether the run folder has a summary, so that nothing is left to compute unless its files are damaged."""
+    return options.resume != "never" and (folder_of(options, objective) / SUMMARY).exists()
 
 
 @dataclass(frozen=True)
@@ -214,11 +187,6 @@ def _tried_before(folder: Path) -> TriedCounts | None:
         return None  # what is wrong with the folder is said when the run opens it
 
 
-def bits_of(options: DistillOptions, train: ImageData) -> int:
-    """The budget in bits per class: that of --bits_per_class, or of ipc float32 images."""
-    return options.bits_per_class or options.ipc * bits_of_image(train)
-
-
 def check_chunk(options: DistillOptions, network: nn.Module) -> None:
     """Raises InputError for --chunk with a BatchNorm network, which needs all images in one pass."""
     if options.chunk and has_batchnorm(network):
@@ -234,7 +202,7 @@ def check_no_dropout(options: DistillOptions, network: nn.Module) -> None:
         )
 
 
-def _fitted(options: DistillOptions, sources: Sources, im_size: tuple[int, ...]) -> tuple[DistillOptions, Sources]:
+def fitted(options: DistillOptions, sources: Sources, im_size: tuple[int, ...]) -> tuple[DistillOptions, Sources]:
     """Complete the options that depend on the image size: k of plain pixels, and the unit of a recipe's lr_freq."""
     if options.transform == "identity" and options.msz_per_channel == 0:
         options = dataclasses.replace(options, msz_per_channel=math.prod(im_size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -30,7 +31,7 @@ _CODES = 0.9  # of the bits, before anything has been coded
 _STEERED = 10  # 1 % too many bits make the gradient of the code length 10 % larger
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class PackedArgs(SetArgs):
     """The arguments of `PackedSet`; those that `SynSetArgs` has mean the same.
 
@@ -94,6 +95,8 @@ class PackedSet(LearnedSet):
         self._payload = b""
         self._parts: dict[str, int] = {}
         self._stored: PackedSet | None = None
+        self.coding_seconds = 0.0
+        """of the processor, for the payload that was made last; 0 before the first"""
         self._exact: Tensor | None = None  # the coefficients of a file, [C, n, K], in orthonormal units
         self._updates = 0
         self._step = torch.ones(self.num_classes, device=self.device)
@@ -244,6 +247,7 @@ class PackedSet(LearnedSet):
         if self._payload:
             return self
         if self._stored is None:
+            begun = time.process_time()
             if self.coded:
                 payload, parts = self._fit(self._step)[:2]
             else:
@@ -251,6 +255,7 @@ class PackedSet(LearnedSet):
             self._stored = PackedSet(self.args)
             self._stored.load_payload(payload)
             self._stored._parts = parts
+            self.coding_seconds = time.process_time() - begun
         return self._stored
 
     def load_payload(self, payload: bytes, contents: Contents | None = None) -> None:

@@ -145,8 +145,36 @@ def free_memory(device: torch.device) -> int | None:
     return min(free + _free_in_container(), default=None)
 
 
+def total_memory(device: torch.device) -> int | None:
+    """The memory of the device in bytes, of a CPU that of the machine or, if it is less, of its container (cgroup).
+
+    None on a CPU where the system does not tell it (Windows).
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    try:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    return min([machine, *(limit for limit, _ in _container())])
+
+
+def resident_memory() -> int:
+    """The memory in bytes that this process takes now, as far as the system tells (Linux); otherwise 0."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def _free_in_container() -> list[int]:
     """What the limit of this container leaves, in bytes; [] if there is no limit."""
+    return [max(0, limit - usage) for limit, usage in _container()]
+
+
+def _container() -> list[tuple[int, int]]:
+    """(limit, usage) of this container's memory, in bytes; [] if there is no limit."""
     for folder, limit, usage in (
         ("/sys/fs/cgroup", "memory.max", "memory.current"),
         ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),  # version 1
@@ -156,7 +184,7 @@ def _free_in_container() -> list[int]:
         except OSError:
             continue
         if words[0] != "max":
-            return [max(0, int(words[0]) - int(words[1]))]
+            return [(int(words[0]), int(words[1]))]
     return []
 
 

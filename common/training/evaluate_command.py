@@ -1,4 +1,4 @@
-"""Evaluates a synthetic-set file or a baseline; every objective's evaluate.py runs this code."""
+"""Evaluates a synthetic-set file or a baseline, as every objective's evaluate.py does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from common.config.checks import check_stored_as, check_training
-from common.config.command_line import parse_plain
 from common.config.evaluate_options import EvaluateOptions
 from common.networks import Network, build_network
 from common.networks.pools import build_pool, principal
@@ -17,7 +16,6 @@ from common.synset.authors import SUFFIXES
 from common.synset.file import StoredSet
 from common.synset.hub import SUFFIX
 from common.system import parallel
-from common.system.command import run_command
 from common.system.devices import can_compile, describe_hardware, resolve_device
 from common.system.errors import InputError
 from common.system.files import check_not_read, table_beside, write_csv, write_json
@@ -28,17 +26,11 @@ from common.training.pool import EvaluationNetwork, evaluate_pool, networks_at_o
 from common.training.stored_real import describe_storage, storage_columns
 
 
-def main(objective: str, **defaults: Any) -> None:
-    """Run `python DM/evaluate.py --synset FILE`: print the measured accuracy and the accuracy stored in the file.
+def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> None:
+    """Evaluate and print the accuracies; with --output also write the result as JSON and one CSV row per network.
 
     objective: the objective whose recipes say how a baseline is trained; a synthetic-set file says so itself. defaults:
     values of options that affect evaluations, where the objective's default differs from that of `DistillOptions`.
-    """
-    run_command(lambda: show(parse_plain(EvaluateOptions), objective, defaults), several=True)
-
-
-def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> None:
-    """Evaluate and print the accuracies; with --output also write the result as JSON and one CSV row per network.
 
     Raises InputError for options that cannot work, and if --output would overwrite the set or its own table.
     """
@@ -119,7 +111,9 @@ def evaluate_file(
     device = resolve_device(options.device)
     setup = prepare_evaluation(options, objective, defaults, device, stored)
     compiles = options.compile and can_compile()
-    pool = {name: EvaluationNetwork(each.to(device), compiles) for name, each in _networks(options, setup).items()}
+    pool = {
+        name: EvaluationNetwork(each.to(device), compiles) for name, each in networks_to_train(options, setup).items()
+    }
     times: dict[str, list[float]] = {name: [] for name in pool}  # when each network was finished
     begun = time.monotonic()
     accuracies = evaluate_pool(
@@ -153,7 +147,7 @@ def evaluate_file(
     }
 
 
-def _networks(options: EvaluateOptions, setup: EvaluationSetup) -> dict[str, Network]:
+def networks_to_train(options: EvaluateOptions, setup: EvaluationSetup) -> dict[str, Network]:
     """The networks to train, by name: those of --models, those of --eval_mode, or else the network of the setup."""
     channels, classes, im_size = setup.test.channels, setup.test.num_classes, setup.test.im_size
     if options.models is None:

@@ -14,6 +14,7 @@ from common.config.checks import check_least
 from common.config.command_line import find_recipe, with_recipe
 from common.config.evaluate_options import EvaluateOptions
 from common.config.options import DataOptions, DistillOptions
+from common.config.sets import bits_of_image
 from common.datasets import ImageData, check_dataset, has_image_files, is_resizable, load_dataset
 from common.images.image_data import content_of, different_content, same_classes, with_classes
 from common.images.pixel_values import as_normalised
@@ -27,7 +28,7 @@ from common.system import parallel
 from common.system.devices import check_precision
 from common.system.errors import InputError
 from common.system.text import shortened
-from common.training.real_images import bits_of_image, real_images
+from common.training.real_images import real_images
 from common.training.train import Batches, EvaluationProtocol, TrainingSet
 
 

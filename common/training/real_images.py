@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from common.config.evaluate_options import EvaluateOptions
+from common.config.sets import bits_of_image
 from common.datasets import ImageData, draw_per_class
 from common.networks import build_network
 from common.system import parallel
@@ -17,13 +17,6 @@ from common.system.seeds import generator
 from common.training.coresets import RULES, random_real, trained_features
 from common.training.stored_real import Budget, Choose, store_real
 from common.training.train import Batches, EvaluationProtocol, TrainingSet
-
-FLOAT_BITS = 32
-
-
-def bits_of_image(data: ImageData) -> int:
-    """The bits of one float32 image of a dataset, in which a budget of ipc images is counted."""
-    return FLOAT_BITS * data.channels * math.prod(data.im_size)
 
 
 def real_images(
