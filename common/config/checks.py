@@ -121,6 +121,11 @@ def check_training(options: EvaluateOptions) -> None:
     check_least(options, "epoch_eval_train", 0)
     check_positive(options, "lr_net")
     check_least(options, "batch_train", 1)
+    if options.dsa_strategy is not None and options.augmentation != "dsa":
+        raise InputError(
+            f"--dsa_strategy says what --augmentation dsa draws from, and --augmentation {options.augmentation} takes "
+            "its place: leave one of them out"
+        )
 
 
 def check_stored_as(options: EvaluateOptions) -> None:

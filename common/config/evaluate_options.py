@@ -21,7 +21,9 @@ from common.config.options import (
 from common.datasets.imagenet_classes import canonical, resolve
 from common.images.pixel_values import PixelValues
 from common.images.pixels import Decoding, ResizeMode, StoredAs
+from common.matching.transforms import Augmentation
 from common.networks.pools import EvalMode, EvalProtocol
+from common.synset.soft_labels import SoftLabelKind
 
 
 @dataclass
@@ -70,6 +72,9 @@ class EvaluateOptions:
     """what the pixel values in an authors' file are: normalised (as their scripts write them), or those of pixels:
     unit (0..1), signed (-1..1) or bytes (0..255), which are normalised by the dataset's mean and std
     (default: normalised, with a warning if the values look like those of pixels)"""
+    soft_labels: SoftLabelKind | None = None
+    """what the labels [N, C] in an authors' file are, if it holds a number for each class: probabilities,
+    or logits, of which the softmax is taken (default: probabilities; a .safetensors file says so itself)"""
     dataset: str | None = None
     """dataset of the test images, e.g. folder:PATH
     (default: the one named in the file; baselines: the default of distill.py)"""
@@ -109,6 +114,10 @@ class EvaluateOptions:
     dsa_strategy: str | None = None
     """augmentations joined by underscores, or none; with none, MNIST and ConvNetBN get DC's augmentation
     (default: from the file; baselines: the recipe's)"""
+    augmentation: Augmentation = "dsa"
+    """how the images are augmented that networks are trained on: dsa (as --dsa_strategy, the file or the recipe says),
+    none, or one of torchvision's: autoaugment or randaugment, a draw for each image, on pixels of 8 bits (slow: images
+    are augmented one by one); cutmix or mixup, a draw for each batch, labels mixed as well"""
     seed: Seed = 0
     device: Device = "auto"
     precision: NetworkPrecision = "fp32"

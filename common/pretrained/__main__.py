@@ -93,7 +93,7 @@ class Convert(Provenance):
     def run(self) -> None:
         if not self.output.endswith(hub.SUFFIX):
             raise InputError(f"--output {self.output} is to be a {hub.SUFFIX} file")
-        authors = read_authors(self.file, self.exp, self.pixels)
+        authors = read_authors(self.file, self.exp, self.pixels, self.soft_labels)
         synset, metadata = from_authors(authors, self, self.as_pixels)
         save_synset(synset, Path(self.output), metadata)
         print(synset.describe_budget())
@@ -233,7 +233,7 @@ def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
     """The set with its metadata, and (objective, dataset, ipc), each from a flag, else the file, else its name."""
     path = hub.fetch(file) if file.startswith(hub.PREFIX) else Path(file)
     if not is_authors(path):
-        check_no_pixels(file, options.pixels)
+        check_no_pixels(file, options.pixels, options.soft_labels)
         synset, metadata = load_synset(path)
         dataset = _made_from(options.dataset, metadata.get("dataset"))
         objective = options.objective or metadata.get("objective")
@@ -255,7 +255,9 @@ def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
         raise InputError(f"{file} does not say what it was made from, nor do the folders above it: give --dataset")
     # The ipc in a name tells which published cell to compare with; the real budget is recovered from the images.
     synset, metadata = from_authors(
-        read_authors(path, pixels=options.pixels), dataclasses.replace(provenance, ipc=None), options.as_pixels
+        read_authors(path, pixels=options.pixels, soft_labels=options.soft_labels),
+        dataclasses.replace(provenance, ipc=None),
+        options.as_pixels,
     )
     ipc = provenance.ipc or synset.ipc
     return (synset, metadata), (metadata["objective"], provenance.dataset, ipc)

@@ -47,7 +47,7 @@ def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> 
     if result["storage"] is not None:
         print(describe_storage(result["storage"]))
     for name, figures in networks_of(result).items():
-        print(f"{in_percent(figures)} ({figures['n']} x {name})")
+        print(f"{in_percent(figures)} ({figures['n']} x {name}{_differently(result, name)})")
     if stored:
         print(
             f"{in_percent(stored)} is stored in the file ({stored['n']} x {stored.get('network', result['network'])})"
@@ -55,6 +55,16 @@ def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> 
     if files is not None and parallel.is_main():
         write_json(files[0], result)
         write_csv(files[1], rows(result))
+
+
+def _differently(result: dict[str, Any], name: str) -> str:
+    """What an evaluation does besides the usual, to stand behind the name of its network: "" if nothing."""
+    told = []
+    if result["options"]["augmentation"] != "dsa":
+        told.append(f"augmentation {result['augmentation'][name]}")
+    if result["soft_labels"]:
+        told.append("soft labels")
+    return "".join(f", {each}" for each in told)
 
 
 def output_files(output: str, synset: str | None) -> tuple[Path, Path]:
@@ -81,7 +91,7 @@ def check_json(output: str, *read: str | None) -> None:
 
 
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per network of an evaluation: its name, its number, the seed, accuracy in %, seconds of training.
+    """One row per network of an evaluation: name, number, seed, accuracy in %, seconds of training, augmentation.
 
     With --stored_as every row also says what the images take, see `storage_columns`.
     If any network diverged, every row has a column "diverged", 1 or 0.
@@ -93,6 +103,7 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
             "seed": result["options"]["seed"],
             "accuracy": None if each is None else 100 * each,
             "seconds": took,
+            "augmentation": result["augmentation"][name],
             **storage_columns(result["storage"]),
         }
         for name, figures in networks_of(result).items()
@@ -141,6 +152,10 @@ def evaluate_file(
         "seconds": seconds,
         "options": dataclasses.asdict(options),
         "evaluation": setup.protocol.for_network(setup.dataset, standing).as_metadata(),
+        "augmentation": {
+            name: setup.protocol.for_network(setup.dataset, name).describe_augmentation() for name in pool
+        },
+        "soft_labels": setup.soft_labels,
         "stored": setup.stored,
         "storage": setup.storage,
         "version": code_version(),

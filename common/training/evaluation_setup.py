@@ -20,6 +20,7 @@ from common.images.pixel_values import as_normalised
 from common.images.pixels import Decoding, Resize, ResizeMode
 from common.images.zca import whiten, whitening_fingerprint, whitening_of
 from common.matching.augment import parse_strategy
+from common.matching.transforms import check_augmentation
 from common.synset.base import LearnedSet
 from common.synset.file import StoredSet
 from common.synset.open import open_synset
@@ -47,6 +48,8 @@ class EvaluationSetup:
     """the accuracy stored in the synthetic-set file, in the format of `point_of`; None for a baseline"""
     storage: dict[str, Any] | None = None
     """what the images of a baseline take in files, see `store_real`; None without --stored_as"""
+    soft_labels: str | None = None
+    """the kind of the soft labels that networks are trained with, "probabilities" or "logits"; None without them"""
 
 
 def prepare_evaluation(
@@ -76,7 +79,9 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
     if any(value is not None for value in (options.ipc, options.recipe, options.cifar100_stats)):
         raise InputError("--ipc, --recipe and --cifar100_stats are for baselines: a synthetic set has its own")
     with parallel.main_first():  # the set may have to be downloaded
-        synset, metadata = stored or open_synset(file, device, zca=options.zca, pixels=options.pixels)
+        synset, metadata = stored or open_synset(
+            file, device, zca=options.zca, pixels=options.pixels, soft_labels=options.soft_labels
+        )
     zca = metadata.get("zca")  # files older than the option lack the key
     if options.zca is not None and options.zca != (zca is not None):
         raise InputError(f"{file} was made {'without' if zca is None else 'with'} ZCA whitening: leave out --zca")
@@ -115,7 +120,8 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
     images, labels = synset.get(need_copy=True)
     if "source" in metadata and stored is None:  # whoever has read it has normalised it
         images = as_normalised(images, options.pixels, test, file)
-    batches = Batches(images, labels)
+    soft = synset.soft_labels
+    batches = Batches(images, labels, None if soft is None else soft.probabilities())
     resized = Resize(test.im_size[0], settings.resize, settings.antialias)
     made_from = metadata.get("dataset") or settings.dataset
     return EvaluationSetup(
@@ -126,6 +132,7 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
         override(settings.protocol, options),
         resized,
         metadata.get("accuracy"),
+        soft_labels=None if soft is None else soft.kind,
     )
 
 
@@ -210,6 +217,8 @@ def _settings(options: EvaluateOptions, file: str, synset: LearnedSet, metadata:
         "--batch_train": ("batch", options.batch_train),
         "--dsa_strategy": ("strategy", options.dsa_strategy),
     }
+    if options.augmentation != "dsa":  # which a strategy has no part in, so that none is asked for
+        evaluation["strategy"] = ""
     for key, value in flags.values():
         if value is not None:
             evaluation.setdefault(key, value)
@@ -250,8 +259,9 @@ def _of_baseline(
     options: EvaluateOptions, objective: str, defaults: dict[str, Any], device: torch.device
 ) -> EvaluationSetup:
     """Prepare a baseline, trained by the objective's recipe for this dataset and ipc so that the two compare."""
-    if options.pixels is not None:
-        raise InputError("--pixels says what a file of synthetic images holds: leave it out with --baseline")
+    for flag, value in (("--pixels", options.pixels), ("--soft_labels", options.soft_labels)):
+        if value is not None:
+            raise InputError(f"{flag} says what a file of synthetic images holds: leave it out with --baseline")
     defaults = recipes.defaults(objective) | defaults
     dataset = options.dataset or defaults.get("dataset", DataOptions.dataset)
     ipc = options.ipc or DistillOptions.ipc
@@ -279,9 +289,12 @@ def _of_baseline(
         recipe = find_recipe(objective, dataset, ipc, options.recipe)
     unsaid = {key: value for key, value in defaults.items() if key not in recipe.values}
     like = dataclasses.replace(with_recipe(DistillOptions, recipe), **unsaid)
+    check_augmentation(options.augmentation, train)  # before a network is trained to choose images
     protocol = override(EvaluationProtocol.of(like), options)
     model = options.model or like.model
-    training_sets, storage = real_images(options, train, ipc, model, protocol)
+    # Which images a rule chooses is the same whatever augments them afterwards.
+    choosing = override(EvaluationProtocol.of(like), dataclasses.replace(options, augmentation="dsa"))
+    training_sets, storage = real_images(options, train, ipc, model, choosing)
     resized = Resize(test.im_size[0], data.resize, data.antialias)
     return EvaluationSetup(training_sets, test, data.dataset, model, protocol, resized, storage=storage)
 
@@ -302,4 +315,6 @@ def override(protocol: EvaluationProtocol, options: EvaluateOptions) -> Evaluati
     if not ((epochs is None or epochs >= 0) and (lr is None or lr > 0) and protocol.batch >= 1):
         raise InputError(f"--epoch_eval_train, --lr_net and --batch_train must be positive: {protocol}")
     parse_strategy(protocol.strategy)
+    if options.augmentation != "dsa":
+        return dataclasses.replace(protocol, strategy="", augmentation=options.augmentation)
     return protocol
