@@ -254,7 +254,7 @@ def test_evaluate_reports_networks_that_diverged(tmp_path, monkeypatch):
 
 def test_without_any_the_files_are_what_they_were(tmp_path):
     call("DM/evaluate.py", *BASELINE, "--num_eval", 1, "--output", tmp_path / "a.json")
-    assert (tmp_path / "a.csv").read_text().startswith("network,number,seed,accuracy,seconds\n")
+    assert (tmp_path / "a.csv").read_text().startswith("network,number,seed,accuracy,seconds,augmentation\n")
     assert "diverged" not in (tmp_path / "a.json").read_text()
 
 

@@ -25,6 +25,8 @@ from common.matching.transforms import Augmentation
 from common.networks.pools import EvalMode, EvalProtocol
 from common.synset.soft_labels import SoftLabelKind
 
+REFERENCES = ("random", "full", "unaugmented")
+
 
 @dataclass
 class EvaluateOptions:
@@ -118,6 +120,14 @@ class EvaluateOptions:
     """how the images are augmented that networks are trained on: dsa (as --dsa_strategy, the file or the recipe says),
     none, or one of torchvision's: autoaugment or randaugment, a draw for each image, on pixels of 8 bits (slow: images
     are augmented one by one); cutmix or mixup, a draw for each batch, labels mixed as well"""
+    references: str | None = None
+    """also train networks on real images by the same protocol, and compare: random (as many images as the budget of the
+    set), full (all images; its estimated time is printed first), unaugmented (the set and random images without an
+    augmentation), joined by commas. random and full together give DD-Ranking's label-robust score, random and
+    unaugmented its augmentation-robust score. Networks on real images are kept in the cache folder and not trained
+    again"""
+    full_epochs: int | None = None
+    """epochs of --references full (default: those of an expert, 50 unless a recipe of TM says otherwise)"""
     seed: Seed = 0
     device: Device = "auto"
     precision: NetworkPrecision = "fp32"
@@ -129,3 +139,8 @@ class EvaluateOptions:
         if self.dataset is not None:
             self.dataset, self.subset = resolve(self.dataset, self.subset)
         self.recipe = self.recipe and canonical(self.recipe)
+
+    @property
+    def references_asked(self) -> tuple[str, ...]:
+        """The names in --references, () without it."""
+        return () if self.references is None else tuple(name.strip() for name in self.references.split(","))

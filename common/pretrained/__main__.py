@@ -26,6 +26,7 @@ from common.config.options import DistillOptions
 from common.datasets import PREFIXES
 from common.pretrained import drive, share
 from common.pretrained.convert import Provenance, defaults_of, from_authors, likely_objective
+from common.report.verdict import in_words, judge_networks
 from common.robustness.authors_set import AUTHORS_LR
 from common.synset import hub
 from common.synset.authors import is_authors, read_authors
@@ -127,6 +128,8 @@ class Check(EvaluateOptions):
     bits_per_class: Annotated[None, tyro.conf.Suppress] = None
     n: Annotated[None, tyro.conf.Suppress] = None
     count_headers: Annotated[None, tyro.conf.Suppress] = None
+    references: Annotated[None, tyro.conf.Suppress] = None
+    full_epochs: Annotated[None, tyro.conf.Suppress] = None
     recipe: Annotated[str | None, tyro.conf.Suppress] = None
     cifar100_stats: Annotated[None, tyro.conf.Suppress] = None
 
@@ -223,8 +226,9 @@ def check(options: Check, file: str) -> dict[str, Any]:
         line += "; nothing is published for this cell"
     else:
         line += f", published {published_with_std(published, '+-')} %"
-        if result["mean"] is not None:  # of a pool, others than the principal network may be all that did not diverge
-            line += f", difference {100 * result['mean'] - published['accuracy']:+.2f} points"
+        verdict = judge_networks(result, published)
+        if verdict is not None:  # of a pool, others than the principal network may be all that did not diverge
+            line += f", difference {in_words(verdict)}"
     print(line + "".join(f"\n  {note}" for note in notes), flush=True)
     return {**result, "file": file, "objective": objective, "ipc": ipc, "published": published, "notes": notes}
 

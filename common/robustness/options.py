@@ -34,6 +34,10 @@ class RobustnessOptions(EvaluateOptions):
     """not available: only the network of --model is tested"""
     networks_at_once: Annotated[int, tyro.conf.Suppress, tyro.conf.Fixed] = 1
     """not available: networks are trained one by one, so that each can be kept and tested under every condition"""
+    references: Annotated[str | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
+    """not available: --relative_to compares with a baseline"""
+    full_epochs: Annotated[int | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
+    """not available, as --references"""
     output: str | None = None
     """write results.csv, results.json and heatmap.png to this folder"""
     synset_path: str | None = None

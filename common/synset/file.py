@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from common.codec.payload import decode, read_head
+from common.networks.architecture import architecture
 from common.synset.base import LearnedSet
 from common.synset.packed import PackedArgs, PackedSet
 from common.synset.soft_labels import SoftLabels, checked
@@ -44,7 +45,7 @@ def save_synset(
 
     metadata: what an evaluation needs besides the tensors (dataset, mean, std, class_names, network, evaluation, ...),
     JSON values only. This function adds the set's shape, transform and learning rate, the kind of its soft labels if it
-    has some, and the checksum.
+    has some, the checksum, and what the network is that the metadata name ("architecture", see `architecture_of`).
     Raises InputError if the file cannot be written, or if the set holds no images yet.
     """
     from safetensors.torch import save
@@ -69,6 +70,9 @@ def save_synset(
         told = _soft_labels(path, soft.values, soft.kind, synset)
         tensors["soft_labels"] = told.values.cpu()
         fields |= {"format_version": SOFT_VERSION, "soft_labels": told.kind}
+    if "architecture" not in fields and isinstance(name := fields.get("network"), str):
+        known = architecture(name, synset.channel, synset.num_classes, synset.im_size)
+        fields |= {} if known is None else {"architecture": known}
     # The checksum is of the values as they will be read: lists for tuples, text for the keys of a table.
     read = json.loads(json.dumps({key: value for key, value in fields.items() if key != "checksum"}, allow_nan=False))
     text = json.dumps(read | {"checksum": set_checksum(read, tensors)}, ensure_ascii=False)
@@ -157,6 +161,10 @@ def _check_types(path: Path, fields: dict[str, Any], metadata: dict[str, Any], t
         wrong += [f"storage {key}" for key in ("kind", "colour", "positions") if not isinstance(storage[key], str)]
     if "step_size" in tensors and tensors["step_size"].numel() != 1:
         wrong.append("step_size")
+    if (network := metadata.get("architecture")) is not None and not (
+        isinstance(network, dict) and _whole(network.get("parameters"), 0) and isinstance(network.get("hash"), str)
+    ):
+        wrong.append("architecture")
     if wrong:
         raise _damaged(path, f"a wrong {wrong[0]} in its metadata")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from common import recipes
@@ -21,6 +22,8 @@ from common.images.pixels import Decoding, Resize, ResizeMode
 from common.images.zca import whiten, whitening_fingerprint, whitening_of
 from common.matching.augment import parse_strategy
 from common.matching.transforms import check_augmentation
+from common.networks.architecture import check_architecture
+from common.report.verdict import Cell
 from common.synset.base import LearnedSet
 from common.synset.file import StoredSet
 from common.synset.open import open_synset
@@ -50,6 +53,21 @@ class EvaluationSetup:
     """what the images of a baseline take in files, see `store_real`; None without --stored_as"""
     soft_labels: str | None = None
     """the kind of the soft labels that networks are trained with, "probabilities" or "logits"; None without them"""
+    ipc: int | None = None
+    """the budget in float32 images per class; None if it is no whole number of them"""
+    train: Callable[[], ImageData] | None = None
+    """gives the real training images on the device, for --references; None without that option"""
+    cell: Cell | None = None
+    """the cell of published tables that the set belongs to; None for a baseline, and for sets of another kind"""
+    architecture: tuple[str, Any] | None = None
+    """the name of the network that the set was made for, and what its file says of it, see `architecture_of`"""
+
+    def check_networks(self, networks: Mapping[str, nn.Module], file: str | None) -> None:
+        """Raise InputError if one of the networks has the name that the set's file knows, but is another network."""
+        if file is not None and self.architecture is not None and self.architecture[0] in networks:
+            name, stored = self.architecture
+            image = (self.test.channels, *self.test.im_size)
+            check_architecture(networks[name], name, stored, file, image)
 
 
 def prepare_evaluation(
@@ -117,6 +135,10 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
         with parallel.main_first():
             whitening = whitening_of(train, zca["eps"], parallel.is_main())
         test = whiten(test, whitening, parallel.is_main())
+    budget = _budget(options, synset, metadata.get("storage"), test)
+    real = None
+    if options.references is not None:
+        real = lambda: (train if zca is None else whiten(train, whitening, parallel.is_main())).to(device)  # noqa: E731
     images, labels = synset.get(need_copy=True)
     if "source" in metadata and stored is None:  # whoever has read it has normalised it
         images = as_normalised(images, options.pixels, test, file)
@@ -133,7 +155,38 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
         resized,
         metadata.get("accuracy"),
         soft_labels=None if soft is None else soft.kind,
+        ipc=budget,
+        train=real,
+        cell=_cell(options, synset, metadata),
+        architecture=(str(metadata.get("network")), metadata.get("architecture")),
     )
+
+
+def _budget(
+    options: EvaluateOptions, synset: LearnedSet, storage: dict[str, Any] | None, test: ImageData
+) -> int | None:
+    """The budget of a set in float32 images per class. Raises InputError for --references without a whole number."""
+    if storage is None:
+        return synset.ipc
+    ipc, rest = divmod(storage["bits_per_class"], bits_of_image(test))
+    if ipc and not rest:
+        return int(ipc)
+    if {"random", "unaugmented"} & set(options.references_asked):
+        raise InputError(
+            f"the set takes {storage['bits_per_class']:,} bits per class, which is no whole number of images of "
+            f"{bits_of_image(test):,} bits: leave random out of --references"
+        )
+    return None
+
+
+def _cell(options: EvaluateOptions, synset: LearnedSet, metadata: dict[str, Any]) -> Cell | None:
+    """The cell that a set of float32 coefficients of the DCT belongs to, evaluated on the dataset it was made from."""
+    objective, dataset = metadata.get("objective"), metadata.get("dataset")
+    if not objective or not dataset or options.dataset not in (None, dataset):
+        return None
+    if synset.transform != "dct" or "storage" in metadata or metadata.get("zca"):
+        return None
+    return Cell(objective, dataset, synset.ipc, synset.im_size[0])
 
 
 def _with_classes_of(
@@ -296,7 +349,10 @@ def _of_baseline(
     choosing = override(EvaluationProtocol.of(like), dataclasses.replace(options, augmentation="dsa"))
     training_sets, storage = real_images(options, train, ipc, model, choosing)
     resized = Resize(test.im_size[0], data.resize, data.antialias)
-    return EvaluationSetup(training_sets, test, data.dataset, model, protocol, resized, storage=storage)
+    real = None if options.references is None else (lambda: train)
+    return EvaluationSetup(
+        training_sets, test, data.dataset, model, protocol, resized, storage=storage, ipc=ipc, train=real
+    )
 
 
 def override(protocol: EvaluationProtocol, options: EvaluateOptions) -> EvaluationProtocol:
