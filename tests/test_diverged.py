@@ -243,7 +243,7 @@ def test_evaluate_reports_networks_that_diverged(tmp_path, monkeypatch):
     poison(monkeypatch, 1)
     result = call("DM/evaluate.py", *BASELINE, "--num_eval", 3, "--output", tmp_path / "a.json")
     assert result.code == 0, result.err
-    assert re.fullmatch(r"\d+\.\d\d \+- \d+\.\d\d %, 1 diverged \(2 x ConvNetD1W16\)\n", result.out)
+    assert re.fullmatch(r"\d+\.\d\d \+- \d+\.\d\d %, 1 diverged \(2 x ConvNetD1W16\); evaluation .* s\n", result.out)
     found = json.loads((tmp_path / "a.json").read_text())
     assert (found["n"], found["diverged"], found["accuracies"][1]) == (2, 1, None)
     assert found["mean"] == pytest.approx(np.mean([found["accuracies"][0], found["accuracies"][2]]))

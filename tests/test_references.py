@@ -198,3 +198,14 @@ def test_what_a_set_took_stands_beside_its_accuracy(cache, tmp_path):
     for text in ("[]", "{", '{"distillation_seconds": null}'):
         (tmp_path / "summary.json").write_text(text)
         assert evaluated(file).distillation_seconds is None
+
+
+def test_whitened_images_have_references_too(cache, tmp_path):
+    flags = ["--baseline", "random", "--dataset", "digits", "--zca", "True", "--model", "MLP", "--num_eval", 1]
+    flags += ["--epoch_eval_train", 2, "--device", "cpu", "--references", "random", "--output", tmp_path / "b.json"]
+    assert call("DM/evaluate.py", *flags).code == 0
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["references"]["random"]["MLP"]["accuracies"] == found["accuracies"]  # of the same images
+    plain = call("DM/evaluate.py", *[each for each in flags if each not in ("--zca", "True")])
+    assert plain.code == 0
+    assert json.loads((tmp_path / "b.json").read_text())["references"]["random"]["MLP"]["kept"] == 0

@@ -76,10 +76,11 @@ def _beside(result: dict[str, Any], name: str) -> list[str]:
     found, lines = result["scores"][name], []
     for what, each in result["references"].items():
         of = each[name]
+        random = f"{counted(of['images_per_class'] or 0, 'random real image')} per class"
         told = {
-            "random": f"{of['images_per_class']} random real images per class",
+            "random": random,
             "full": f"all real images, {counted(of['epochs'], 'epoch')}",
-            "random_unaugmented": f"{of['images_per_class']} random real images per class, not augmented",
+            "random_unaugmented": f"{random}, not augmented",
             "unaugmented": "the set, not augmented",
         }[what]
         worth = {

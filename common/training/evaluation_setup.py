@@ -136,9 +136,10 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
             whitening = whitening_of(train, zca["eps"], parallel.is_main())
         test = whiten(test, whitening, parallel.is_main())
     budget = _budget(options, synset, metadata.get("storage"), test)
-    real = None
-    if options.references is not None:
-        real = lambda: (train if zca is None else whiten(train, whitening, parallel.is_main())).to(device)  # noqa: E731
+
+    def real() -> ImageData:
+        return (train if zca is None else whiten(train, whitening, parallel.is_main())).to(device)
+
     images, labels = synset.get(need_copy=True)
     if "source" in metadata and stored is None:  # whoever has read it has normalised it
         images = as_normalised(images, options.pixels, test, file)
@@ -156,7 +157,7 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
         metadata.get("accuracy"),
         soft_labels=None if soft is None else soft.kind,
         ipc=budget,
-        train=real,
+        train=None if options.references is None else real,
         cell=_cell(options, synset, metadata),
         architecture=(str(metadata.get("network")), metadata.get("architecture")),
     )
