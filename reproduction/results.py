@@ -13,6 +13,7 @@ from common.report.description import needed_bytes
 from common.report.record import RunRecord, read_run
 from common.report.seeds import FILE as SEEDS_FILE
 from common.report.seeds import figures_over_sets, named_runs
+from common.report.verdict import Verdict, judge
 from common.robustness.authors_set import AUTHORS_PROTOCOL
 from common.runs.finished import is_finished_run
 from common.system.files import read_json
@@ -34,8 +35,11 @@ class Row:
     mean is over the n networks of one set, or over the means of several `sets`. std is that over the networks of one
     set, and sets_std that over sets, None for one set. diverged: the number of networks that these figures leave out.
     bytes: those that a decoder of one set needs; paper_bytes: its numbers, 4 bytes each, as the paper counts.
-    difference: our accuracy minus the published one, only at scale full and on the dataset's own images. reduced: what
-    was less than, or different from, the recipe.
+    difference: our accuracy minus the published one, only at scale full and on the dataset's own images. deviations:
+    the difference in standard deviations of both, see `verdict.judge`: ours over sets if there are several, else over
+    networks. within: whether these are at most `verdict.WITHIN`. seconds: of all commands of a cell.
+    distillation_seconds, evaluation_seconds: the parts of its distillation. reduced: what was less than, or different
+    from, the recipe.
     """
 
     table: str
@@ -55,7 +59,11 @@ class Row:
     published_std: float | None
     published_source: str
     difference: float | None
+    deviations: float | None
+    within: bool | None
     seconds: float | None
+    distillation_seconds: float | None
+    evaluation_seconds: float | None
     peak_memory_bytes: int | None
     bytes: int | None
     paper_bytes: int | None
@@ -107,6 +115,9 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
     published = cell.published or {}
     accuracy = published.get("accuracy")
     mean = figures.get("mean")
+    images = record.get("images", images_of(cell, plan).label)
+    comparable = accuracy is not None and mean is not None and plan.scale == "full" and not images
+    verdict = _verdict(figures, published) if comparable else None
     state: State = "finished" if figures else record["state"]
     lost = state == "finished" and not figures
     state = "interrupted" if lost else state
@@ -116,7 +127,6 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
     ]
     if times := record.get("interruptions"):
         notes.append(f"interrupted {'once' if times == 1 else f'{times} times'}")
-    images = record.get("images", images_of(cell, plan).label)
     version, begun_by = str(figures.get("version", "")), record.get("begun_by", "")
     if begun_by and version and begun_by != version:
         notes.append(f"begun by version {begun_by}")
@@ -139,8 +149,12 @@ def row_of(cell: Cell, plan: Plan, current: str | None = None) -> Row:
         published=accuracy,
         published_std=published.get("std"),
         published_source=str(published.get("source", UNKNOWN)),
-        difference=None if mean is None or accuracy is None or plan.scale != "full" or images else mean - accuracy,
+        difference=verdict and verdict.difference,
+        deviations=verdict and verdict.deviations,
+        within=verdict and verdict.within,
         seconds=record.get("seconds") or figures.get("seconds"),
+        distillation_seconds=figures.get("distillation_seconds"),
+        evaluation_seconds=figures.get("evaluation_seconds"),
         peak_memory_bytes=figures.get("peak_memory_bytes"),
         bytes=figures.get("bytes"),
         paper_bytes=figures.get("paper_bytes"),
@@ -173,6 +187,7 @@ def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
         "note": "; ".join(notes),
         **{f"last_{name}": last.get(name) for name in ("mean", "std", "sets_std")},
         "seconds": sum(each["seconds"] for each in summaries),
+        **{key: _sum(each.get(key) for each in summaries) for key in ("distillation_seconds", "evaluation_seconds")},
         "peak_memory_bytes": max(_peak(each.get("peak_memory_bytes", {})) or 0 for each in summaries) or None,
         "bytes": needed_bytes(summaries[0]["budget"]),
         "paper_bytes": summaries[0]["budget"]["coefficient_bytes"],
@@ -226,6 +241,20 @@ def _of_sets(figures: dict[str, Any]) -> dict[str, Any]:
         "sets": figures["n"],
         "sets_std": over["std"],
     }
+
+
+def _verdict(figures: dict[str, Any], published: dict[str, Any]) -> Verdict:
+    """Our figures beside the published ones: over sets if there are several, else over the networks of the one set."""
+    if (figures.get("sets") or 1) > 1:
+        return judge(figures["mean"], figures["sets_std"], counted(figures["sets"], "set"), published)
+    std = figures["std"] if figures["n"] > 1 else None
+    return judge(figures["mean"], std, counted(figures["n"], "network"), published)
+
+
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    """The sum of what runs took; None if one of them, of an older version, does not say."""
+    known = list(seconds)
+    return None if None in known else sum(each for each in known if each is not None)
 
 
 def accuracy_text(figures: dict[str, Any]) -> str:

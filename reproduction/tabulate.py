@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.report.seeds import named_runs
+from common.report.verdict import WITHIN, Verdict, short
 from common.system.text import describe_bytes, describe_seconds
 from reproduction.results import Row
 from reproduction.tables import TABLES, Figure
@@ -17,6 +18,10 @@ NOTES = (
     "on the synthetic set; of several sets, over the means of the sets, and within a set. Only rows of scale full say "
     "anything about the published figures: short and smoke rows made fewer updates and trained fewer networks, smoke "
     "rows on stand-in images.",
+    "A difference is followed by its size in standard deviations (s.d.), sqrt(ours^2 + theirs^2): ours over sets if "
+    "there are several, else over networks; theirs as published, over networks. Where none is published, ours is taken "
+    f"alone. Up to {WITHIN:g} of them a figure counts as reproduced. The time of a cell is that of all its commands, "
+    "experts included; of its distillation the updates and the evaluations are told apart.",
 )
 _HEAD = (
     "cell",
@@ -65,8 +70,8 @@ def _cells(row: Row) -> list[str]:
         row.ours,
         "" if row.n is None else str(row.n),
         row.published_text,
-        _signed(row.difference),
-        _time(row.seconds),
+        _difference(row),
+        _time(row),
         _memory(row.peak_memory_bytes),
         _bytes(row),
         row.remarks,
@@ -75,12 +80,17 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _signed(difference: float | None) -> str:
-    return "" if difference is None else f"{difference:+.2f}"
+def _difference(row: Row) -> str:
+    return "" if row.difference is None else short(Verdict(row.difference, row.deviations, row.within, ""))
 
 
-def _time(seconds: float | None) -> str:
-    return "" if seconds is None else describe_seconds(seconds)
+def _time(row: Row) -> str:
+    """E.g. "1 h 20 min (distillation 1 h, evaluation 20 min)"; a run of an older version does not tell the parts."""
+    if row.seconds is None:
+        return ""
+    parts = {"distillation": row.distillation_seconds, "evaluation": row.evaluation_seconds}
+    told = ", ".join(f"{name} {describe_seconds(each)}" for name, each in parts.items() if each is not None)
+    return describe_seconds(row.seconds) + (f" ({told})" if told else "")
 
 
 def _memory(count: int | None) -> str:
@@ -123,8 +133,8 @@ def _page_row(row: Row, page: Path) -> dict[str, Any]:
         "ours": row.ours,
         "n": "" if row.n is None else row.n,
         "published": row.published_text,
-        "difference": _signed(row.difference),
-        "time": _time(row.seconds),
+        "difference": _difference(row),
+        "time": _time(row),
         "memory": _memory(row.peak_memory_bytes),
         "bytes": _bytes(row),
         "hardware": row.hardware,

@@ -42,6 +42,8 @@ LONGEST = 600  # seconds of a command
 LEFT_OUT = {
     "version",
     "seconds",
+    "distillation_seconds",
+    "evaluation_seconds",
     "measured",
     "peak_memory_bytes",
     "hardware",
@@ -51,6 +53,7 @@ LEFT_OUT = {
     "checksum",
 }
 LEFT_OUT_FILES = {"checksums.json"}  # that it is there is compared
+ADDED = {"architecture"}  # to the metadata of sets, since the versions that runs are compared with
 SHOWN = 8  # differences of a file
 
 
@@ -159,6 +162,9 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _compare_tensors(there: Path, here: Path, found: Comparison) -> Iterator[str]:
     (tensors, metadata), (others, others_metadata) = _read_tensors(there), _read_tensors(here)
+    sets = [each.get("fred") for each in (metadata, others_metadata)]
+    if all(isinstance(each, dict) for each in sets):
+        _keep_entries_of_both(*sets, found)
     found.tensors += len(tensors)
     for name in sorted({*tensors, *others}):
         if name in tensors and name in others:
@@ -207,6 +213,14 @@ def _keep_options_of_both(a: dict[str, Any], b: dict[str, Any], found: Compariso
             value = json.dumps(config["options"].pop(name).get("value"))
             config["identity"].pop(name, None)
             found.notes.append(f"an option --{name} is only {where}: {value}")
+
+
+def _keep_entries_of_both(a: dict[str, Any], b: dict[str, Any], found: Comparison) -> None:
+    """Take out of the metadata of two sets what only newer versions write, of which the notes tell."""
+    for metadata, other, where in ((a, b, "there"), (b, a, "here")):
+        for name in ADDED & (metadata.keys() - other.keys()):
+            del metadata[name]
+            found.notes.append(f"sets have {name} in their metadata only {where}")
 
 
 def _compare_lines(there: Path, here: Path, found: Comparison) -> Iterator[str]:

@@ -168,7 +168,7 @@ def nan(images, labels):
         (lambda x, y: (x, y - 1), "labels that are not numbers of classes"),
         (lambda x, y: (x, y + 0.5), "labels that are not numbers of classes"),
         (lambda x, y: (x, y * float("nan")), "labels that are not numbers of classes"),
-        (lambda x, y: (x, torch.eye(16)), "labels_best.pt holds no labels"),
+        (lambda x, y: (x, torch.eye(16).long()), "labels_best.pt holds no labels"),
         (lambda x, y: (x, list(range(16))), "labels_best.pt holds no labels"),
         (lambda x, y: (x.flatten(1), y), r"images of shape \[16, 64\]"),
         (lambda x, y: (x[:0], y[:0]), r"images of shape \[0, 1, 8, 8\]"),

@@ -243,7 +243,7 @@ def test_evaluate_reports_networks_that_diverged(tmp_path, monkeypatch):
     poison(monkeypatch, 1)
     result = call("DM/evaluate.py", *BASELINE, "--num_eval", 3, "--output", tmp_path / "a.json")
     assert result.code == 0, result.err
-    assert re.fullmatch(r"\d+\.\d\d \+- \d+\.\d\d %, 1 diverged \(2 x ConvNetD1W16\)\n", result.out)
+    assert re.fullmatch(r"\d+\.\d\d \+- \d+\.\d\d %, 1 diverged \(2 x ConvNetD1W16\); evaluation .* s\n", result.out)
     found = json.loads((tmp_path / "a.json").read_text())
     assert (found["n"], found["diverged"], found["accuracies"][1]) == (2, 1, None)
     assert found["mean"] == pytest.approx(np.mean([found["accuracies"][0], found["accuracies"][2]]))
@@ -254,7 +254,7 @@ def test_evaluate_reports_networks_that_diverged(tmp_path, monkeypatch):
 
 def test_without_any_the_files_are_what_they_were(tmp_path):
     call("DM/evaluate.py", *BASELINE, "--num_eval", 1, "--output", tmp_path / "a.json")
-    assert (tmp_path / "a.csv").read_text().startswith("network,number,seed,accuracy,seconds\n")
+    assert (tmp_path / "a.csv").read_text().startswith("network,number,seed,accuracy,seconds,augmentation\n")
     assert "diverged" not in (tmp_path / "a.json").read_text()
 
 

@@ -36,7 +36,7 @@ def copy(finished, tmp_path):
 def left(folder):
     """What programs read of a run: sets and metrics byte for byte, the summary but for time and place."""
     summary = json.loads((folder / "summary.json").read_text())
-    for key in ("seconds", "peak_memory_bytes", "file", "picture"):
+    for key in ("seconds", "distillation_seconds", "evaluation_seconds", "peak_memory_bytes", "file", "picture"):
         summary.pop(key)
     return summary, *((folder / name).read_bytes() for name in (*SETS, "metrics.jsonl"))
 

@@ -612,3 +612,41 @@ def test_a_job_array_is_submitted_to_slurm(monkeypatch, tmp_path):
 
 def test_the_page_knows_every_state():
     assert set(STATES) == set(get_args(jobs.State))
+
+
+@pytest.mark.parametrize(
+    ("figures", "told", "deviations"),
+    [
+        # sqrt(1.0^2 + 0.8^2) = 1.2806 %; over sets, sqrt(0.6^2 + 0.8^2) = 1.
+        ({"mean": 59.6, "std": 1.0, "n": 5}, "-1.00 (0.8 s.d., within 2)", 1 / 1.64**0.5),
+        ({"mean": 57.6, "std": 1.0, "n": 15, "sets": 3, "sets_std": 0.6}, "-3.00 (3.0 s.d., not within 2)", 3.0),
+        ({"mean": 60.2, "std": 0.0, "n": 1}, "-0.40 (0.5 s.d., within 2)", 0.5),
+    ],
+)
+def test_a_difference_is_told_in_standard_deviations(tmp_path, monkeypatch, figures, told, deviations):
+    (cell,) = select("tm-lowres", ["cifar10/1"])
+    parts = {"distillation_seconds": 3600.0, "evaluation_seconds": 1200.0, "seconds": 4800.0}
+    nothing = {"bytes": 1, "paper_bytes": 1, "diverged": 0}
+    monkeypatch.setattr(results, "_figures", lambda *_: {"sets": None, "sets_std": None} | nothing | parts | figures)
+    row = results.row_of(cell, Plan(output=str(tmp_path)))
+    assert row.deviations == pytest.approx(deviations)
+    assert told in tabulate.as_markdown([row])
+    page = tabulate.as_page_rows([row], tmp_path / "page.html")[0]
+    assert page["difference"] == told
+    assert page["time"] == "1 h 20 min (distillation 1 h, evaluation 20 min)"
+    assert tabulate.as_csv_rows([row])[0]["within"] is row.within
+    smoke = results.row_of(cell, Plan(output=str(tmp_path), scale="smoke"))
+    assert (smoke.difference, smoke.deviations, smoke.within) == (None, None, None)
+
+
+def test_a_summary_tells_the_seconds_of_its_parts(here, tmp_path):
+    plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
+    CellJob(SMALL, plan)()
+    summary = read_json(folder_of(SMALL, plan) / "summary.json")
+    parts = summary["distillation_seconds"], summary["evaluation_seconds"]
+    assert sum(parts) == pytest.approx(summary["seconds"], abs=0.11)
+    assert parts[1] > 0
+    row = results.row_of(SMALL, plan)
+    assert (row.distillation_seconds, row.evaluation_seconds) == parts
+    change(folder_of(SMALL, plan), distillation_seconds=None)  # of an older version
+    assert results.row_of(SMALL, plan).distillation_seconds is None

@@ -31,7 +31,7 @@ SETTING = [
     "--checkpoint_every", 3, "--name", "run",
 ]  # fmt: skip
 # Of a summary: what may differ, the folder's place among it.
-TIMES = ("seconds", "peak_memory_bytes", "file", "picture", "version")
+TIMES = ("seconds", "distillation_seconds", "evaluation_seconds", "peak_memory_bytes", "file", "picture", "version")
 
 # Runs DM/distill.py in a process of its own and sends itself a signal when `function` of `module` is entered for the
 # `count`-th time. Pictures and report are left out, for speed.

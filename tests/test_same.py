@@ -69,6 +69,16 @@ def test_a_bit_of_a_tensor(folders):
     assert differences(folders) == ["synset.safetensors: coefficients: 1 of 12 values differ, at most by 1.19e-07"]
 
 
+def test_what_newer_versions_add_to_a_set_is_told_and_no_difference(folders):
+    known = {"parameters": 4, "hash": "a"}
+    write_synset(folders[1] / RUN, torch.linspace(-1, 1, 12).view(3, 4), version="0.1.0-1", architecture=known)
+    found = same.compare(*folders)
+    assert (found.differences, found.notes) == ([], ["sets have architecture in their metadata only here"])
+    write_synset(folders[0] / RUN, torch.linspace(-1, 1, 12).view(3, 4), version="0.1.0-0",
+                 architecture=known | {"hash": "b"})  # fmt: skip
+    assert differences(folders) == ['synset.safetensors: metadata fred.architecture.hash: "b" there, "a" here']
+
+
 def test_the_sign_of_zero_and_nan(folders):
     for folder, first in zip(folders, (0.0, -0.0), strict=True):
         write_synset(folder / RUN, torch.tensor([first, torch.nan]))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from common import recipes
-from common.config.evaluate_options import EvaluateOptions
+from common.config.evaluate_options import REFERENCES, EvaluateOptions
 from common.config.options import DistillOptions, EvaluationOptions, Sources
 from common.config.seeds import parse_seeds
 from common.datasets import check_dataset
@@ -122,6 +122,24 @@ def check_training(options: EvaluateOptions) -> None:
     check_least(options, "epoch_eval_train", 0)
     check_positive(options, "lr_net")
     check_least(options, "batch_train", 1)
+    if options.dsa_strategy is not None and options.augmentation != "dsa":
+        raise InputError(
+            f"--dsa_strategy says what --augmentation dsa draws from, and --augmentation {options.augmentation} takes "
+            "its place: leave one of them out"
+        )
+
+
+def check_references(options: EvaluateOptions) -> None:
+    """Raise InputError for unknown names in --references, or for options that do not go together with it."""
+    check_least(options, "full_epochs", 1)
+    asked = options.references_asked
+    for name in asked:
+        if name not in REFERENCES:
+            raise InputError(f"--references has no '{name}': give some of {', '.join(REFERENCES)}, joined by commas")
+    if options.full_epochs is not None and "full" not in asked:
+        raise InputError("--full_epochs is for --references full: leave it out, or add full")
+    if "unaugmented" in asked and "random" not in asked:
+        raise InputError("--references unaugmented is compared with random images: add random")
 
 
 def check_stored_as(options: EvaluateOptions) -> None:

@@ -22,7 +22,11 @@ from common.config.preview_options import DryRun
 from common.datasets.imagenet_classes import canonical, resolve
 from common.images.pixel_values import PixelValues
 from common.images.pixels import Decoding, ResizeMode, StoredAs
+from common.matching.transforms import Augmentation
 from common.networks.pools import EvalMode, EvalProtocol
+from common.synset.soft_labels import SoftLabelKind
+
+REFERENCES = ("random", "full", "unaugmented")
 
 
 @dataclass
@@ -71,6 +75,9 @@ class EvaluateOptions:
     """what the pixel values in an authors' file are: normalised (as their scripts write them), or those of pixels:
     unit (0..1), signed (-1..1) or bytes (0..255), which are normalised by the dataset's mean and std
     (default: normalised, with a warning if the values look like those of pixels)"""
+    soft_labels: SoftLabelKind | None = None
+    """what the labels [N, C] in an authors' file are, if it holds a number for each class: probabilities,
+    or logits, of which the softmax is taken (default: probabilities; a .safetensors file says so itself)"""
     dataset: str | None = None
     """dataset of the test images, e.g. folder:PATH
     (default: the one named in the file; baselines: the default of distill.py)"""
@@ -110,6 +117,18 @@ class EvaluateOptions:
     dsa_strategy: str | None = None
     """augmentations joined by underscores, or none; with none, MNIST and ConvNetBN get DC's augmentation
     (default: from the file; baselines: the recipe's)"""
+    augmentation: Augmentation = "dsa"
+    """how the images are augmented that networks are trained on: dsa (as --dsa_strategy, the file or the recipe says),
+    none, or one of torchvision's: autoaugment or randaugment, a draw for each image, on pixels of 8 bits (slow: images
+    are augmented one by one); cutmix or mixup, a draw for each batch, labels mixed as well"""
+    references: str | None = None
+    """also train networks on real images by the same protocol, and compare: random (as many images as the budget of the
+    set), full (all images; its estimated time is printed first), unaugmented (the set and random images without an
+    augmentation), joined by commas. random and full together give DD-Ranking's label-robust score, random and
+    unaugmented its augmentation-robust score. Networks on real images are kept in the cache folder and not trained
+    again"""
+    full_epochs: int | None = None
+    """epochs of --references full (default: those of an expert, 50 unless a recipe of TM says otherwise)"""
     seed: Seed = 0
     device: Device = "auto"
     precision: NetworkPrecision = "fp32"
@@ -122,3 +141,8 @@ class EvaluateOptions:
         if self.dataset is not None:
             self.dataset, self.subset = resolve(self.dataset, self.subset)
         self.recipe = self.recipe and canonical(self.recipe)
+
+    @property
+    def references_asked(self) -> tuple[str, ...]:
+        """The names in --references, () without it."""
+        return () if self.references is None else tuple(name.strip() for name in self.references.split(","))

@@ -31,6 +31,7 @@ from common.pretrained.bring_in import Import
 from common.pretrained.convert import Provenance, defaults_of, from_authors, likely_objective
 from common.pretrained.export import Export
 from common.report.description import describe_files
+from common.report.verdict import in_words, judge_networks
 from common.robustness.authors_set import AUTHORS_LR
 from common.synset import hub
 from common.synset.authors import is_authors, read_authors
@@ -98,7 +99,7 @@ class Convert(Provenance):
     def run(self) -> None:
         if not self.output.endswith(hub.SUFFIX):
             raise InputError(f"--output {self.output} is to be a {hub.SUFFIX} file")
-        authors = read_authors(self.file, self.exp, self.pixels)
+        authors = read_authors(self.file, self.exp, self.pixels, self.soft_labels)
         synset, metadata = from_authors(authors, self, self.as_pixels)
         save_synset(synset, Path(self.output), metadata)
         print(synset.describe_budget())
@@ -132,6 +133,8 @@ class Check(EvaluateOptions):
     bits_per_class: Annotated[None, tyro.conf.Suppress] = None
     n: Annotated[None, tyro.conf.Suppress] = None
     count_headers: Annotated[None, tyro.conf.Suppress] = None
+    references: Annotated[None, tyro.conf.Suppress] = None
+    full_epochs: Annotated[None, tyro.conf.Suppress] = None
     recipe: Annotated[str | None, tyro.conf.Suppress] = None
     cifar100_stats: Annotated[None, tyro.conf.Suppress] = None
 
@@ -231,8 +234,9 @@ def check(options: Check, file: str) -> dict[str, Any]:
         line += "; nothing is published for this cell"
     else:
         line += f", published {published_with_std(published, '+-')} %"
-        if result["mean"] is not None:  # of a pool, others than the principal network may be all that did not diverge
-            line += f", difference {100 * result['mean'] - published['accuracy']:+.2f} points"
+        verdict = judge_networks(result, published)
+        if verdict is not None:  # of a pool, others than the principal network may be all that did not diverge
+            line += f", difference {in_words(verdict)}"
     print(line + "".join(f"\n  {note}" for note in notes), flush=True)
     return {**result, "file": file, "objective": objective, "ipc": ipc, "published": published, "notes": notes}
 
@@ -241,7 +245,7 @@ def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
     """The set with its metadata, and (objective, dataset, ipc), each from a flag, else the file, else its name."""
     path = hub.fetch(file) if file.startswith(hub.PREFIX) else Path(file)
     if not is_authors(path):
-        check_no_pixels(file, options.pixels)
+        check_no_pixels(file, options.pixels, options.soft_labels)
         synset, metadata = load_synset(path)
         dataset = _made_from(options.dataset, metadata.get("dataset"))
         objective = options.objective or metadata.get("objective")
@@ -263,7 +267,9 @@ def _open(options: Check, file: str) -> tuple[StoredSet, tuple[str, str, int]]:
         raise InputError(f"{file} does not say what it was made from, nor do the folders above it: give --dataset")
     # The ipc in a name tells which published cell to compare with; the real budget is recovered from the images.
     synset, metadata = from_authors(
-        read_authors(path, pixels=options.pixels), dataclasses.replace(provenance, ipc=None), options.as_pixels
+        read_authors(path, pixels=options.pixels, soft_labels=options.soft_labels),
+        dataclasses.replace(provenance, ipc=None),
+        options.as_pixels,
     )
     ipc = provenance.ipc or synset.ipc
     return (synset, metadata), (metadata["objective"], provenance.dataset, ipc)

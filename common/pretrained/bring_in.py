@@ -113,7 +113,7 @@ def as_set_of(train: ImageData, found: Found, path: Path) -> AuthorsSet:
             f"{path} has images of the shape {tuple(found.images.shape[1:])}, and those of {train.name} are {shape}: "
             "resize them, or give the --dataset that they stand for"
         )
-    result = checked_set(_normalised(train, found, path), labels, "pair", None, (path,), None)
+    result = checked_set(_normalised(train, found, path), labels, "pair", None, (path,), None, None)
     if result.num_classes != train.num_classes:
         raise InputError(
             f"{path} has {result.num_classes} classes, and {train.name} has {train.num_classes}: "

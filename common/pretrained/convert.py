@@ -26,6 +26,7 @@ from common.recipes import OBJECTIVES
 from common.synset import open as opening
 from common.synset.authors import AuthorsSet
 from common.synset.recover import recover
+from common.synset.soft_labels import SoftLabelKind
 from common.synset.synset import SynSet
 from common.system.errors import InputError
 from common.system.text import counted
@@ -61,6 +62,9 @@ class Provenance:
     """what the pixel values in the file are: normalised (as the authors' scripts write them), or those of pixels:
     unit (0..1), signed (-1..1) or bytes (0..255), which are normalised by the mean and std of --dataset
     (default: normalised, with a warning if the values look like those of pixels)"""
+    soft_labels: SoftLabelKind | None = None
+    """what the labels [N, C] in the file are, if it holds a number for each class: probabilities,
+    or logits, of which the softmax is taken (default: probabilities)"""
 
     def __post_init__(self) -> None:
         if self.dataset is not None:

@@ -41,6 +41,7 @@ def describe_set(metadata: dict[str, Any]) -> dict[str, str]:
         "images": f"{per_class} per class, {sides} pixels, {counted(channels, 'channel')}",
         **({} if files is None else {"imported": describe_files(files)}),
         "coefficients": stored,
+        **({"labels": f"soft, {metadata['soft_labels']} of every class"} if "soft_labels" in metadata else {}),
         "objective": metadata.get("objective"),
         "network": metadata.get("network") or metadata.get("model"),
         "accuracy": _accuracy(metadata.get("accuracy")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,16 +148,26 @@ def read_run(folder: Path) -> RunRecord:
 def read_metrics(path: Path) -> tuple[list[tuple[int, float]], list[dict[str, Any]]]:
     """Return the losses as (iteration, loss) and the evaluations in a metrics.jsonl, up to the first damaged line."""
     losses, evaluations = [], []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            entry = json.loads(line)
-        except ValueError:  # half a line of a run that was killed while writing; the run drops it when it resumes
-            break
+    for entry in _entries(path):
         if "loss" in entry:
             losses.append((entry["iteration"], entry["loss"]))
         elif "evaluation" in entry:
             evaluations.append(entry["evaluation"])
     return losses, evaluations
+
+
+def seconds_of_evaluations(path: Path) -> float:
+    """The seconds that the evaluations in a metrics.jsonl took, pictures and files of each included."""
+    return sum(entry.get("seconds", 0.0) for entry in _entries(path) if "evaluation" in entry)
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a metrics.jsonl up to the first damaged line."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            yield json.loads(line)
+        except ValueError:  # half a line of a run that was killed while writing; the run drops it when it resumes
+            return
 
 
 def _short(value: Any) -> str:

@@ -47,7 +47,7 @@ def authors_set(options: RobustnessOptions, folder: Path, device: torch.device) 
     dataset = options.dataset or "CIFAR10"
     check_dataset(dataset, options.subset)
     file = options.synset or _authors_file(options, dataset, folder)
-    found = read_authors(file, pixels=options.pixels)
+    found = read_authors(file, pixels=options.pixels, soft_labels=options.soft_labels)
     imagenet = is_imagenet(dataset)
     # For ImageNet the authors squash images, and their version of torchvision did not antialias.
     antialias = not imagenet if options.antialias is None else options.antialias
@@ -65,7 +65,8 @@ def authors_set(options: RobustnessOptions, folder: Path, device: torch.device) 
     )
     _check_fit(test, found.images, found.num_classes)
     images = as_normalised(found.images, options.pixels, test, file)
-    batches = Batches(images.to(device), found.labels.to(device))
+    soft = None if found.soft_labels is None else found.soft_labels.probabilities().to(device)
+    batches = Batches(images.to(device), found.labels.to(device), soft)
     network = options.model or (AUTHORS_IMAGENET_NETWORK if imagenet else AUTHORS_NETWORK)
     protocol = override(AUTHORS_PROTOCOL, options)
     resize = Resize(test.im_size[0], mode, antialias)

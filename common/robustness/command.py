@@ -96,6 +96,7 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
         baseline = baseline_errors(Path(options.relative_to), target, options.target_stats)
 
     network = build_network(setup.network, clean.channels, clean.num_classes, clean.im_size).to(device)
+    setup.check_networks({setup.network: network}, options.synset)
     evaluated = EvaluationNetwork(network, options.compile and can_compile())
     trained: list[dict[str, torch.Tensor]] = []
     clean_accuracies = evaluate_pool(

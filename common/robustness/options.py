@@ -36,6 +36,10 @@ class RobustnessOptions(EvaluateOptions):
     """not available: networks are trained one by one, so that each can be kept and tested under every condition"""
     dry_run: Annotated[bool, tyro.conf.Suppress, tyro.conf.Fixed] = False
     """not available: evaluate.py --dry_run tells what the training takes"""
+    references: Annotated[str | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
+    """not available: --relative_to compares with a baseline"""
+    full_epochs: Annotated[int | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
+    """not available, as --references"""
     output: str | None = None
     """write results.csv, results.json and heatmap.png to this folder"""
     synset_path: str | None = None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.report import pictures
 from common.report.description import clipped, needed_bytes
-from common.report.record import read_metrics
+from common.report.record import read_metrics, seconds_of_evaluations
 from common.report.run_page import write_run_report
 from common.runs.finished import SETS, is_whole
 from common.runs.folder import Run
@@ -183,6 +183,7 @@ class Output:
         run, setup = self._run, self._setup
         last = points[-1]["iteration"]
         losses, _ = read_metrics(run.folder / "metrics.jsonl")
+        evaluating = min(seconds, seconds_of_evaluations(run.folder / "metrics.jsonl"))
         pictures.draw_curves(run.folder / "curves.png", losses, points)
         self.tracker.picture("curves", run.folder / "curves.png", last)
         picture, file = run.folder / f"images_{last:06d}.png", run.folder / "synset.safetensors"
@@ -197,6 +198,8 @@ class Output:
             "file_bytes": file.stat().st_size,
             "picture": str(picture) if picture.exists() else None,
             "seconds": round(seconds, 1),
+            "distillation_seconds": round(seconds - evaluating, 1),
+            "evaluation_seconds": round(evaluating, 1),
             "peak_memory_bytes": peak_memory(setup.device),  # of this process only, if the run was resumed
             "version": run.config["version"],
             "content": setup.content,

@@ -1,7 +1,8 @@
 """Reads synthetic sets that the authors' scripts saved, without running code from the files.
 
 pair      images_best.pt and labels_best.pt (or ..._<iteration>.pt), also with a prefix, as in FreD_ipc1#images_best.pt:
-          one tensor each; the images are decoded, normalised and grouped by class.
+          one tensor each; the images are decoded, normalised and grouped by class. Labels are numbers of classes [N],
+          or soft: probabilities or logits [N, C].
 results   res_*.pt: {"data": [...], "accs_all_exps": {network: [accuracies]}} with one entry of `data` per experiment:
           [(images, labels)] if FreD wrote the file, [images, labels] if its ancestor DatasetCondensation did.
 """
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from common.images.pixel_values import PixelValues
+from common.synset.soft_labels import SoftLabelKind, SoftLabels, checked
 from common.system.errors import InputError
 from common.system.files import UNREADABLE, load_torch
 
@@ -54,6 +56,8 @@ class AuthorsSet:
     """network -> accuracies as fractions, those of all experiments in the file in order; None if it holds none"""
     files: tuple[Path, ...]
     """the files that were read: images and labels, or the one results file"""
+    soft_labels: SoftLabels | None = None
+    """those of the images, in their order, if the file holds a tensor [N, C] for labels"""
 
     @property
     def num_classes(self) -> int:
@@ -76,13 +80,20 @@ class AuthorsSet:
         return tuple(self.images.shape[2:])
 
 
-def read_authors(path: Path | str, exp: int | None = None, pixels: PixelValues | None = None) -> AuthorsSet:
+def read_authors(
+    path: Path | str,
+    exp: int | None = None,
+    pixels: PixelValues | None = None,
+    soft_labels: SoftLabelKind | None = None,
+) -> AuthorsSet:
     """Read a pair, given the path of either file, or a res_*.pt.
 
     The tensors may be of any device, memory layout and floating-point width. Images that are not grouped by class are
     grouped; within a class their order is kept.
     exp: number of the experiment in a res_*.pt, counted from 0; None takes the last, which is usually the only one.
     pixels: what the pixel values are. They are not converted here, but "bytes" also allows uint8 images.
+    soft_labels: what labels [N, C] are, None for probabilities. The class of such an image is the most likely one, or,
+    if that makes classes of unequal size, the images are taken to be grouped by class already.
     Raises InputError if a file is missing, damaged, of another format, or holds anything but tensors and numbers (such
     a file is never loaded, because it could run code); if images are not finite; and if classes differ in size.
     """
@@ -93,12 +104,12 @@ def read_authors(path: Path | str, exp: int | None = None, pixels: PixelValues |
             raise InputError(f"{path} holds one set, not experiments to choose from: leave out the experiment {exp}")
         files = _both_files(path)
         tensors = [content if file == path else _load(file) for file in files]
-        return checked_set(tensors[0], tensors[1], "pair", None, files, pixels)
+        return checked_set(tensors[0], tensors[1], "pair", None, files, pixels, soft_labels)
     if not isinstance(content, dict) or "data" not in content:
         raise InputError(f"{path} is not a synthetic set of the authors: give {_FORMS}")
     images, labels = _experiment(path, content["data"], exp)
     accuracies = _accuracies(path, content.get("accs_all_exps"))
-    return checked_set(images, labels, "results", accuracies, (path,), pixels)
+    return checked_set(images, labels, "results", accuracies, (path,), pixels, soft_labels)
 
 
 def is_authors(path: Path | str) -> bool:
@@ -172,7 +183,7 @@ def _accuracies(path: Path, stored: Any) -> dict[str, list[float | None]] | None
 
 def checked_set(
     images: Any, labels: Any, kind: Literal["pair", "results"], accuracies: dict[str, list[float | None]] | None,
-    files: tuple[Path, ...], pixels: PixelValues | None,
+    files: tuple[Path, ...], pixels: PixelValues | None, soft_kind: SoftLabelKind | None,
 ) -> AuthorsSet:  # fmt: skip
     """Return images and labels, of whatever types, as a set grouped by class.
 
@@ -193,13 +204,24 @@ def checked_set(
         raise InputError(
             f"{first} has images of shape {list(images.shape)}: [N, ch, H, W] or [N, ch, D, H, W] is needed"
         )
-    if not (isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_complex()):
-        raise InputError(f"{last} holds no labels: they are a tensor [N] with the number of a class for every image")
+    is_soft = isinstance(labels, Tensor) and labels.dim() == 2 and labels.is_floating_point()
+    if not is_soft and not (isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_complex()):
+        raise InputError(
+            f"{last} holds no labels: they are a tensor [N] with the number of a class for every image, or a "
+            "floating-point one [N, C] with a probability of every class"
+        )
     if len(labels) != len(images):
         raise InputError(f"{first} has {len(images)} images, {last} {len(labels)} labels: they do not belong together")
     images = images.detach().to(torch.float32)
     if not images.isfinite().all():
         raise InputError(f"{first} has images that are not finite (NaN or infinity): the run that made it diverged")
+    if is_soft:
+        soft, whole = _soft(labels, soft_kind or "probabilities", last)
+        order = whole.argsort(stable=True)
+        soft = SoftLabels(soft.values[order], soft.kind)
+        return AuthorsSet(images[order].contiguous(), whole[order], kind, accuracies, files, soft)
+    if soft_kind is not None:
+        raise InputError(f"{last} holds numbers of classes and no soft labels: leave out --soft_labels {soft_kind}")
     whole = labels.detach().to(torch.int64)
     if not torch.equal(whole.to(torch.float64), labels.detach().to(torch.float64)) or (whole < 0).any():
         raise InputError(f"{last} has labels that are not numbers of classes (0, 1, ...)")
@@ -210,3 +232,18 @@ def checked_set(
         raise InputError(f"{last} has classes of unequal size ({told} images): a synthetic set has as many of each")
     order = whole.argsort(stable=True)
     return AuthorsSet(images[order].contiguous(), whole[order], kind, accuracies, files)
+
+
+def _soft(labels: Tensor, kind: SoftLabelKind, file: Path) -> tuple[SoftLabels, Tensor]:
+    """The soft labels [N, C] of a file, and the class int64 [N] that each image is counted to."""
+    soft = checked(labels, kind, len(labels), None, str(file), "if they are logits, give --soft_labels logits")
+    count, classes = soft.values.shape
+    if classes == 0 or count % classes:
+        raise InputError(
+            f"{file} has soft labels of {count} images of {classes} classes, which is not as many of each: a synthetic "
+            "set has as many of each"
+        )
+    likely = soft.values.argmax(dim=1)
+    if (torch.bincount(likely, minlength=classes) != count // classes).any():
+        likely = torch.arange(classes).repeat_interleave(count // classes)
+    return soft, likely

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common.synset.adam import SpreadAdam, spread_of
+from common.synset.soft_labels import SoftLabels
 from common.system.errors import InputError
 from common.system.seeds import generator
 
@@ -58,6 +59,8 @@ class LearnedSet(ABC):
     positions: Tensor
     num_per_class: int
     labels: Tensor
+    soft_labels: SoftLabels | None = None
+    """of all images, if networks are to be trained with them in place of `labels`: read from a file, never learned"""
     coefficients: Tensor
     optimizer: torch.optim.Optimizer
 

@@ -2,8 +2,8 @@
 
 A `.safetensors` file holds `coefficients` float32 [C, n, ch, k] and `positions` int32 [C, k] (C classes, n images per
 class, ch channels, k coefficients), or, stored in fewer bits, one `payload` uint8; with trajectory matching also
-`step_size` float32 [1]. Its JSON metadata suffices to evaluate the set, and holds a checksum of everything. It contains
-no pickle, so loading it cannot run code.
+`step_size` float32 [1], and with soft labels `soft_labels` float32 [C * n, C]. Its JSON metadata suffices to evaluate
+the set, and holds a checksum of everything. It contains no pickle, so loading it cannot run code.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from common.codec.payload import decode, read_head
+from common.networks.architecture import architecture
 from common.synset.base import LearnedSet
 from common.synset.packed import PackedArgs, PackedSet
+from common.synset.soft_labels import SoftLabels, checked
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
 from common.system.files import json_checksum, opened_tensors, torch_bytes, write_atomically
@@ -29,6 +31,7 @@ StoredSet = tuple[LearnedSet, dict[str, Any]]
 FORMAT = "fred-synset"
 VERSION = 2  # 2 has a checksum
 PACKED_VERSION = 3  # of files with a payload; all others stay of version 2
+SOFT_VERSION = 4  # of files with soft labels, which readers of older versions would pass over
 _METADATA_KEY = "fred"
 _FROM_SYNSET = (
     "channel", "num_classes", "im_size", "ipc", "msz_per_channel", "transform", "selection", "selection_images",
@@ -41,7 +44,8 @@ def save_synset(
     """Write a synthetic set atomically and return the path.
 
     metadata: what an evaluation needs besides the tensors (dataset, mean, std, class_names, network, evaluation, ...),
-    JSON values only. This function adds the set's shape, transform and learning rate, and the checksum.
+    JSON values only. This function adds the set's shape, transform and learning rate, the kind of its soft labels if it
+    has some, the checksum, and what the network is that the metadata name ("architecture", see `architecture_of`).
     Raises InputError if the file cannot be written, or if the set holds no images yet.
     """
     from safetensors.torch import save
@@ -50,7 +54,7 @@ def save_synset(
     path = Path(path)
     found, stored = synset.file_contents()
     fields = {
-        **{key: value for key, value in metadata.items() if stored or key != "storage"},
+        **{key: value for key, value in metadata.items() if key != "soft_labels" and (stored or key != "storage")},
         "format": FORMAT,
         "format_version": PACKED_VERSION if stored else VERSION,
         **stored,
@@ -62,6 +66,13 @@ def save_synset(
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in found.items()}
     if step_size is not None:
         tensors["step_size"] = step_size.detach().cpu().float().reshape(1)
+    if (soft := synset.soft_labels) is not None:
+        told = _soft_labels(path, soft.values, soft.kind, synset)
+        tensors["soft_labels"] = told.values.cpu()
+        fields |= {"format_version": SOFT_VERSION, "soft_labels": told.kind}
+    if "architecture" not in fields and isinstance(name := fields.get("network"), str):
+        known = architecture(name, synset.channel, synset.num_classes, synset.im_size)
+        fields |= {} if known is None else {"architecture": known}
     # The checksum is of the values as they will be read: lists for tuples, text for the keys of a table.
     read = json.loads(json.dumps({key: value for key, value in fields.items() if key != "checksum"}, allow_nan=False))
     text = json.dumps(read | {"checksum": set_checksum(read, tensors)}, ensure_ascii=False)
@@ -92,6 +103,9 @@ def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredS
                 raise _damaged(path, "coefficients of other shapes than the metadata say")
             synset = SynSet(SynSetArgs(device=device, **fields))
             synset.load_state_dict({key: tensors[key].to(device) for key in ("coefficients", "positions")})
+        if "soft_labels" in tensors:
+            told = _soft_labels(path, tensors["soft_labels"], metadata["soft_labels"], synset)
+            synset.soft_labels = told.to(device)
     except KeyError as error:
         raise InputError(f"{path} lacks {error}: it is damaged or was not written by this project") from error
     for key in tensors.keys() & {"coefficients", "step_size"}:
@@ -105,7 +119,8 @@ def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredS
 def file_bytes(path: Path | str) -> dict[str, int]:
     """The bytes of a synthetic-set file by what they are for; they add up to its length.
 
-    needed: what a decoder needs, the payload, or coefficients and positions (the shapes of these are in the header).
+    needed: what a decoder needs, the payload, or coefficients and positions (the shapes of these are in the header),
+    and soft labels.
     metadata: the description, and a learned step size. header: names, types and shapes of the tensors, and padding.
     Raises InputError if it is no readable file.
     """
@@ -125,10 +140,12 @@ _STORED = ("bits_per_class", "images_per_class", "bytes")
 
 def _check_types(path: Path, fields: dict[str, Any], metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Raise InputError for metadata or a step size of other types than `save_synset` writes; KeyError if missing."""
-    packed = metadata["format_version"] == PACKED_VERSION
+    version, packed = metadata["format_version"], "payload" in tensors
     least = 0 if packed else 1  # a packed set may do without ipc, a coded one without positions
-    if packed != ("payload" in tensors) or packed != ("storage" in metadata):
-        raise _damaged(path, f"a payload, or none, against its format version {metadata['format_version']}")
+    if packed != ("storage" in metadata) or (version != SOFT_VERSION and packed != (version == PACKED_VERSION)):
+        raise _damaged(path, f"a payload, or none, against its format version {version}")
+    if {"soft_labels" in there for there in (metadata, tensors)} != {version == SOFT_VERSION}:
+        raise _damaged(path, f"soft labels, or none, against its format version {version}")
     sides = fields["im_size"]
     wrong = [key for key in _WHOLE if not _whole(fields[key], least if key in ("ipc", "msz_per_channel") else 1)]
     if not (isinstance(sides, list) and len(sides) in (2, 3) and all(_whole(side, 1) for side in sides)):
@@ -144,6 +161,10 @@ def _check_types(path: Path, fields: dict[str, Any], metadata: dict[str, Any], t
         wrong += [f"storage {key}" for key in ("kind", "colour", "positions") if not isinstance(storage[key], str)]
     if "step_size" in tensors and tensors["step_size"].numel() != 1:
         wrong.append("step_size")
+    if (network := metadata.get("architecture")) is not None and not (
+        isinstance(network, dict) and _whole(network.get("parameters"), 0) and isinstance(network.get("hash"), str)
+    ):
+        wrong.append("architecture")
     if wrong:
         raise _damaged(path, f"a wrong {wrong[0]} in its metadata")
 
@@ -188,13 +209,23 @@ def _packed(tensor: Tensor, storage: dict[str, Any], fields: dict[str, Any]) -> 
     return synset
 
 
+def _soft_labels(path: Path, values: Tensor, kind: Any, synset: LearnedSet) -> SoftLabels:
+    """Soft labels of the set of a file. Raises InputError if they are damaged."""
+    if kind not in ("probabilities", "logits"):
+        raise _damaged(path, "a wrong soft_labels in its metadata")
+    remedy = "make it again, with logits if that is what they are"
+    return checked(values, kind, len(synset.labels), synset.num_classes, str(path), remedy)
+
+
 def export_pair(synset: LearnedSet, folder: Path | str) -> tuple[Path, Path]:
     """Write the decoded set in the authors' format and return both paths.
 
     `images_best.pt` is float32 [C * n, ch, *im_size] on the CPU, normalised; `labels_best.pt` is int64 [C * n] on the
-    CPU, grouped by class.
+    CPU, grouped by class, or the probabilities float32 [C * n, C] of soft labels.
     """
     images, labels = synset.get(need_copy=True)
+    if synset.soft_labels is not None:
+        labels = synset.soft_labels.probabilities()
     paths = Path(folder) / "images_best.pt", Path(folder) / "labels_best.pt"
     for path, tensor in zip(paths, (images.cpu().contiguous(), labels.cpu()), strict=True):
         content = torch_bytes(tensor)
@@ -217,9 +248,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is a safetensors file, but not a synthetic set of this project")
     version = metadata.get("format_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version > PACKED_VERSION:
-        raise InputError(f"{path} has format version {version}, this code reads up to {PACKED_VERSION}: update it")
-    if version not in (1, VERSION, PACKED_VERSION) or (
+    if not isinstance(version, int) or isinstance(version, bool) or version > SOFT_VERSION:
+        raise InputError(f"{path} has format version {version}, this code reads up to {SOFT_VERSION}: update it")
+    if version not in (1, VERSION, PACKED_VERSION, SOFT_VERSION) or (
         version > 1 and metadata.pop("checksum", None) != set_checksum(metadata, tensors)
     ):
         raise InputError(f"{path} is damaged (wrong checksum): copy it again, or run the command that made it again")

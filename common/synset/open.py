@@ -16,6 +16,7 @@ from common.synset.authors import AuthorsSet, is_authors, read_authors
 from common.synset.base import LearnedSet
 from common.synset.file import load_synset
 from common.synset.hub import PREFIX, fetch
+from common.synset.soft_labels import SoftLabelKind
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
 from common.system.text import point_of
@@ -23,27 +24,36 @@ from common.system.version import code_version
 
 
 def open_synset(
-    name: str, device: torch.device | str = "cpu", zca: bool | None = None, pixels: PixelValues | None = None
+    name: str,
+    device: torch.device | str = "cpu",
+    zca: bool | None = None,
+    pixels: PixelValues | None = None,
+    soft_labels: SoftLabelKind | None = None,
 ) -> tuple[LearnedSet, dict[str, Any]]:
     """Return a synthetic set and its metadata from our file, an authors' file or hf://owner/name[/file].
 
     The images of an authors' file are opened as plain pixels, with the values of the file (see `as_normalised`).
     zca: whether an authors' file holds whitened images, which the file itself does not record.
-    pixels: what the pixel values of an authors' file are, which the file does not record either.
-    Raises InputError if `name` is not a readable synthetic set, or if `pixels` is given for a set of another format.
+    pixels, soft_labels: what the pixel values and the labels [N, C] of an authors' file are, which the file does not
+    record either.
+    Raises InputError if `name` is not a readable synthetic set, or if one of these is given for another format.
     """
     path = fetch(name) if name.startswith(PREFIX) else Path(name)
     if not is_authors(path):
-        check_no_pixels(name, pixels)
+        check_no_pixels(name, pixels, soft_labels)
         return load_synset(path, device)
-    authors = read_authors(path, pixels=pixels)
+    authors = read_authors(path, pixels=pixels, soft_labels=soft_labels)
     metadata = told_by_file(authors, zca=bool(zca))
     metadata["source"] = source_of(authors, residual=0.0)
     return as_pixels(authors, device), metadata
 
 
-def check_no_pixels(name: str, pixels: PixelValues | None) -> None:
-    """Raise InputError if --pixels was given for a file of this project, whose images are normalised."""
+def check_no_pixels(name: str, pixels: PixelValues | None, soft_labels: SoftLabelKind | None = None) -> None:
+    """Raise InputError if --pixels or --soft_labels was given for a file of this project, which says so itself."""
+    if soft_labels is not None:
+        raise InputError(
+            f"--soft_labels says what the authors' files hold, and {name} is none and says so itself: leave it out"
+        )
     if pixels is not None:
         raise InputError(
             f"--pixels says what the authors' files hold, and {name} is none: leave it out (a set that was converted "
@@ -89,6 +99,7 @@ def synset_of(
         )
     )
     synset.load_state_dict({"coefficients": coefficients.to(device), "positions": positions.to(device)})
+    synset.soft_labels = authors.soft_labels and authors.soft_labels.to(device)
     return synset
 
 
@@ -114,6 +125,7 @@ def told_by_file(authors: AuthorsSet, zca: bool = False, model: str | None = Non
         "evaluation": None,
         "accuracy": point_of(accuracies, principal(accuracies, model or "")) if accuracies else None,
         "seed": None,
+        **({} if authors.soft_labels is None else {"soft_labels": authors.soft_labels.kind}),
         "version": code_version(),
     }
 

@@ -66,3 +66,14 @@ def seeded(network: nn.Module, seed: int, purpose: str, *numbers: int) -> Iterat
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(derive(seed, purpose, *numbers))
         yield
+
+
+@contextmanager
+def drawn_from(draws: torch.Generator) -> Iterator[None]:
+    """Seed torch's global CPU generator by a number drawn from `draws` inside this context, and restore it afterwards.
+
+    This is for libraries that can only draw from the global generator, such as torchvision.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(1 << 62, (), generator=draws)))
+        yield

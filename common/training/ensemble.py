@@ -18,9 +18,18 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from common.datasets import ImageData
 from common.matching import augment
+from common.matching.transforms import Augmenter
 from common.networks import reinitialise
 from common.training import dc_augment
-from common.training.train import EvaluationProtocol, TrainingSet, epochs, test_indices
+from common.training.train import (
+    EvaluationProtocol,
+    TrainingSet,
+    augmenter_of,
+    check_augmenter,
+    epochs,
+    targets,
+    test_indices,
+)
 
 State = dict[str, Tensor]  # parameters or buffers of n networks by name, each [n, ...]
 Stack = Callable[[State, State, Tensor], Tensor]
@@ -65,7 +74,8 @@ class Ensemble:
         Raises ValueError for training sets of different lengths.
         """
         weights, buffers = initial(self._network, seeds)
-        train(self._training, weights, buffers, training_sets, protocol, draws, on_batch)
+        augmenter = augmenter_of(protocol, tests[0])
+        train(self._training, weights, buffers, training_sets, protocol, draws, on_batch, augmenter)
         by_test = [self._tested(weights, buffers, data, on_batch) for data in tests]
         return [list(each) for each in zip(*by_test, strict=True)]
 
@@ -127,6 +137,7 @@ def train(
     protocol: EvaluationProtocol,
     draws: Sequence[torch.Generator],
     on_batch: Callable[[], object] = lambda: None,
+    augmenter: Augmenter | None = None,
 ) -> None:
     """Train the stacked networks in place, each as `train.train` would.
 
@@ -135,8 +146,9 @@ def train(
     lengths = {len(data.labels) for data in training_sets}
     if len(lengths) != 1:
         raise ValueError(f"networks that are trained together need training sets of one length, not {sorted(lengths)}")
+    check_augmenter(protocol, augmenter)
     for optimizer in epochs(protocol, list(weights.values()), list(buffers.values())):
-        _train_epoch(stack, weights, buffers, training_sets, optimizer, protocol, draws, on_batch)
+        _train_epoch(stack, weights, buffers, training_sets, optimizer, protocol, draws, on_batch, augmenter)
 
 
 def _train_epoch(
@@ -148,6 +160,7 @@ def _train_epoch(
     protocol: EvaluationProtocol,
     draws: Sequence[torch.Generator],
     on_batch: Callable[[], object],
+    augmenter: Augmenter | None,
 ) -> None:
     """Train every network for one epoch, each on its own images in its own order."""
     device = training_sets[0].labels.device
@@ -155,8 +168,12 @@ def _train_epoch(
     orders = torch.stack([torch.randperm(count, generator=each) for each in draws]).to(device, non_blocking=True)
     for indices in orders.split(protocol.batch, dim=1):  # [n, B]
         images = torch.cat([data.batch(rows) for data, rows in zip(training_sets, indices, strict=True)])
-        labels = torch.cat([data.labels[rows] for data, rows in zip(training_sets, indices, strict=True)])
+        labels = torch.cat([targets(data, rows) for data, rows in zip(training_sets, indices, strict=True)])
         images = _augmented(images, protocol, draws)
+        if augmenter is not None:
+            parts = zip(images.chunk(len(draws)), labels.chunk(len(draws)), draws, strict=True)
+            augmented = [augmenter(*part) for part in parts]
+            images, labels = (torch.cat(each) for each in zip(*augmented, strict=True))
         logits = stack(weights, buffers, images.unflatten(0, indices.shape))
         # The sum of the networks' mean losses, so that each network gets the gradient of its own mean loss.
         loss = F.cross_entropy(logits.flatten(0, 1), labels) * len(draws)

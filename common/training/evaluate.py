@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -13,8 +13,10 @@ from common.config.options import DSA_STRATEGY, EVALUATION_EPOCHS, DistillOption
 from common.datasets import ImageData
 from common.images.pixel_values import warn_unless_like
 from common.matching.augment import parse_strategy
+from common.matching.transforms import Augmentation
 from common.networks import build_network
 from common.synset.base import LearnedSet
+from common.synset.soft_labels import SoftLabels, checked
 from common.system.errors import InputError
 from common.system.text import point_of
 from common.training.pool import EvaluationNetwork, evaluate_pool
@@ -31,6 +33,7 @@ def evaluate(
     lr: float = DistillOptions.lr_net,
     batch: int = DistillOptions.batch_train,
     dsa_strategy: str = DSA_STRATEGY,
+    augmentation: Augmentation = "dsa",
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -41,13 +44,15 @@ def evaluate(
 
     Args:
         synset: a `SynSet`; or (images, labels), normalised like `test`, float32 [N, ch, *im_size] and int64 [N] in
-            0 .. C - 1; or an `ImageData` such as the training images that `load_dataset` gives. The argument is not
-            changed.
+            0 .. C - 1, or soft labels, probabilities float32 [N, C]; or an `ImageData` such as the training images that
+            `load_dataset` gives. The argument is not changed.
         test: real test images of C classes. Networks are trained on the device of these images.
         model: the evaluation network, such as ConvNetD3, AlexNet, VGG11, ResNet18; see `build_network`.
         networks: how many networks are trained, with different initial weights.
         epochs, lr, batch: number of epochs, learning rate and batch size.
         dsa_strategy: DSA augmentations joined by underscores; "none" or "" for none (then MNIST is augmented as in DC).
+        augmentation: "dsa", or in its place "none", "autoaugment", "randaugment", "cutmix" or "mixup", as torchvision
+            has them; autoaugment and randaugment augment one image after another, which is slow.
         seed: determines every random draw. The global random state is not changed.
         progress: whether to show a progress bar.
 
@@ -68,6 +73,8 @@ def evaluate(
     if not in_float32(lr):
         raise InputError(f"lr is {lr}: give one that is finite in float32")
     parse_strategy(dsa_strategy)
+    if augmentation not in get_args(Augmentation):
+        raise InputError(f"augmentation is '{augmentation}': give one of {', '.join(get_args(Augmentation))}")
     with torch.random.fork_rng(devices=[]):  # building a layer draws its weights from the global random state
         network = build_network(model, test.channels, test.num_classes, test.im_size).to(test.device)
     data = _training_set(synset, test)
@@ -75,7 +82,7 @@ def evaluate(
         {model: EvaluationNetwork(network)},
         lambda number: data,
         test,
-        EvaluationProtocol(epochs, lr, batch, dsa_strategy),
+        EvaluationProtocol(epochs, lr, batch, dsa_strategy if augmentation == "dsa" else "", augmentation=augmentation),
         networks,
         seed,
         dataset=test.name,
@@ -106,7 +113,9 @@ def _training_set(synset: LearnedSet | tuple[Tensor, Tensor] | ImageData, test: 
         data: TrainingSet = synset.to(test.device)
     else:
         images, labels = synset.get(need_copy=True) if isinstance(synset, LearnedSet) else _pair(synset)
-        shape = tuple(images.shape[1:])
+        shape, soft = tuple(images.shape[1:]), _soft(synset, images, labels, test.num_classes)
+        if soft is not None:
+            labels = soft.values.argmax(dim=1)
         if labels.ndim != 1 or len(images) != len(labels) or labels.dtype != torch.long:
             raise InputError(f"{len(images)} images need as many int64 labels, not {labels.dtype} {list(labels.shape)}")
         if images.dtype != torch.float32:
@@ -121,7 +130,8 @@ def _training_set(synset: LearnedSet | tuple[Tensor, Tensor] | ImageData, test: 
                 "does"
             )
             warn_unless_like(images.detach(), test, "the set to train on", remedy)
-        data = Batches(images.detach().to(test.device), labels.to(test.device))
+        probabilities = None if soft is None else soft.probabilities().to(test.device)
+        data = Batches(images.detach().to(test.device), labels.to(test.device), probabilities)
     if shape != (test.channels, *test.im_size):
         raise InputError(f"the images to train on are {shape}, those of {test.name} {(test.channels, *test.im_size)}")
     if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < test.num_classes:
@@ -129,6 +139,17 @@ def _training_set(synset: LearnedSet | tuple[Tensor, Tensor] | ImageData, test: 
             f"the set needs images with labels from 0 to {test.num_classes - 1}, the classes of {test.name}"
         )
     return data
+
+
+def _soft(synset: object, images: Tensor, labels: Tensor, classes: int) -> SoftLabels | None:
+    """The soft labels of a set, or those that a pair has for labels. Raises InputError if they are no probabilities."""
+    if isinstance(synset, LearnedSet):
+        return synset.soft_labels
+    if labels.ndim != 2 or not labels.is_floating_point():
+        return None
+    return checked(
+        labels, "probabilities", len(images), classes, "the set to train on", "take the softmax if they are logits"
+    )
 
 
 def _normalisation(data: ImageData) -> str:

@@ -7,11 +7,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common.config.checks import check_stored_as, check_training
+from common.config.checks import check_references, check_stored_as, check_training
 from common.config.evaluate_options import EvaluateOptions
 from common.networks import Network, build_network
 from common.networks.pools import build_pool, principal
 from common.report.description import describe_files
+from common.report.evaluated import distillation_seconds, lines_of, table_of
+from common.report.scores import worth
+from common.report.verdict import compared
 from common.synset.authors import SUFFIXES
 from common.synset.file import StoredSet
 from common.synset.hub import SUFFIX
@@ -19,8 +22,9 @@ from common.system import parallel
 from common.system.devices import can_compile, describe_hardware, resolve_device
 from common.system.errors import InputError
 from common.system.files import check_not_read, table_beside, write_csv, write_json
-from common.system.text import in_percent, networks_of, point_of, with_diverged
+from common.system.text import networks_of, point_of
 from common.system.version import code_version
+from common.training import references
 from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
 from common.training.pool import EvaluationNetwork, evaluate_pool, networks_at_once
 from common.training.stored_real import describe_storage, storage_columns
@@ -36,20 +40,15 @@ def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> 
     """
     files = None if options.output is None else output_files(options.output, options.synset)
     result = evaluate_file(options, objective, defaults)
-    stored = result["stored"]
     if result["storage"] is not None:
         print(describe_storage(result["storage"]))
     if "files" in result:
         print(describe_files(result["files"]))
-    for name, figures in networks_of(result).items():
-        print(f"{in_percent(figures)} ({figures['n']} x {name})")
-    if stored:
-        print(
-            f"{in_percent(stored)} is stored in the file ({stored['n']} x {stored.get('network', result['network'])})"
-        )
+    for line in lines_of(result):
+        print(line)
     if files is not None and parallel.is_main():
         write_json(files[0], result)
-        write_csv(files[1], rows(result))
+        write_csv(files[1], table_of(result, storage_columns(result["storage"])))
 
 
 def output_files(output: str, synset: str | None) -> tuple[Path, Path]:
@@ -75,27 +74,6 @@ def check_json(output: str, *read: str | None) -> None:
     check_not_read("--output", [Path(output)], read)
 
 
-def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per network of an evaluation: its name, its number, the seed, accuracy in %, seconds of training.
-
-    With --stored_as every row also says what the images take, see `storage_columns`.
-    If any network diverged, every row has a column "diverged", 1 or 0.
-    """
-    table = [
-        {
-            "network": name,
-            "number": number,
-            "seed": result["options"]["seed"],
-            "accuracy": None if each is None else 100 * each,
-            "seconds": took,
-            **storage_columns(result["storage"]),
-        }
-        for name, figures in networks_of(result).items()
-        for number, (each, took) in enumerate(zip(figures["accuracies"], result["seconds"][name], strict=True))
-    ]
-    return with_diverged(table)
-
-
 def evaluate_file(
     options: EvaluateOptions, objective: str, defaults: dict[str, Any], stored: StoredSet | None = None
 ) -> dict[str, Any]:
@@ -108,12 +86,13 @@ def evaluate_file(
     """
     check_training(options)
     check_stored_as(options)
+    check_references(options)
     device = resolve_device(options.device)
     setup = prepare_evaluation(options, objective, defaults, device, stored)
     compiles = options.compile and can_compile()
-    pool = {
-        name: EvaluationNetwork(each.to(device), compiles) for name, each in networks_to_train(options, setup).items()
-    }
+    networks = networks_to_train(options, setup)
+    setup.check_networks(networks, options.synset)
+    pool = {name: EvaluationNetwork(each.to(device), compiles) for name, each in networks.items()}
     times: dict[str, list[float]] = {name: [] for name in pool}  # when each network was finished
     begun = time.monotonic()
     accuracies = evaluate_pool(
@@ -134,11 +113,25 @@ def evaluate_file(
         seconds[name] = _seconds_each([begun, *finished], together)
         begun = finished[-1]
     standing = principal(pool, setup.network)
+    point = point_of(accuracies, standing)
+    found = references.measure(options, setup, pool)
+    protocols = {name: setup.protocol.for_network(setup.dataset, name) for name in pool}
+    evaluation, soft = protocols[standing].as_metadata(), setup.soft_labels
     return {
-        **point_of(accuracies, standing),
+        **point,
         "seconds": seconds,
+        "evaluation_seconds": {name: round(sum(each), 3) for name, each in seconds.items()},
+        "distillation_seconds": distillation_seconds(options.synset),
+        "published": compared(setup.cell, standing, evaluation, point),
+        "references": found,
+        "scores": {
+            name: worth(figures, {what: each[name] for what, each in found.items()}, soft is not None)
+            for name, figures in networks_of(point).items()
+        },
         "options": dataclasses.asdict(options),
-        "evaluation": setup.protocol.for_network(setup.dataset, standing).as_metadata(),
+        "evaluation": evaluation,
+        "augmentation": {name: protocol.describe_augmentation() for name, protocol in protocols.items()},
+        "soft_labels": soft,
         "stored": setup.stored,
         "storage": setup.storage,
         **({} if setup.files is None else {"files": setup.files}),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from common import recipes
@@ -21,6 +22,9 @@ from common.images.pixel_values import as_normalised
 from common.images.pixels import Decoding, Resize, ResizeMode
 from common.images.zca import whiten, whitening_fingerprint, whitening_of
 from common.matching.augment import parse_strategy
+from common.matching.transforms import check_augmentation
+from common.networks.architecture import check_architecture
+from common.report.verdict import Cell
 from common.synset.base import LearnedSet
 from common.synset.file import StoredSet
 from common.synset.open import open_synset
@@ -50,6 +54,23 @@ class EvaluationSetup:
     """what the images of a baseline take in files, see `store_real`; None without --stored_as"""
     files: dict[str, Any] | None = None
     """what the images of an imported set take in files, see `describe_files`; None for other sets"""
+    soft_labels: str | None = None
+    """the kind of the soft labels that networks are trained with, "probabilities" or "logits"; None without them"""
+    ipc: int | None = None
+    """the budget in float32 images per class; None if it is no whole number of them"""
+    train: Callable[[], ImageData] | None = None
+    """gives the real training images on the device, for --references; None without that option"""
+    cell: Cell | None = None
+    """the cell of published tables that the set belongs to; None for a baseline, and for sets of another kind"""
+    architecture: tuple[str, Any] | None = None
+    """the name of the network that the set was made for, and what its file says of it, see `architecture_of`"""
+
+    def check_networks(self, networks: Mapping[str, nn.Module], file: str | None) -> None:
+        """Raise InputError if one of the networks has the name that the set's file knows, but is another network."""
+        if file is not None and self.architecture is not None and self.architecture[0] in networks:
+            name, stored = self.architecture
+            image = (self.test.channels, *self.test.im_size)
+            check_architecture(networks[name], name, stored, file, image)
 
 
 def prepare_evaluation(
@@ -79,7 +100,9 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
     if any(value is not None for value in (options.ipc, options.recipe, options.cifar100_stats)):
         raise InputError("--ipc, --recipe and --cifar100_stats are for baselines: a synthetic set has its own")
     with parallel.main_first():  # the set may have to be downloaded
-        synset, metadata = stored or open_synset(file, device, zca=options.zca, pixels=options.pixels)
+        synset, metadata = stored or open_synset(
+            file, device, zca=options.zca, pixels=options.pixels, soft_labels=options.soft_labels
+        )
     zca = metadata.get("zca")  # files older than the option lack the key
     if options.zca is not None and options.zca != (zca is not None):
         raise InputError(f"{file} was made {'without' if zca is None else 'with'} ZCA whitening: leave out --zca")
@@ -115,10 +138,16 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
         with parallel.main_first():
             whitening = whitening_of(train, zca["eps"], parallel.is_main())
         test = whiten(test, whitening, parallel.is_main())
+    budget = _budget(options, synset, metadata.get("storage"), test)
+
+    def real() -> ImageData:
+        return (train if zca is None else whiten(train, whitening, parallel.is_main())).to(device)
+
     images, labels = synset.get(need_copy=True)
     if "source" in metadata and stored is None:  # whoever has read it has normalised it
         images = as_normalised(images, options.pixels, test, file)
-    batches = Batches(images, labels)
+    soft = synset.soft_labels
+    batches = Batches(images, labels, None if soft is None else soft.probabilities())
     resized = Resize(test.im_size[0], settings.resize, settings.antialias)
     made_from = metadata.get("dataset") or settings.dataset
     return EvaluationSetup(
@@ -130,7 +159,39 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
         resized,
         metadata.get("accuracy"),
         files=metadata.get("files"),
+        soft_labels=None if soft is None else soft.kind,
+        ipc=budget,
+        train=None if options.references is None else real,
+        cell=_cell(options, synset, metadata),
+        architecture=(str(metadata.get("network")), metadata.get("architecture")),
     )
+
+
+def _budget(
+    options: EvaluateOptions, synset: LearnedSet, storage: dict[str, Any] | None, test: ImageData
+) -> int | None:
+    """The budget of a set in float32 images per class. Raises InputError for --references without a whole number."""
+    if storage is None:
+        return synset.ipc
+    ipc, rest = divmod(storage["bits_per_class"], bits_of_image(test))
+    if ipc and not rest:
+        return int(ipc)
+    if {"random", "unaugmented"} & set(options.references_asked):
+        raise InputError(
+            f"the set takes {storage['bits_per_class']:,} bits per class, which is no whole number of images of "
+            f"{bits_of_image(test):,} bits: leave random out of --references"
+        )
+    return None
+
+
+def _cell(options: EvaluateOptions, synset: LearnedSet, metadata: dict[str, Any]) -> Cell | None:
+    """The cell that a set of float32 coefficients of the DCT belongs to, evaluated on the dataset it was made from."""
+    objective, dataset = metadata.get("objective"), metadata.get("dataset")
+    if not objective or not dataset or options.dataset not in (None, dataset):
+        return None
+    if synset.transform != "dct" or "storage" in metadata or metadata.get("zca"):
+        return None
+    return Cell(objective, dataset, synset.ipc, synset.im_size[0])
 
 
 def _with_classes_of(
@@ -214,6 +275,8 @@ def _settings(options: EvaluateOptions, file: str, synset: LearnedSet, metadata:
         "--batch_train": ("batch", options.batch_train),
         "--dsa_strategy": ("strategy", options.dsa_strategy),
     }
+    if options.augmentation != "dsa":  # which a strategy has no part in, so that none is asked for
+        evaluation["strategy"] = ""
     for key, value in flags.values():
         if value is not None:
             evaluation.setdefault(key, value)
@@ -254,8 +317,9 @@ def _of_baseline(
     options: EvaluateOptions, objective: str, defaults: dict[str, Any], device: torch.device
 ) -> EvaluationSetup:
     """Prepare a baseline, trained by the objective's recipe for this dataset and ipc so that the two compare."""
-    if options.pixels is not None:
-        raise InputError("--pixels says what a file of synthetic images holds: leave it out with --baseline")
+    for flag, value in (("--pixels", options.pixels), ("--soft_labels", options.soft_labels)):
+        if value is not None:
+            raise InputError(f"{flag} says what a file of synthetic images holds: leave it out with --baseline")
     defaults = recipes.defaults(objective) | defaults
     dataset = options.dataset or defaults.get("dataset", DataOptions.dataset)
     ipc = options.ipc or DistillOptions.ipc
@@ -283,11 +347,17 @@ def _of_baseline(
         recipe = find_recipe(objective, dataset, ipc, options.recipe)
     unsaid = {key: value for key, value in defaults.items() if key not in recipe.values}
     like = dataclasses.replace(with_recipe(DistillOptions, recipe), **unsaid)
+    check_augmentation(options.augmentation, train)  # before a network is trained to choose images
     protocol = override(EvaluationProtocol.of(like), options)
     model = options.model or like.model
-    training_sets, storage = real_images(options, train, ipc, model, protocol)
+    # Which images a rule chooses is the same whatever augments them afterwards.
+    choosing = override(EvaluationProtocol.of(like), dataclasses.replace(options, augmentation="dsa"))
+    training_sets, storage = real_images(options, train, ipc, model, choosing)
     resized = Resize(test.im_size[0], data.resize, data.antialias)
-    return EvaluationSetup(training_sets, test, data.dataset, model, protocol, resized, storage=storage)
+    real = None if options.references is None else (lambda: train)
+    return EvaluationSetup(
+        training_sets, test, data.dataset, model, protocol, resized, storage=storage, ipc=ipc, train=real
+    )
 
 
 def override(protocol: EvaluationProtocol, options: EvaluateOptions) -> EvaluationProtocol:
@@ -306,4 +376,6 @@ def override(protocol: EvaluationProtocol, options: EvaluateOptions) -> Evaluati
     if not ((epochs is None or epochs >= 0) and (lr is None or lr > 0) and protocol.batch >= 1):
         raise InputError(f"--epoch_eval_train, --lr_net and --batch_train must be positive: {protocol}")
     parse_strategy(protocol.strategy)
+    if options.augmentation != "dsa":
+        return dataclasses.replace(protocol, strategy="", augmentation=options.augmentation)
     return protocol

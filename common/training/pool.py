@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from common.datasets import ImageData
+from common.matching.transforms import check_augmentation
 from common.networks import has_dropout, reinitialise
 from common.system import parallel
 from common.system.devices import Precision
@@ -20,7 +21,7 @@ from common.system.errors import InputError
 from common.system.progress import Progress
 from common.system.seeds import derive, generator, seeded
 from common.training.ensemble import Ensemble
-from common.training.train import EvaluationProtocol, TrainingSet, accuracy, batches_of_test, train
+from common.training.train import EvaluationProtocol, TrainingSet, accuracy, augmenter_of, batches_of_test, train
 
 _ALL = 1 << 20  # more networks than any evaluation trains
 
@@ -79,6 +80,7 @@ def evaluate_pool(
     With several processes, all of them must call this function, and each gets all accuracies. Only the first process
     shows the bar.
     """
+    check_augmentation(protocol.augmentation, test_data)
     finished, together = finished or {}, networks_at_once(together, test_data.device)
     accuracies = {name: list(finished.get(name, [])) for name in networks}
     numbers = {name: range(len(accuracies[name]), num_eval) for name in networks}
@@ -177,12 +179,12 @@ def train_and_test(
                 on_batch,
             )
             return
-        one, forward = network.network, network.forward
+        one, forward, augmenter = network.network, network.forward, augmenter_of(protocol, tests[0])
         for number in some:
             reinitialise(one, derive(seed, "evaluation network", point, number))
             draws = generator(seed, "evaluation draws", point, number)
             with seeded(one, seed, "evaluation dropout", point, number):
-                train(one, training_sets(number), protocol, draws, forward, on_batch)
+                train(one, training_sets(number), protocol, draws, forward, on_batch, augmenter)
             yield [accuracy(one, each, forward, on_batch) for each in tests]
 
     for some in _rounds(network.network, len(numbers), together):

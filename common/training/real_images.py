@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from common.config.evaluate_options import EvaluateOptions
@@ -34,7 +35,7 @@ def real_images(
         stored, storage = store_real(train, choose, options.stored_as, budget, options.n)
         return lambda number: stored, storage
     if options.baseline == "random":
-        return lambda number: random_real(train, ipc, _draws(options.seed, number)), None
+        return lambda number: random_real(train, ipc, random_draws(options.seed, number)), None
     if options.baseline == "full":
         return lambda number: train, None
     chosen = _chooser(options, train, model, protocol)(ipc).flatten()
@@ -45,7 +46,7 @@ def real_images(
 def _chooser(options: EvaluateOptions, train: ImageData, model: str, protocol: EvaluationProtocol) -> Choose:
     """The rule of the baseline. What --baseline random draws for its first network is what it draws for all here."""
     if options.baseline == "random":
-        return lambda n: draw_per_class(train, n, _draws(options.seed, 0))
+        return lambda n: draw_per_class(train, n, random_draws(options.seed, 0))
     rule, features = RULES[options.baseline or ""], None
     if parallel.is_main():  # GPUs round differently from run to run, so the first process chooses for all
         network = build_network(model, train.channels, train.num_classes, train.im_size).to(train.device)
@@ -60,5 +61,6 @@ def _chooser(options: EvaluateOptions, train: ImageData, model: str, protocol: E
     return choose
 
 
-def _draws(seed: int, number: int) -> Any:
+def random_draws(seed: int, number: int) -> torch.Generator:
+    """The generator by which the random real images of a network are drawn."""
     return generator(seed, "random real images", number)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from common.config.options import DistillOptions
 from common.datasets import ImageData
 from common.matching import augment
+from common.matching.transforms import Augmentation, Augmenter
 from common.networks.pools import EvalProtocol
 from common.training import dc_augment
 
@@ -42,10 +43,18 @@ class Batches:
 
     images: Tensor
     labels: Tensor
+    soft: Tensor | None = None
+    """probabilities of the C classes, float32 [N, C], with which networks are trained in place of the labels"""
 
     def batch(self, indices: Tensor) -> Tensor:
         """The images at these indices, images[indices]."""
         return self.images[indices]
+
+
+def targets(data: TrainingSet, indices: Tensor) -> Tensor:
+    """What the loss compares outputs with: the labels int64 [B] of these images, or their soft labels [B, C]."""
+    soft = data.soft if isinstance(data, Batches) else None
+    return data.labels[indices] if soft is None else soft[indices]
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class EvaluationProtocol:
     half and falls to zero by a cosine in the second. The moving average of the weights over epochs is tested.
     epochs: None for DC's rule, which is 1000 if images are augmented and 300 if not. lr: the learning rate, None for
     GLaD's table. strategy: the DSA strategy; '' turns DSA off. dc_strategy: DC's augmentation, only without DSA.
+    augmentation: "dsa" for these two; any other one takes their place, and `strategy` is then ''.
     `for_network` fills in the values that depend on the network.
     """
 
@@ -68,6 +78,7 @@ class EvaluationProtocol:
     strategy: str
     dc_strategy: str = ""
     kind: EvalProtocol = "dc"
+    augmentation: Augmentation = "dsa"
 
     @classmethod
     def of(cls, options: DistillOptions) -> EvaluationProtocol:
@@ -79,11 +90,13 @@ class EvaluationProtocol:
         """This protocol with epochs, lr and dc_strategy set for one evaluation network on a dataset.
 
         epochs and lr are chosen only where they are None. dc_strategy is DC's augmentation for this dataset and
-        network if the kind is "dc" and DSA is off, and '' otherwise.
+        network if the kind is "dc", DSA is off and no other augmentation takes its place, and '' otherwise.
         """
         dsa = bool(augment.parse_strategy(self.strategy))
-        dc_strategy = "" if dsa or self.kind == "glad" else dc_augment.strategy_for(dataset, network)
-        by_rule = AUGMENTED_EPOCHS if dsa or dc_strategy else PLAIN_EPOCHS
+        without_dc = dsa or self.kind == "glad" or self.augmentation != "dsa"
+        dc_strategy = "" if without_dc else dc_augment.strategy_for(dataset, network)
+        augmented = dsa or dc_strategy or self.augmentation not in ("dsa", "none")
+        by_rule = AUGMENTED_EPOCHS if augmented else PLAIN_EPOCHS
         epochs = by_rule if self.epochs is None else self.epochs
         lr = self.lr
         if lr is None:
@@ -116,9 +129,17 @@ class EvaluationProtocol:
         """Whether the momentum is reset before this epoch: epoch 0, and with kind "dc" the first at the lower rate."""
         return epoch == 0 or (self.kind == "dc" and epoch == slow_from(self.epochs_of_training - 1))
 
+    def describe_augmentation(self) -> str:
+        """How the images are augmented, in a word or two: "cutmix", "dsa color_crop", "dc crop_noise" or "none"."""
+        if self.augmentation != "dsa":
+            return self.augmentation
+        if augment.parse_strategy(self.strategy):
+            return f"dsa {self.strategy}"
+        return f"dc {self.dc_strategy}" if self.dc_strategy else "none"
+
     def as_metadata(self) -> dict[str, Any]:
-        """The values to store in a synthetic-set file; dc_strategy and kind are left out at their defaults."""
-        defaults = (("dc_strategy", ""), ("kind", "dc"))
+        """The values to store in a synthetic-set file; those after `strategy` are left out at their defaults."""
+        defaults = (("dc_strategy", ""), ("kind", "dc"), ("augmentation", "dsa"))
         return {key: value for key, value in asdict(self).items() if (key, value) not in defaults}
 
 
@@ -129,13 +150,16 @@ def train(
     draws: torch.Generator,
     forward: Callable[[Tensor], Tensor] | None = None,
     on_batch: Callable[[], object] = lambda: None,
+    augmenter: Augmenter | None = None,
 ) -> None:
     """Train `network` in place by the protocol, so that it ends with the weights to test.
 
     draws: a CPU generator for the order of images and the augmentation. forward: the compiled network, or None to call
-    `network` itself. on_batch is called after each batch, and may raise. The CPU never waits for the device within an
-    epoch.
+    `network` itself. on_batch is called after each batch, and may raise. augmenter: that of `augmenter_of`, for a
+    protocol with another augmentation than DSA. The CPU never waits for the device within an epoch, but for
+    AutoAugment and RandAugment.
     """
+    check_augmenter(protocol, augmenter)
     for optimizer in epochs(protocol, list(network.parameters()), list(network.buffers())):
         train_epoch(
             network,
@@ -147,7 +171,22 @@ def train(
             forward,
             on_batch,
             protocol.dc_strategy,
+            augmenter,
         )
+
+
+def augmenter_of(protocol: EvaluationProtocol, data: ImageData) -> Augmenter | None:
+    """What augments in place of DSA by this protocol; None for "dsa" and "none". Raises InputError as `Augmenter`.
+
+    data: images that are normalised as those that networks are trained on, of the same classes.
+    """
+    return None if protocol.augmentation in ("dsa", "none") else Augmenter(protocol.augmentation, data)
+
+
+def check_augmenter(protocol: EvaluationProtocol, augmenter: Augmenter | None) -> None:
+    """Raise ValueError for training without what the protocol says, which would only show in the accuracy."""
+    if (augmenter is None) != (protocol.augmentation in ("dsa", "none")):
+        raise ValueError(f"to train with {protocol.augmentation} takes what `augmenter_of` returns")
 
 
 def epochs(
@@ -207,24 +246,27 @@ def train_epoch(
     forward: Callable[[Tensor], Tensor] | None = None,
     on_batch: Callable[[], object] = lambda: None,
     dc_strategy: str = "",
+    augmenter: Augmenter | None = None,
 ) -> None:
     """Train on every image once in random order, with the cross-entropy loss; the last batch may be smaller.
 
     DSA draws one operation per batch and its parameters per image. dc_strategy: DC's augmentation, applied after DSA,
-    '' for none. The other arguments are those of `train`.
+    '' for none. The other arguments are those of `train`. The loss takes soft labels where the data have them.
     """
     forward = network if forward is None else forward
     device = data.labels.device
     network.train()
     order = torch.randperm(len(data.labels), generator=draws).to(device, non_blocking=True)
     for indices in order.split(batch):
-        images, labels = data.batch(indices), data.labels[indices]
+        images, labels = data.batch(indices), targets(data, indices)
         drawn = augment.sample(strategy, len(indices), draws, images.shape[2:], one_strategy=True, device=device)
         images = augment.apply(images, drawn)
         if dc_strategy:
             images = dc_augment.apply(
                 images, dc_augment.sample(dc_strategy, len(images), draws, images.shape[1:], device=device)
             )
+        if augmenter is not None:
+            images, labels = augmenter(images, labels, draws)
         loss = F.cross_entropy(forward(images), labels)
         optimizer.zero_grad()
         loss.backward()
