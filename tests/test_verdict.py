@@ -1,12 +1,17 @@
 """Ours beside the published figure, and DD-Ranking's scores, with values computed by hand."""
 
+import json
 import math
 
 import pytest
 
+from common.datasets import load_dataset
 from common.report import scores, verdict
 from common.report.verdict import Cell, Verdict, compared, describe, in_words, judge, judge_networks, short
+from common.synset.file import save_synset
+from common.synset.synset import SynSet, SynSetArgs
 from reproduction.tables import TABLES
+from tests.command_line import call
 
 
 def test_a_difference_in_standard_deviations_of_both():
@@ -80,6 +85,48 @@ def test_every_published_cell_of_the_tables_can_be_matched():
         size = cell.image_size or {"imagenet": 128}.get(cell.dataset.partition("-")[0], 32)
         found = compared(Cell(cell.objective, cell.dataset, cell.ipc, size), "none", AS_PUBLISHED, FIGURES)
         assert (found["accuracy"], found["source"]) == (cell.published["accuracy"], cell.published["source"])
+
+
+def digits_set(folder, objective="DM", **changed):
+    train, test = load_dataset("digits")
+    synset = SynSet(SynSetArgs(1, 10, (8, 8), "cpu", 2, 16, 1.0, 0.5, **changed))
+    synset.init(train, train.labels, train.class_indices)
+    about = {"dataset": "digits", "network": "ConvNetD1W16", "mean": list(test.mean), "std": list(test.std)}
+    about |= {"objective": objective, "evaluation": AS_PUBLISHED | {"epochs": 3}}
+    return save_synset(synset, folder / "set.safetensors", about)
+
+
+def test_the_command_compares_a_set_of_a_published_cell(tmp_path, monkeypatch):
+    figures = {"accuracy": 50.0, "std": 0.5, "source": "a table"}
+    asked = []
+    monkeypatch.setattr(verdict.recipes, "published", lambda *cell: asked.append(cell) or figures)
+    file, output = digits_set(tmp_path), tmp_path / "result.json"
+    command = ["DM/evaluate.py", "--synset", file, "--num_eval", 2, "--device", "cpu", "--output", output]
+    result = call(*command)
+    assert result.code == 0, result.err
+    assert asked == [("DM", "digits", 2, 8)]
+    told = "50.0 +- 0.5 % is published (a table): not compared, for the network is ConvNetD1W16 and theirs ConvNetD3, "
+    assert f"{told}epochs is 3 and theirs 300" in result.out
+    assert "difference" not in json.loads(output.read_text())["published"]
+
+    monkeypatch.setattr(verdict, "_differently", lambda *_: [])
+    result = call(*command)
+    found = json.loads(output.read_text())
+    difference = 100 * found["mean"] - 50
+    n = abs(difference) / math.hypot(100 * found["std"], 0.5)
+    assert found["published"]["deviations"] == pytest.approx(n)
+    told = f"{difference:+.2f} points, {n:.1f} standard deviations (ours over 2 networks and theirs): not within 2"
+    assert f"50.0 +- 0.5 % is published (a table): {told}" in result.out
+    # Of another dataset, in pixels, or of no known objective a set is of no cell.
+    asked.clear()
+    call(*command, "--dataset", "digits")
+    assert asked
+    asked.clear()
+    digits_set(tmp_path, transform="identity")
+    assert "is published" not in call(*command).out
+    digits_set(tmp_path, objective=None)
+    assert "is published" not in call(*command).out
+    assert not asked
 
 
 # -- scores -------------------------------------------------------------------------------------------------------
