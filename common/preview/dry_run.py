@@ -46,8 +46,8 @@ def dry_run(distill: Distil[Options], options: Options, sources: Sources, object
     first, first_sources = options, sources
     if options.seeds is not None:
         first, first_sources = one_seed(options, sources, parse_seeds(options.seeds)[0])
-    first = dataclasses.replace(first, no_download=True)
     lacks = [missing_data(first)]
+    first = dataclasses.replace(first, no_download=True)
     if hasattr(options, "expert_epochs"):
         lacks.append(missing_experts(first, objective))
     missing = [each for each in lacks if each is not None]
@@ -59,7 +59,7 @@ def dry_run(distill: Distil[Options], options: Options, sources: Sources, object
         return iter(())
 
     if lacks[0] is not None:
-        told += _without_images(first, first_sources, objective)
+        told += _without_images(dataclasses.replace(first, no_download=options.no_download), first_sources, objective)
     else:
         try:
             with rehearsal(tell):
