@@ -11,6 +11,7 @@ import pytest
 
 from common import recipes
 from common.config import options as options_module
+from common.config import preview_options
 from common.config.checks import check
 from common.config.command_line import parse, parse_plain, with_recipe
 from common.config.evaluate_options import EvaluateOptions
@@ -106,7 +107,7 @@ def options_of(objective):
         names, kind = {}, OBJECTIVES[objective].Options
     module = OBJECTIVES[part or objective]
     # The annotations are text that the names of their modules give a meaning to.
-    kinds = typing.get_type_hints(kind, {**vars(options_module), **vars(module), **names})
+    kinds = typing.get_type_hints(kind, {**vars(preview_options), **vars(options_module), **vars(module), **names})
     # TM's recipes also say how its experts are trained.
     return kind, kinds | (typing.get_type_hints(options_module.BufferOptions) if objective.endswith("TM") else {})
 

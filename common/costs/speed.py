@@ -25,7 +25,7 @@ from common.system.seeds import generator
 from common.system.text import counted
 from common.training.train import MOMENTUM
 
-_LONG = 0.05  # seconds; a step that takes as long is not made larger
+_LONG = 1 / 6  # of the time for measuring; a step that takes as long is not made larger
 _GROWTH = 4  # times as many images in the next step
 
 
@@ -85,7 +85,7 @@ def measure(
     with precision(kind, device):
         some = images(1)
         step(some)  # the first one loads libraries
-        while min(step(some).computing, step(some).computing) < _LONG and len(some) < batch:
+        while min(step(some).computing, step(some).computing) < _LONG * seconds and len(some) < batch:
             some = images(min(batch, _GROWTH * len(some)))
         steps, until = [step(some)], time.perf_counter() + seconds
         while time.perf_counter() < until:

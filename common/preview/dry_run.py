@@ -46,8 +46,8 @@ def dry_run(distill: Distil[Options], options: Options, sources: Sources, object
     first, first_sources = options, sources
     if options.seeds is not None:
         first, first_sources = one_seed(options, sources, parse_seeds(options.seeds)[0])
-    first = dataclasses.replace(first, no_download=True)
     lacks, told = [missing_data(first)], list[str]()
+    first = dataclasses.replace(first, no_download=True)
 
     def tell(run: Distillation) -> Iterator[int]:
         resolved = dataclasses.replace(run.options, no_download=options.no_download)
@@ -55,7 +55,7 @@ def dry_run(distill: Distil[Options], options: Options, sources: Sources, object
         return iter(())
 
     if lacks[0] is not None:
-        told += _without_images(first, first_sources, objective)
+        told += _without_images(dataclasses.replace(first, no_download=options.no_download), first_sources, objective)
         if hasattr(options, "expert_epochs"):
             lacks.append(missing_experts(first, objective))
     else:

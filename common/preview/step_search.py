@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ FACTOR = 3.0
 _EACH_SIDE = 4  # step sizes below and above the usual one
 _SECONDS = 180.0  # for all updates together, by the forecast
 _FEWEST, _MOST = 4, 100  # updates with each step size
-_GROWN = 4.0  # a loss so many times that of the smallest step size, at the same update, is called diverged
+_GROWN = 4.0  # a loss so many times as large as others is called diverged
 _ALIKE = 1.02  # losses up to so many times the lowest one are called alike
 FILE, PICTURE = "find_lr.json", "find_lr.png"
 
@@ -57,7 +57,7 @@ class Trial:
 
 
 class _Diverged(InputError):
-    """The loss has grown far beyond that of the smallest step size."""
+    """The loss has grown far beyond that of other step sizes."""
 
 
 def find_lr(distill: Distil[Options], options: Options, sources: Sources, objective: str) -> None:
@@ -83,7 +83,7 @@ def find_lr(distill: Distil[Options], options: Options, sources: Sources, object
                 group["lr"] = trials[-1].lr_freq
             _say(f"lr_freq {trials[-1].lr_freq:.3g}: {counted(updates, 'iteration')}")
             try:
-                yield from run.rehearse(updates, _recorder(trials[-1], trials[0]))
+                yield from run.rehearse(updates, _recorder(trials[-1], trials[:-1]))
             except InputError:  # the loss is not finite, or has grown too far
                 trials[-1].diverged = True
 
@@ -117,12 +117,17 @@ def _restore(run: Distillation, synset: dict[str, Any], kept: dict[str, dict[str
         each.load_state_dict(kept[name])
 
 
-def _recorder(trial: Trial, first: Trial) -> Callable[[int, float], None]:
-    """What keeps the losses of a trial, and raises `_Diverged` for one far above that of the smallest step size."""
+def _recorder(trial: Trial, before: Sequence[Trial]) -> Callable[[int, float], None]:
+    """What keeps the losses of a trial, and raises `_Diverged` for one that has grown too far.
+
+    It is compared with the first loss, which all trials share, and with the lowest one at the same update of the trials
+    before: networks and images are drawn for every update, so losses differ between updates, too.
+    """
 
     def record(iteration: int, loss: float) -> None:
         trial.losses.append(loss)
-        if trial is not first and iteration < len(first.losses) and loss > _GROWN * first.losses[iteration]:
+        others = [each.losses[iteration] for each in before if iteration < len(each.losses)]
+        if loss > _GROWN * max(trial.losses[0], min(others, default=0.0)):
             raise _Diverged(f"the loss of iteration {iteration} is {loss:g}")
 
     return record
