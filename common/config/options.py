@@ -267,8 +267,8 @@ class DistillOptions(DistillPreviewOptions, EvaluationOptions, ValidationOptions
     precision: Precision = "fp32"
     """precision of the networks: fp32, tf32 or bf16; the coefficients and their transform are always float32"""
     compile: bool = False
-    """compile the networks: adds about 30 s before the first update; on a CPU later updates of DM are 1.6 times as fast,
-    evaluations 1.3 times, updates of DC and TM 0.9 to 1.3 times"""
+    """compile the networks: adds about 30 s before the first update; on a CPU later updates of DM are 1.6 times as
+    fast, evaluations 1.3 times, updates of DC and TM 0.9 to 1.3 times"""
     chunk: int | None = None
     """images per forward pass (default: by device); affects memory and speed, never the result"""
     save_path: str = "runs"
