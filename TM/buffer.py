@@ -51,6 +51,7 @@ def train_experts(options: BufferOptions) -> None:
     protocol = ExpertProtocol.of(options)
     device = resolve_device(options.device)
     check_precision(options.precision, device)
+    options.check_images()
     known = known_shape(options.dataset, options.image_size)
     if known is not None:
         check_memory("TM", options, known, device, loaded=False)

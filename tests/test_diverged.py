@@ -460,7 +460,11 @@ def test_every_number_of_every_command_has_to_be_finite(tmp_path):
     flags = {flag for _, flag in asked}
     assert {"--lr_net", "--lr_freq", "--mom_freq", "--lr_teacher", "--lr_lr", "--mom", "--l2", "--mem_gb"} <= flags
     file = tmp_path / "there-is-none"
-    needed = {"-m common.pretrained convert": [file, "--output", file], "-m common.pretrained check": [file]}
+    needed = {
+        "-m common.pretrained convert": [file, "--output", file], "-m common.pretrained check": [file],
+        "-m common.pretrained import": [file, "--output", file],
+        "-m common.pretrained export": [file, "--to", f"folder:{file}"],
+    }  # fmt: skip
     for command, flag in asked:
         script, *words = command.split()
         if script == "-m":

@@ -113,7 +113,7 @@ def test_a_dry_run_refuses_what_a_run_would_refuse(tmp_path, words):
 
 def test_a_dry_run_lists_the_runs_of_all_seeds(tmp_path):
     assert distil(tmp_path, "--seed", "1", "--name", "run-seed1").code == 0
-    told = distil(tmp_path, "--dry_run", "--seeds", "0,1").out
+    told = " ".join(distil(tmp_path, "--dry_run", "--seeds", "0,1").out.split())
     assert f"{run_folder(tmp_path / 'runs', name='run-seed0')}: new" in told
     assert f"{run_folder(tmp_path / 'runs', name='run-seed1')}: finished" in told
 
@@ -133,7 +133,7 @@ def test_a_dry_run_of_experts(tmp_path):
     few = [*words, "--num_experts", "2", "--device", "cpu"]
     result = call("TM/buffer.py", *few, "--dry_run")
     assert result.code == 0, result.err
-    assert "digits/ConvNetD1W32: new, 0 of 2 experts are there" in result.out
+    assert "digits/ConvNetD1W32: new, 0 of 2 experts are there" in " ".join(result.out.split())
     assert "flag: --dataset digits" in result.out
     assert not list(tmp_path.iterdir())
     made = call("TM/buffer.py", *few)

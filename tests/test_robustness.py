@@ -270,6 +270,7 @@ def source(tmp_path_factory):
         patch.setenv("FRED_CACHE", str(root / "cache"))
         made = call(
             "DM/distill.py", "--dataset", f"folder:{root / 'images'}", "--msz_per_channel", 32, "--lr_freq", 1,
+            "--validation_share", 0,
             "--model", "ConvNetD1W32", "--batch_real", 2, "--Iteration", 0, "--num_eval", 1, "--epoch_eval_train", 8,
             "--lr_net", 0.05, "--device", "cpu", "--save_path", root / "runs", "--name", "run", "--export",
         )  # fmt: skip

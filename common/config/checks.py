@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ from common.config.options import DistillOptions, EvaluationOptions, Sources
 from common.config.seeds import parse_seeds
 from common.datasets import check_dataset
 from common.matching.augment import parse_strategy
+from common.synset.authors import SUFFIXES
+from common.synset.hub import SUFFIX
 from common.synset.packed import check_shared
 from common.system.errors import InputError
+from common.system.files import check_not_read, table_beside
 
 
 def check(options: DistillOptions, objective: str, k_follows: bool = False) -> None:
@@ -184,3 +188,26 @@ def check_floats(options: Any) -> None:
 def in_float32(value: float) -> bool:
     """Whether float32 has a finite number for a value."""
     return abs(value) <= torch.finfo(torch.float32).max
+
+
+def output_files(output: str, synset: str | None) -> tuple[Path, Path]:
+    """Return the paths of the JSON file that --output names and of the CSV file beside it.
+
+    synset: name of the set that is evaluated.
+    Raises InputError if one of the files would overwrite the other one or the set.
+    """
+    check_json(output, synset)
+    files = Path(output), table_beside(Path(output))
+    check_not_read("--output", files, [synset])
+    return files
+
+
+def check_json(output: str, *read: str | None) -> None:
+    """Raise InputError if --output has the suffix of another kind of file, or is one of the files that are read."""
+    suffix = Path(output).suffix.lower()
+    if suffix in (".csv", SUFFIX, *SUFFIXES):
+        kind = "the table, which is written beside it," if suffix == ".csv" else "a synthetic set"
+        raise InputError(
+            f"--output {output} ends like {kind} and is to be a JSON file: give {Path(output).with_suffix('.json')}"
+        )
+    check_not_read("--output", [Path(output)], read)

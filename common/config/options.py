@@ -16,6 +16,7 @@ from common.datasets import (
     PREFIXES,
     ImageData,
     check_dataset,
+    check_decoding,
     default_image_size,
     load_dataset,
     statistics,
@@ -129,7 +130,7 @@ class DataOptions:
 
         Raises InputError for an option that does not fit the dataset, and for data that cannot be loaded.
         """
-        check_dataset(self.dataset, self.subset)
+        self.check_images()
         mean, std = self._borrowed_statistics()
         with parallel.main_first():
             return load_dataset(
@@ -147,6 +148,11 @@ class DataOptions:
                 workers=self.workers,
                 progress=parallel.is_main(),
             )
+
+    def check_images(self) -> None:
+        """Raise InputError for an option that does not fit the dataset. No file is looked at."""
+        check_dataset(self.dataset, self.subset)
+        check_decoding(self.dataset, self.image_size, self.resize, self.antialias, self.decoding, self.skip_corrupt)
 
     def _borrowed_statistics(self) -> Statistics | tuple[None, None]:
         """Return the mean and std borrowed from another dataset, or (None, None) to keep the dataset's own."""

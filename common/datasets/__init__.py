@@ -99,7 +99,7 @@ def load_dataset(
     """
     name = canonical(name)
     check_dataset(name)
-    _check_decoding(name, image_size, resize, antialias, decoding, skip_corrupt)
+    check_decoding(name, image_size, resize, antialias, decoding, skip_corrupt)
     if zca and not (mean is None and std is None):
         raise InputError("ZCA whitening takes the place of mean and std: give either zca, or mean and std")
     request = Request(
@@ -155,7 +155,7 @@ def is_imagenet(name: str) -> bool:
     return canonical(name) in imagenet.LOADERS
 
 
-def _check_decoding(
+def check_decoding(
     name: str,
     image_size: int | None,
     resize: ResizeMode,

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import tyro
 
 from common import recipes
+from common.config.checks import check_json
 from common.config.command_line import parse_command, with_recipe
 from common.config.evaluate_options import EvaluateOptions
 from common.config.options import DistillOptions
@@ -41,7 +42,7 @@ from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import write_json
 from common.system.text import counted, in_percent, published_with_std
-from common.training.evaluate_command import check_json, evaluate_file
+from common.training.evaluate_command import evaluate_file
 
 FOLDER = "pretrained"
 # The authors' files lack the learned step size; their corruption script trains with this learning rate.

@@ -70,6 +70,7 @@ def set_up(options: DistillOptions, sources: Sources, objective: str | None = No
     device = resolve_device(options.device)
     check_precision(options.precision, device)
     warns = objective is not None and not options.dry_run and not _seems_finished(options, objective)
+    options.check_images()
     known = known_shape(options.dataset, options.image_size)
     if warns and known is not None:
         check_memory(objective or "", options, known, device, loaded=False)

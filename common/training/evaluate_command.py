@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from pathlib import Path
 from typing import Any
 
-from common.config.checks import check_references, check_stored_as, check_training
+from common.config.checks import check_references, check_stored_as, check_training, output_files
 from common.config.evaluate_options import EvaluateOptions
 from common.networks import Network, build_network
 from common.networks.pools import build_pool, principal
@@ -15,13 +14,11 @@ from common.report.description import describe_files
 from common.report.evaluated import distillation_seconds, lines_of, table_of
 from common.report.scores import worth
 from common.report.verdict import compared
-from common.synset.authors import SUFFIXES
 from common.synset.file import StoredSet
-from common.synset.hub import SUFFIX
 from common.system import parallel
 from common.system.devices import can_compile, describe_hardware, resolve_device
 from common.system.errors import InputError
-from common.system.files import check_not_read, table_beside, write_csv, write_json
+from common.system.files import write_csv, write_json
 from common.system.text import networks_of, point_of
 from common.system.version import code_version
 from common.training import references
@@ -49,29 +46,6 @@ def show(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) -> 
     if files is not None and parallel.is_main():
         write_json(files[0], result)
         write_csv(files[1], table_of(result, storage_columns(result["storage"])))
-
-
-def output_files(output: str, synset: str | None) -> tuple[Path, Path]:
-    """Return the paths of the JSON file that --output names and of the CSV file beside it.
-
-    synset: name of the set that is evaluated.
-    Raises InputError if one of the files would overwrite the other one or the set.
-    """
-    check_json(output, synset)
-    files = Path(output), table_beside(Path(output))
-    check_not_read("--output", files, [synset])
-    return files
-
-
-def check_json(output: str, *read: str | None) -> None:
-    """Raise InputError if --output has the suffix of another kind of file, or is one of the files that are read."""
-    suffix = Path(output).suffix.lower()
-    if suffix in (".csv", SUFFIX, *SUFFIXES):
-        kind = "the table, which is written beside it," if suffix == ".csv" else "a synthetic set"
-        raise InputError(
-            f"--output {output} ends like {kind} and is to be a JSON file: give {Path(output).with_suffix('.json')}"
-        )
-    check_not_read("--output", [Path(output)], read)
 
 
 def evaluate_file(
