@@ -140,3 +140,15 @@ def test_what_is_no_architecture_is_damaged(tmp_path, wrong):
     path = digits_set(tmp_path, architecture=wrong)
     with pytest.raises(InputError, match="a wrong architecture in its metadata"):
         load_synset(path)
+
+
+def test_the_hash_does_not_depend_on_the_default_type_of_numbers():
+    network = build_network("ConvNetD1W16", 1, 10, (8, 8))
+    expected = architecture_of(network, 1, (8, 8))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert architecture_of(network, 1, (8, 8)) == expected
+        assert architecture_of(build_network("ConvNetD1W16", 1, 10, (8, 8)), 1, (8, 8)) == expected
+    finally:
+        torch.set_default_dtype(before)

@@ -33,7 +33,7 @@ def architecture_of(network: nn.Module, channels: int, im_size: Sequence[int]) -
     parameters = dict(network.named_parameters())
     weights = {name: _drawn(tensor, number) for number, (name, tensor) in enumerate(parameters.items())}
     buffers = {name: _double(buffer.detach().cpu()) for name, buffer in network.named_buffers()}
-    image = 2 * torch.rand(1, channels, *im_size, generator=generator(0, "architecture image")).double() - 1
+    image = _uniform((1, channels, *im_size), "architecture image")
     training = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -78,14 +78,17 @@ def check_architecture(network: nn.Module, name: str, stored: Any, file: str, im
 
 
 def _drawn(tensor: Tensor, number: int) -> Tensor:
-    """Weights of the shape of a parameter, float64, uniform with the spread that keeps the scale of what they multiply.
-
-    Uniform numbers of a CPU generator are the same on every machine.
-    """
-    uniform = 2 * torch.rand(tensor.shape, generator=generator(0, "architecture", number)).double() - 1
+    """Weights of the shape of a parameter, float64, with the spread that keeps the scale of what they multiply."""
+    uniform = _uniform(tensor.shape, "architecture", number)
     if tensor.ndim < 2:  # of a bias, or the factors of a norm
         return uniform
     return uniform * math.sqrt(6 / max(1, tensor[0].numel()))
+
+
+def _uniform(shape: Sequence[int], purpose: str, *numbers: int) -> Tensor:
+    """Numbers from -1 to 1, float64. Those of a CPU generator are the same on every machine, type by type."""
+    drawn = torch.rand(tuple(shape), generator=generator(0, purpose, *numbers), dtype=torch.float32)
+    return 2 * drawn.double() - 1
 
 
 def _double(tensor: Tensor) -> Tensor:
