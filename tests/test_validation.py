@@ -91,8 +91,9 @@ def spoilt(monkeypatch):
     return lambda: monkeypatch.setattr(DataOptions, "load", load)
 
 
-@pytest.mark.parametrize("script", ["DM/distill.py", "DC/distill.py"])
-@pytest.mark.parametrize("more", [[], ["--storage", "coded"]], ids=["fp32", "coded"])
+@pytest.mark.parametrize(
+    ("script", "more"), [("DM/distill.py", []), ("DM/distill.py", ["--storage", "coded"]), ("DC/distill.py", [])]
+)
 def test_a_set_does_not_depend_on_them(tmp_path, spoilt, script, more):
     def distilled(name):
         result = call(script, *SHORT, *SHARE, *more, "--save_path", tmp_path / name)
