@@ -1,4 +1,4 @@
-# make demo   distil the built-in digits dataset and compare with three baselines (two to three minutes on 2 CPU cores)
+# make demo   distil the built-in digits dataset and compare with three baselines (three to six minutes on 2 CPU cores)
 # make test   run the test suite          make lint   run ruff and mypy          make bench   measure the speed
 # make same AGAINST=COMMIT   check that the working tree distils the same results as a commit, bit for bit (one or two
 #                            minutes); with RESUMED=1 the commit begins the runs, and the working tree finishes them
