@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.datasets import load_dataset
 from common.synset.synset import SynSet
 
 
@@ -26,6 +27,14 @@ def synthetic(
     labels = torch.arange(num_classes).repeat_interleave(synset.num_per_class)
     images = torch.randn(len(labels), channels, *im_size, generator=draws)
     synset.init(images, labels, [torch.where(labels == c)[0] for c in range(num_classes)])
+    return synset
+
+
+def started_from_digits():
+    """A set of 4 images of 16 coefficients in each of 10 classes, whose pixels go beyond 0..1."""
+    train, _ = load_dataset("digits")
+    synset = synthetic(10, 1, (8, 8), 16)
+    synset.init(train, train.labels, train.class_indices)
     return synset
 
 

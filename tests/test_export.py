@@ -18,7 +18,7 @@ from common.pretrained.__main__ import COMMANDS
 from common.pretrained.forms import folder_names
 from common.synset.file import save_synset
 from common.training.evaluate_command import evaluate_file
-from tests.authors_files import synthetic, write_pair
+from tests.authors_files import started_from_digits, synthetic, write_pair
 from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
 
@@ -35,10 +35,7 @@ FASHION = [
 @pytest.fixture(scope="module")
 def digits():
     """A set started from digits, whose pixels go beyond 0..1."""
-    train, _ = load_dataset("digits")
-    synset = synthetic(10, 1, (8, 8), 16)
-    synset.init(train, train.labels, train.class_indices)
-    return synset
+    return started_from_digits()
 
 
 @pytest.fixture(scope="module")

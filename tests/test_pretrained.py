@@ -24,7 +24,7 @@ from common.synset.hub import fetch
 from common.synset.open import open_synset
 from common.synset.recover import recover
 from common.system.errors import InputError
-from tests.authors_files import synthetic, write_pair, write_results
+from tests.authors_files import started_from_digits, synthetic, write_pair, write_results
 from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
 
@@ -265,10 +265,7 @@ def test_accuracies_of_the_file_are_kept(tmp_path):
 @pytest.fixture(scope="module")
 def digits():
     """A set started from digits: 4 images of 16 coefficients in each of 10 classes."""
-    train, _ = load_dataset("digits")
-    synset = synthetic(10, 1, (8, 8), 16)
-    synset.init(train, train.labels, train.class_indices)
-    return synset
+    return started_from_digits()
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     """
     argv = _spell_out_booleans(kind, argv)
     cell = _cell(argv, kind)
-    flags = _flags(argv)
+    flags = flags_of(argv)
     if "ipc" not in flags:
         cell.ipc = _nearest_ipc(cell, objective)
     recipe = cell.recipe_of(objective, cell.ipc)
@@ -90,11 +90,7 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
 
 def flags_of(argv: Sequence[str] | None = None) -> set[str]:
     """The options that a command line gives by a flag."""
-    return _flags(_given(argv))
-
-
-def _flags(argv: Sequence[str]) -> set[str]:
-    words = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    words = {word[2:].split("=")[0].replace("-", "_") for word in _given(argv) if word.startswith("--")}
     return {ALIASES.get(word, word) for word in words}
 
 
@@ -181,7 +177,7 @@ def parse_buffer_with_sources(
     if cell.recipe is None and rule.is_own(usual):
         decided: dict[str, Any] = {"validation_share": OWN_SHARE, "model": rule.BY_SIZE, "test_every": 1}
         usual, sources = dataclasses.replace(usual, **decided), dict.fromkeys(decided, rule.SOURCE)
-    options, flags = _read(kind, argv, default=usual), _flags(argv)
+    options, flags = _read(kind, argv, default=usual), flags_of(argv)
     given = _sources(options, flags, recipe)
     return options, given | {key: source for key, source in sources.items() if given[key] == "default"}
 

@@ -14,7 +14,7 @@ DryRun = Annotated[
         "written except caches of decoded images, and nothing is downloaded"
     ),
 ]
-# Neither says anything about the result of a run; see `options.NOT_PART_OF_A_RUN`.
+# None of them says anything about the result of a run; see `options.NOT_PART_OF_A_RUN`.
 PREVIEW = frozenset({"dry_run", "ignore_memory", "find_lr", "find_lr_updates"})
 
 

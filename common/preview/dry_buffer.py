@@ -14,12 +14,12 @@ from common.costs.memory import too_large
 from common.experts.folder import buffer_folder, expert_files, missing_experts
 from common.experts.train import ExpertProtocol
 from common.networks import build_network
-from common.preview.layout import memory_told, missing_section, options_told, section
+from common.preview.layout import cost_section, missing_section, options_told, section
 from common.preview.missing import missing_data
 from common.recipes.shapes import DataShape, known_shape
 from common.system import parallel
-from common.system.devices import check_precision, describe_hardware, resolve_device
-from common.system.text import counted, describe_bytes, describe_seconds, hardware_in_words
+from common.system.devices import check_precision, resolve_device
+from common.system.text import counted, describe_bytes, describe_seconds
 
 _SECONDS = 1.0  # of measuring this machine
 _FLOAT = 4  # bytes
@@ -51,8 +51,7 @@ def dry_run(options: BufferOptions, sources: Sources) -> None:
             section("experts", [_there(folder, options.num_experts - len(missing), options.num_experts),
                                 f"each takes {describe_bytes(each)} on the disk, {weights:,} weights after each of "
                                 f"{counted(epochs, 'epoch')} and before"]),
-            section(f"cost on this machine ({hardware_in_words(describe_hardware(device))})",
-                    _cost(options, shape, len(missing), lacks is None)),
+            _cost(options, shape, len(missing), lacks is None),
         ]  # fmt: skip
     else:
         sections.append(section("experts", [_there(folder, len(expert_files(folder)), options.num_experts)]))
@@ -66,14 +65,10 @@ def _there(folder: Path, there: int, wanted: int) -> str:
     return f"{folder}: {state}, {there} of {counted(wanted, 'expert')} are there"
 
 
-def _cost(options: BufferOptions, shape: DataShape, missing: int, loaded: bool) -> list[str]:
+def _cost(options: BufferOptions, shape: DataShape, missing: int, loaded: bool) -> str:
     device = resolve_device(options.device)
     needs = estimate_experts(options, shape, device)
     told = forecast_experts(options, needs, shape, device, missing, loaded, seconds=_SECONDS)
     excess = too_large(needs, options, shape, device, loaded)
-    lines = [
-        f"time: about {describe_seconds(told.seconds)}{told.busy} for {counted(missing, 'expert')}",
-        memory_told(told.memory, needs, device),
-        f"estimated from {told.speed.told}, and the operations of the run",
-    ]
-    return lines if excess is None else [*lines, f"it will not fit: {excess[0]}"]
+    time = f"{describe_seconds(told.seconds)}{told.busy} for {counted(missing, 'expert')}"
+    return cost_section(time, told, needs, device, excess, "the run")

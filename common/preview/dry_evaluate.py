@@ -14,15 +14,15 @@ from common.config.options import DataOptions
 from common.costs.estimate import estimate_evaluation
 from common.costs.forecast import forecast_evaluation
 from common.costs.memory import too_large
-from common.preview.layout import memory_told, missing_section, options_told, section
+from common.preview.layout import cost_section, missing_section, options_told, section
 from common.preview.missing import missing_data
 from common.recipes.shapes import DataShape
 from common.synset.hub import PREFIX
 from common.synset.open import open_synset
 from common.system import parallel
 from common.system.command import run_command
-from common.system.devices import describe_hardware, resolve_device
-from common.system.text import counted, describe_seconds, hardware_in_words
+from common.system.devices import resolve_device
+from common.system.text import counted, describe_seconds
 from common.training.evaluate_command import networks_to_train, show
 from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
 
@@ -105,17 +105,12 @@ def _sections(options: EvaluateOptions, objective: str, defaults: dict[str, Any]
     )
     batch = min(setup.protocol.batch, count)
     told = forecast_evaluation(names[0], needs, shape, device, batch, setup.protocol.strategy, options.precision)
-    lines = [
-        f"time: about {describe_seconds(told.seconds)}{told.busy}{_not_in_it(options)}",
-        memory_told(told.memory, needs, device),
-        f"estimated from {told.speed.told}, and the operations of the networks",
-    ]
+    time = f"{describe_seconds(told.seconds)}{told.busy}{_not_in_it(options)}"
     excess = too_large(needs, options, shape, device, loaded=True)
     return [
         section("evaluation", _evaluation(options, setup, names, count)),
-        section(f"cost on this machine ({hardware_in_words(describe_hardware(device))})",
-                lines if excess is None else [*lines, f"it will not fit: {excess[0]}"]),
-    ]  # fmt: skip
+        cost_section(time, told, needs, device, excess, "the networks"),
+    ]
 
 
 def _not_in_it(options: EvaluateOptions) -> str:

@@ -16,7 +16,7 @@ from common.costs.estimate import Estimate
 from common.costs.forecast import budget_of, forecast, needs_of
 from common.costs.memory import too_large
 from common.experts.open import NoExperts
-from common.preview.layout import memory_told, missing_section, options_told, section
+from common.preview.layout import cost_section, missing_section, options_told, section
 from common.preview.missing import missing_data, missing_experts
 from common.recipes.shapes import DataShape, known_shape
 from common.report.description import describe_set
@@ -29,8 +29,8 @@ from common.runs.setup import fitted, set_up
 from common.synset.base import LearnedSet
 from common.synset.packed import PackedSet
 from common.system import parallel
-from common.system.devices import describe_hardware, resolve_device
-from common.system.text import counted, describe_seconds, hardware_in_words
+from common.system.devices import resolve_device
+from common.system.text import counted, describe_seconds
 
 Options = TypeVar("Options", bound=DistillOptions)
 Distil = Callable[[Options, Sources, str], Distillation]
@@ -105,9 +105,10 @@ def _sections(
         section("options", options_told({key: each for key, each in told.items() if key != "dry_run"})),
         section("budget", _budget(options, shape, synset)),
         section("run folder", [f"{folder}: {state}"]),
-        section(f"cost on this machine ({hardware_in_words(describe_hardware(device))})",
-                ["no estimate can be made"] if needs is None else _cost(options, needs, shape, device, synset, made)),
-    ]  # fmt: skip
+        section("cost on this machine", ["no estimate can be made"])
+        if needs is None
+        else _cost(options, needs, shape, device, synset, made),
+    ]
 
 
 def _budget(options: DistillOptions, shape: DataShape, synset: LearnedSet | None) -> list[str]:
@@ -143,16 +144,14 @@ def _metadata(options: DistillOptions, made: LearnedSet, blank: bool) -> dict[st
 def _cost(
     options: DistillOptions, needs: Estimate, shape: DataShape, device: torch.device, synset: LearnedSet | None,
     made: int,
-) -> list[str]:  # fmt: skip
+) -> str:  # fmt: skip
     told = forecast(options, needs, shape, device, synset, made, _SECONDS)
-    lines = [
-        f"time: about {describe_seconds(told.seconds)}{told.busy}: {counted(options.Iteration - made, 'iteration')} "
-        f"take {describe_seconds(told.updates)}, evaluations {describe_seconds(told.evaluations)}",
-        memory_told(told.memory, needs, device),
-        f"estimated from {told.speed.told}, and the operations of the run{_set_told(synset)}",
-    ]
+    time = (
+        f"{describe_seconds(told.seconds)}{told.busy}: {counted(options.Iteration - made, 'iteration')} take "
+        f"{describe_seconds(told.updates)}, evaluations {describe_seconds(told.evaluations)}"
+    )
     excess = too_large(needs, options, shape, device, synset is not None)
-    return lines if excess is None else [*lines, f"it will not fit: {excess[0]}"]
+    return cost_section(time, told, needs, device, excess, f"the run{_set_told(synset)}")
 
 
 def _set_told(synset: LearnedSet | None) -> str:

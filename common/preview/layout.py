@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from common.costs.estimate import Estimate
-from common.system.devices import free_memory, total_memory
-from common.system.text import describe_bytes
+from common.costs.forecast import Forecast
+from common.system.devices import describe_hardware, free_memory, total_memory
+from common.system.text import describe_bytes, hardware_in_words
 
 _WIDTH = 110
 
@@ -46,7 +47,21 @@ def options_told(options: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def memory_told(peak: int, needs: Estimate, device: torch.device) -> str:
+def cost_section(
+    time: str, told: Forecast, needs: Estimate, device: torch.device, excess: tuple[str, bool] | None, of: str
+) -> str:
+    """What a command would take here. time: in words. excess: as `too_large` gives it. of: whose operations count."""
+    lines = [
+        f"time: about {time}",
+        _memory_told(told.memory, needs, device),
+        f"estimated from {told.speed.told}, and the operations of {of}",
+    ]
+    if excess is not None:
+        lines.append(f"it will not fit: {excess[0]}")
+    return section(f"cost on this machine ({hardware_in_words(describe_hardware(device))})", lines)
+
+
+def _memory_told(peak: int, needs: Estimate, device: torch.device) -> str:
     """A line on the peak memory in bytes, what it is made of, and what the device has."""
     free, total = free_memory(device), total_memory(device)
     there = "" if free is None or total is None else f"; {describe_bytes(free)} of {describe_bytes(total)} are free"

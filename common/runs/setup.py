@@ -75,7 +75,6 @@ def set_up(options: DistillOptions, sources: Sources, objective: str | None = No
     if warns and known is not None:
         check_memory(objective or "", options, known, device, loaded=False)
     train, test = options.load()
-    content = content_of(train, test)
     whole, (train, validation) = train, options.hold_back(train)
     options, ruled = rule.decide(options, sources, train.channels, train.im_size, train.smallest_class)
     if ruled and parallel.is_main():
@@ -83,6 +82,7 @@ def set_up(options: DistillOptions, sources: Sources, objective: str | None = No
     options, sources = fitted(options, sources, train.im_size)
     if warns and known is None:
         check_memory(objective or "", options, DataShape.of(whole, test), device, loaded=True)
+    content = content_of(whole, test)
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
     pool = build_pool(
         options.eval_mode, options.model, train.channels, train.num_classes, train.im_size, options.eval_protocol

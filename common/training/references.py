@@ -171,7 +171,7 @@ def _estimate(
     optimizer = torch.optim.SGD(trial.parameters(), lr=1e-6)
     took, some = [], min(len(train), _TIMED * protocol.batch)
     for images in (2, some):  # the first step also makes what later ones find; batch statistics take two images
-        part = replace(train, images=train.images[:images], labels=train.labels[:images], check=None)
+        part = train.subset(torch.arange(images))
         begun = time.monotonic()
         train_epoch(
             trial, part, optimizer, protocol.batch, protocol.strategy, draws, dc_strategy=protocol.dc_strategy,
@@ -180,7 +180,7 @@ def _estimate(
         next(trial.parameters()).detach().sum().item()  # waits for the device
         took.append((time.monotonic() - begun) / math.ceil(images / protocol.batch))
     images = min(len(test), test_batch(test.im_size))
-    part = replace(test, images=test.images[:images], labels=test.labels[:images], check=None)
+    part = test.subset(torch.arange(images))
     begun = time.monotonic()
     accuracy(trial, part)
     testing = (time.monotonic() - begun) * batches_of_test(len(test), test.im_size)
