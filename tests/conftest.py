@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from common.costs import forecast
-from common.costs.speed import Speed
-from tests.left_out import leave_out_pictures, leave_out_report
+from tests.left_out import leave_out, whole_runs
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,33 +22,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU here"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def guessed_speed() -> Iterator[None]:
-    """Runs in this process do not measure the machine first, which would take a third of a second of each."""
-    measure = forecast.measure
-
-    def guess(*given: Any, **named: Any) -> Speed:
-        is_tested = "test_preview" in os.environ.get("PYTEST_CURRENT_TEST", "")
-        return measure(*given, **named) if is_tested else Speed(1e9, "a guess")
-
+@pytest.fixture(scope="module", autouse=True)
+def bare_runs() -> Iterator[None]:
+    """Runs in this process measure, draw and report nothing, which would take longer than they do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forecast, "measure", guess)
+        leave_out(patch)
+        yield
+
+
+@pytest.fixture
+def whole_run(bare_runs: None) -> Iterator[None]:
+    """The test's runs do all that."""
+    with whole_runs():
         yield
 
 
 @pytest.fixture(scope="module")
-def no_report() -> Iterator[None]:
-    """The module's runs in this process write no report.html: of many short runs it would take a third of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        leave_out_report(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def no_pictures() -> Iterator[None]:
-    """The module's runs in this process draw nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        leave_out_pictures(patch)
+def whole_module(bare_runs: None) -> Iterator[None]:
+    """All runs of the module do."""
+    with whole_runs():
         yield
 
 

@@ -24,7 +24,7 @@ from common.training.evaluate_command import show
 from DC import distill as dc
 from DM import distill as dm
 from tests.in_float64 import in_float64
-from tests.left_out import leave_out_pictures
+from tests.left_out import leave_out
 from TM import buffer
 from TM import distill as tm
 
@@ -67,7 +67,7 @@ def distil(name: str, save_path: Path, *flags: object) -> None:
     precisely = in_float64() if kind == torch.float64 else contextlib.nullcontext()
     with pytest.MonkeyPatch.context() as patch, precisely:
         count_images(patch, matched)
-        leave_out_pictures(patch)
+        leave_out(patch)
         if objective == "DM":
             dm.distill(*parse(dm.Options, "DM", words))
         elif objective == "DC":

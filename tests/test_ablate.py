@@ -12,8 +12,6 @@ from common.synset.file import load_synset
 from common.training.stored_real import describe_storage
 from tests.command_line import InThisProcess, assert_refused, call
 
-pytestmark = pytest.mark.usefixtures("no_report")
-
 QUICK = ["--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0, "--batch_real", 8, "--model", "ConvNetD1W32"]
 
 

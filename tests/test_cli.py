@@ -21,6 +21,7 @@ from common.system.files import table_beside
 from tests.command_line import SHORT, assert_refused, call, contents, run_folder
 from tests.conftest import ROOT
 from tests.image_sets import make_folder
+from tests.left_out import whole_runs
 from tests.synsets import started
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -30,9 +31,10 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, bare_runs):
     path = tmp_path_factory.mktemp("finished")
-    result = call("DM/distill.py", *SHORT, "--epoch_eval_train", 4, "--export", "--save_path", path)
+    with whole_runs():
+        result = call("DM/distill.py", *SHORT, "--epoch_eval_train", 4, "--export", "--save_path", path)
     assert result.code == 0, result.err
     return path, result
 

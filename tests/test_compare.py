@@ -15,8 +15,6 @@ from common.report.record import read_run
 from tests.command_line import InThisProcess, assert_refused, call
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.usefixtures("no_report")
-
 EXPERIMENT = """
 title = "digits"
 objective = "DM"

@@ -16,7 +16,7 @@ from tests.command_line import assert_refused, call
 from tests.conftest import ROOT
 from tests.image_sets import make_folder
 
-pytestmark = pytest.mark.usefixtures("cache", "no_pictures", "no_report", "one_thread")
+pytestmark = pytest.mark.usefixtures("cache", "one_thread")
 
 WORDS = [
     "--model", "ConvNetD1W16", "--device", "cpu", "--ipc", 1, "--msz_per_channel", 144, "--lr_freq", 1,

@@ -101,7 +101,7 @@ def test_figures_from_before_this_was_counted_are_of_networks_that_did_not_diver
     assert in_percent(old) == "50.00 +- 0.00 %"
 
 
-def test_a_curve_has_a_gap_and_a_table_a_dash(tmp_path):
+def test_a_curve_has_a_gap_and_a_table_a_dash(tmp_path, whole_run):
     points = [{"iteration": n, **point_of({"A": [each], "B": [0.5]}, "B")} for n, each in enumerate([0.5, None, 0.6])]
     pictures.draw_curves(tmp_path / "curves.png", [], points)
     for table in ([[50.0, np.nan], [20.0, 10.0]], [[np.nan]]):
@@ -289,7 +289,7 @@ RUN = [*TINY, "--Iteration", 2, "--eval_it", 1, "--num_eval", 2, "--epoch_eval_t
     [((2,), (0, 2)), ((0, 3, 5), ())],
     ids=["at one point", "at all points"],
 )
-def test_a_run_reports_networks_that_diverged(tmp_path, monkeypatch, diverging, best):
+def test_a_run_reports_networks_that_diverged(tmp_path, monkeypatch, whole_run, diverging, best):
     pytest.importorskip("tensorboard")
     poison(monkeypatch, *diverging)
     result = call("DM/distill.py", *RUN, "--name", "run", "--save_path", tmp_path)

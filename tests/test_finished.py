@@ -11,7 +11,7 @@ from tests.command_line import SHORT, assert_refused, call, run_folder
 WORDS = ["--Iteration", "4", "--eval_it", "2", "--num_eval", "1", "--epoch_eval_train", "1"]
 SETS = ("synset.safetensors", "synset_best.safetensors")
 
-pytestmark = pytest.mark.usefixtures("no_pictures", "no_report", "one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def distil(path, *flags):

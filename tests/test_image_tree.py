@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from common.datasets import ImageData, load_dataset
 from common.images import disk_cache, encoded, image_tree
 from common.images.image_data import refuse_alike
 from common.system.errors import InputError
-from tests.conftest import ROOT
+from tests.command_line import assert_refused, call
 from tests.image_sets import forbid_decoding, make_data, make_folder
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -236,18 +234,14 @@ def test_a_set_is_tested_on_images_that_are_read_as_its_own_were(tmp_path: Path)
     flags = ["--dataset", f"folder:{root}", "--model", "ConvNetD1", "--num_eval", "1", "--epoch_eval_train", "0"]
     made = [*flags, "--decoding", "stored", "--Iteration", "1", "--msz_per_channel", "48", "--lr_freq", "1"]
 
-    def run(script: str, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "DM" / script), *words, "--device", "cpu"]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False)
-
-    done = run("distill.py", *made, "--save_path", str(tmp_path / "runs"))
-    assert done.returncode == 0, done.stderr
+    done = call("DM/distill.py", *made, "--save_path", tmp_path / "runs", "--device", "cpu")
+    assert done.code == 0, done.err
     (file,) = (tmp_path / "runs").rglob("synset.safetensors")
-    tested = run("evaluate.py", "--synset", str(file), *flags[4:])
-    assert tested.returncode == 0, tested.stderr
-    assert "are not turned as the EXIF orientation says" in tested.stderr
-    other = run("evaluate.py", "--synset", str(file), *flags[4:], "--decoding", "shown")
-    assert (other.returncode, "is 8 x 12 and" in other.stderr) == (2, True)
+    tested = call("DM/evaluate.py", "--synset", file, *flags[4:], "--device", "cpu")
+    assert tested.code == 0, tested.err
+    assert "are not turned as the EXIF orientation says" in tested.err
+    other = call("DM/evaluate.py", "--synset", file, *flags[4:], "--decoding", "shown", "--device", "cpu")
+    assert_refused(other, "is 8 x 12 and")
 
 
 # -- what is left out ----------------------------------------------------------------------------------------------

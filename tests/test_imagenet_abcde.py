@@ -18,7 +18,7 @@ from tests.imagenet_sets import TRAIN, WOOF, make_imagenet
 from tests.voxel_sets import make_voxels, write_voxels
 from TM import distill as tm
 
-pytestmark = pytest.mark.usefixtures("one_thread", "cache", "no_report")
+pytestmark = pytest.mark.usefixtures("one_thread", "cache")
 
 DISTILL = "ImageNet-abcde/distill.py"
 MODEL = "ConvNetD1W16"

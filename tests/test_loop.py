@@ -19,7 +19,6 @@ from common.system.files import take_lock
 from DM.distill import Options
 from tests.command_line import call
 from tests.conftest import ROOT
-from tests.left_out import leave_out_pictures, leave_out_report
 
 KILLS = 5
 SETTING = [
@@ -42,12 +41,11 @@ import os, runpy, signal, sys
 import pytest, tqdm
 from common.matching.step_size import StepSize
 from common.runs.loop import Distillation
-from tests.left_out import leave_out_pictures, leave_out_report
+from tests.left_out import leave_out
 
 kills, script, *flags = sys.argv[1:]
 patch = pytest.MonkeyPatch()
-leave_out_pictures(patch)
-leave_out_report(patch)
+leave_out(patch)
 tqdm.tqdm.monitor_interval = 0  # no thread of its own, which a fork would lose
 update, calls = Distillation.update, []
 
@@ -114,9 +112,7 @@ def outcome(folder):
 
 
 @pytest.fixture
-def options(tmp_path, monkeypatch):
-    leave_out_pictures(monkeypatch)
-    leave_out_report(monkeypatch)
+def options(tmp_path):
     words = [*SETTING, "--Iteration", 6, "--save_path", tmp_path, "--name", "run", "--checkpoint_every", 1]
     return parse(Options, "DM", [str(word) for word in words])
 

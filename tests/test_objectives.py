@@ -17,8 +17,6 @@ from common.system.errors import InputError
 from common.training.train import EvaluationProtocol
 from tests.command_line import assert_refused, call
 
-pytestmark = pytest.mark.usefixtures("no_report")
-
 TINY = [
     "--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", "--num_eval", 1, "--epoch_eval_train", 1,
     "--eval_it", 0, "--name", "run",

@@ -25,8 +25,6 @@ from tests.command_line import SHORT, assert_refused, call, run_folder
 from tests.conftest import ROOT
 from TM.distill import Options as TMOptions
 
-pytestmark = pytest.mark.usefixtures("no_report")
-
 
 def read(*words):
     return parse(ClassMatchingOptions, "DM", [str(word) for word in words])

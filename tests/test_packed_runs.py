@@ -13,7 +13,7 @@ from common.runs import setup
 from common.synset.file import file_bytes, load_synset
 from tests.command_line import SHORT, TINY, assert_refused, call, checkpoint, contents, run_folder
 
-pytestmark = pytest.mark.usefixtures("no_report", "no_pictures", "one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CODED = ["--storage", "coded", "--n", "20", "--bits_per_class", "1500"]
 

@@ -24,7 +24,7 @@ BY_TWO = [name for name in CASES if not name.endswith("two")]
 BY_THREE = ["dm-two", "dc-two", "tm", "tm-batches"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_report")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def environment(path: Path) -> dict[str, str]:

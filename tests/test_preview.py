@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 GB = 10**9
 
 
-pytestmark = pytest.mark.usefixtures("one_thread", "cache")
+pytestmark = pytest.mark.usefixtures("one_thread", "cache", "whole_module")
 
 
 @pytest.fixture

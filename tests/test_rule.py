@@ -15,7 +15,7 @@ from common.system.errors import InputError
 from tests.command_line import assert_refused, call
 from tests.image_sets import make_folder
 
-pytestmark = pytest.mark.usefixtures("cache", "no_pictures", "no_report", "one_thread")
+pytestmark = pytest.mark.usefixtures("cache", "one_thread")
 
 QUICK = ["--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0, "--eval_it", 0, "--batch_real", 4, "--name", "run"]
 

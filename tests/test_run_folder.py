@@ -38,7 +38,7 @@ TIMES = ("seconds", "distillation_seconds", "evaluation_seconds", "peak_memory_b
 DRIVER = """
 import importlib, os, runpy, sys
 import pytest
-from tests.left_out import leave_out_pictures, leave_out_report
+from tests.left_out import leave_out
 module, function, count, number, *sys.argv = sys.argv[1:]
 module = importlib.import_module(module)
 original, calls = getattr(module, function), []
@@ -51,13 +51,12 @@ def counted(*positional, **named):
 
 setattr(module, function, counted)
 patch = pytest.MonkeyPatch()
-leave_out_pictures(patch)
-leave_out_report(patch)
+leave_out(patch)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "no_report")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

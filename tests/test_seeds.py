@@ -20,12 +20,9 @@ from reproduction.plan import Plan
 from reproduction.tables import Cell, select
 from tests.command_line import TINY, assert_refused, call
 from tests.html_pages import HOSTILE, page, words
-from tests.left_out import leave_out_report
 
 WORDS = [*TINY, "--Iteration", 4, "--eval_it", 2, "--num_eval", 2, "--epoch_eval_train", 1]
 SMALL = Cell("dm-lowres", "DM", "MNIST", 1)
-
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.mark.parametrize(
@@ -86,9 +83,8 @@ def outcome(folder):
     return [(folder / name).read_bytes() for name in ("synset.safetensors", "synset_best.safetensors")], points
 
 
-def test_each_run_is_that_of_its_seed(tmp_path, monkeypatch):
+def test_each_run_is_that_of_its_seed(tmp_path):
     """By name and without one: the sets of --seeds 1,0 are those of --seed 1 and --seed 0, and go on as theirs."""
-    leave_out_report(monkeypatch)
     result = call("DM/distill.py", *WORDS, "--seeds", "1,0", "--name", "n", "--save_path", tmp_path)
     assert result.code == 0, result.err
     folder = tmp_path / "DM/digits/ipc1"
@@ -210,7 +206,6 @@ def test_a_summary_that_was_changed_is_not_believed(made, tmp_path):
 
 def test_a_stopped_run_of_several_goes_on(tmp_path, monkeypatch):
     """The second of three is stopped: the first is kept, and so is its page; the same command makes the rest."""
-    leave_out_report(monkeypatch)
     asked = [*WORDS, "--seeds", "0-2", "--name", "n", "--checkpoint_every", 1]
     assert call("DM/distill.py", *asked, "--save_path", tmp_path / "never").code == 0
     update, calls = loop.Distillation.update, []

@@ -19,6 +19,8 @@ from common.synset.synset import SynSet, SynSetArgs
 from common.system.seeds import generator
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("whole_module")
+
 
 def some_set(im_size=(8, 8), channel=3, k=16, transform="dct"):
     args = SynSetArgs(channel, 2, im_size, torch.device("cpu"), 1, k, 1.0, 0.5, transform=transform)

@@ -24,8 +24,6 @@ from tests.conftest import ROOT
 from tests.left_out import leave_out_pictures
 from tests.tracked import CONFIG, POINT, START, SUMMARY, random_states
 
-pytestmark = pytest.mark.usefixtures("no_report")
-
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255)}
 
 

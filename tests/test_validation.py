@@ -18,7 +18,7 @@ from tests.command_line import SHORT, TINY, assert_refused, call, checkpoint, ru
 from tests.expert_buffers import MODEL
 from tests.image_sets import make_data, make_folder
 
-pytestmark = pytest.mark.usefixtures("cache", "no_pictures", "one_thread")
+pytestmark = pytest.mark.usefixtures("cache", "one_thread")
 
 SHARE = ["--validation_share", 0.2]
 THREE = [*TINY, "--Iteration", 2, "--eval_it", 1, "--num_eval", 2, "--epoch_eval_train", 0, "--name", "run", *SHARE]
@@ -164,7 +164,7 @@ def scripted(monkeypatch, by_evaluation, stop_at=None):
     return calls
 
 
-def test_the_best_set_is_the_best_on_them(tmp_path, monkeypatch):
+def test_the_best_set_is_the_best_on_them(tmp_path, monkeypatch, whole_run):
     scripted(monkeypatch, [(0.5, 0.3), (0.6, 0.9), (0.7, 0.2)])
     result = call("DM/distill.py", *THREE, "--save_path", tmp_path)
     assert result.code == 0, result.err

@@ -215,7 +215,7 @@ SHORT = [
 ]  # fmt: skip
 
 
-def test_volumes_are_distilled_drawn_and_evaluated(data_path: Path, tmp_path: Path) -> None:
+def test_volumes_are_distilled_drawn_and_evaluated(data_path: Path, tmp_path: Path, whole_run: None) -> None:
     result = call("DM/distill.py", *SHORT, "--data_path", data_path, "--save_path", tmp_path, "--export")
     assert result.code == 0, result.err
     folder = run_folder(tmp_path, NAME)
