@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.datasets import digits, folder, hub, imagenet, tiny, vision, voxels
 from common.datasets.imagenet_classes import WHOLE, canonical
+from common.disk.paths import expanded
 from common.images.image_data import ImageData, Loader, Request, Statistics, refuse_alike, with_statistics
 from common.images.pixels import Decoding, Resize, ResizeMode
 from common.images.sampling import ClassSampler, Gathered, draw_per_class
@@ -103,7 +104,7 @@ def load_dataset(
     if zca and not (mean is None and std is None):
         raise InputError("ZCA whitening takes the place of mean and std: give either zca, or mean and std")
     request = Request(
-        data_path=Path(data_path or default_data_path(name)).expanduser(),
+        data_path=expanded(data_path or default_data_path(name)),
         download=download,
         resize=Resize(image_size, resize, antialias) if image_size is not None else None,
         decoding=decoding,

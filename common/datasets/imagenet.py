@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.datasets.imagenet_classes import PREFIX, SUBSETS
 from common.datasets.imagenet_devkit import DEVKIT, Unusable, validation_wnids
+from common.disk.paths import is_file, is_folder
 from common.images.image_data import ImageData, Loader, Request, Statistics
 from common.images.image_tree import ImageFile, LeftOut, Tree, image_file, image_files, load_tree
 from common.images.pixels import Resize
@@ -52,15 +53,15 @@ LOADERS: dict[str, Loader] = {f"{PREFIX}{key}": partial(load, key) for key in SU
 
 def read_tree(folder: Path, classes: dict[str, str]) -> Tree:
     """List the files of these classes (WordNet id -> name), labelled in their order; raises `Unusable`."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise Unusable("there is no such folder")
     for split in ("train", "val"):
-        if not (folder / split).is_dir():
+        if not is_folder(folder / split):
             raise Unusable(f"it has no folder {split}/")
     left_out = LeftOut()
     train = _class_folders(folder, "train", classes, left_out)
     val = folder / "val"
-    flat = not any((val / wnid).is_dir() for wnid in classes)
+    flat = not any(is_folder(val / wnid) for wnid in classes)
     test = _flat_files(folder, classes) if flat else _class_folders(folder, "val", classes, left_out)
     return Tree(tuple(classes.values()), train, test, left_out)
 
@@ -69,9 +70,9 @@ def _class_folders(folder: Path, split: str, classes: dict[str, str], left_out: 
     files = []
     for label, (wnid, name) in enumerate(classes.items()):
         in_class = folder / split / wnid
-        if not in_class.is_dir():
+        if not is_folder(in_class):
             packed = f"{wnid}.tar"  # ILSVRC's archive holds one archive per class
-            remedy = f", but has {packed}: unpack it there" if in_class.with_name(packed).is_file() else ""
+            remedy = f", but has {packed}: unpack it there" if is_file(in_class.with_name(packed)) else ""
             raise Unusable(f"{split}/ lacks the class folder {wnid} ({name}){remedy}")
         found = image_files(in_class, label, left_out)
         if not found:

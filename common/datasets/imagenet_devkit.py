@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets.files import read_variables
+from common.disk.paths import is_file, is_folder
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 META = "data/meta.mat"
@@ -45,12 +46,12 @@ def validation_wnids(folder: Path) -> list[str]:
 def _read(folder: Path) -> tuple[str, bytes, bytes]:
     """Where the devkit was found, and the content of its two files."""
     archive = folder / f"{DEVKIT}.tar.gz"
-    if (folder / DEVKIT).is_dir():
+    if is_folder(folder / DEVKIT):
         for file in (META, TRUTH):
-            if not (folder / DEVKIT / file).is_file():
+            if not is_file(folder / DEVKIT / file):
                 raise Unusable(f"{DEVKIT}/ has no {file}")
         return DEVKIT, (folder / DEVKIT / META).read_bytes(), (folder / DEVKIT / TRUTH).read_bytes()
-    if not archive.is_file():
+    if not is_file(archive):
         raise Unusable(f"val/ has no class folders, and {DEVKIT}, which says what its images show, is not there")
     try:
         with tarfile.open(archive, "r:gz") as packed:

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from common.datasets.files import damaged, downloading, missing, read_variables
+from common.disk.paths import is_file
 from common.images.image_data import ImageData, Loader, Request, Statistics
 from common.system.files import write_atomically
 
@@ -70,7 +71,7 @@ def load_svhn(request: Request) -> tuple[ImageData, ImageData]:
 
     sources = [SVHN.split_list[split] for split in ("train", "test")]
     wanted = {request.data_path / file: (url, md5) for url, file, md5 in sources}
-    lacking = [file for file in wanted if not file.is_file()]
+    lacking = [file for file in wanted if not is_file(file)]
     if lacking and not request.download:
         raise missing("SVHN", lacking, lacking)
     for file in lacking:
@@ -117,9 +118,9 @@ def _load_idx(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
     archives = {raw / file: md5 for file, md5 in kind.resources}
     files = [archive.with_suffix("") for archive in archives]
     for archive, file in zip(archives, files, strict=True):
-        if archive.is_file() and not file.is_file() and not check_integrity(archive, archives[archive]):
+        if is_file(archive) and not is_file(file) and not check_integrity(archive, archives[archive]):
             _unpack_another(archive, file)
-    lacking = [file for file in files if not file.is_file()]
+    lacking = [file for file in files if not is_file(file)]
     if lacking:
         # Archives that somebody has put there are unpacked whether or not downloads are allowed.
         if not request.download and not all(check_integrity(archive, md5) for archive, md5 in archives.items()):
@@ -186,10 +187,10 @@ def _load_cifar(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
 
     if bad := faulty():
         if not request.download and not all(check_integrity(archive, md5) for archive, md5 in archives.items()):
-            if there := [file for file in bad if file.is_file()]:
+            if there := [file for file in bad if is_file(file)]:
                 raise damaged(there)
             raise missing(name, bad, archives)
-        with downloading(name, [kind.url], list(archives), damaged=[file for file in bad if file.is_file()]):
+        with downloading(name, [kind.url], list(archives), damaged=[file for file in bad if is_file(file)]):
             # What torchvision's own `download` does, except that it overlooks a missing or damaged file of names.
             download_and_extract_archive(kind.url, str(request.data_path), filename=kind.filename, md5=kind.tgz_md5)
         if bad := faulty():

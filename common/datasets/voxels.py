@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from common.disk.paths import is_file
 from common.images.image_data import ImageData, Request, Statistics
 from common.system.errors import InputError
 
@@ -53,7 +54,7 @@ def load(request: Request) -> tuple[ImageData, ImageData]:
 def _find(data_path: Path) -> Path:
     places = (data_path / NAME / FILE, data_path / FILE)
     for place in places:
-        if place.is_file():
+        if is_file(place):
             return place
     raise InputError(
         f"{NAME} is not at {places[0]}, and Kaggle gives it only to those who log in: download it from {ADDRESS}, put "

@@ -16,6 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from common.datasets.hub import import_library
+from common.disk.listing import files_below, names
+from common.disk.paths import is_file, kind_of
 from common.images.image_tree import is_hidden
 from common.images.pixel_values import PixelValues
 from common.system.errors import InputError
@@ -76,14 +78,15 @@ def write(kind: str, path: Path, content: Content) -> int:
     Raises InputError if `path` cannot be written, and for a library that is not installed.
     """
     KINDS[kind](path, content)
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    files = [path] if is_file(path) else files_below(path)
     return sum(each.stat().st_size for each in files)
 
 
 def check_place(kind: str, path: Path) -> None:
     """Raise InputError if an export of this kind cannot be called `path`, or would mix with what is there."""
     if kind in PICTURES:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        there = kind_of(path)
+        if there != "nothing" and (there != "folder" or names(path)):
             raise InputError(f"{path} is there already and not an empty folder: give another, or remove it")
         if kind == "hf":
             import_library()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from common.codec.payload import decode, read_head
+from common.disk.paths import expanded, is_file
 from common.networks.architecture import architecture
 from common.synset.base import LearnedSet
 from common.synset.packed import PackedArgs, PackedSet
@@ -51,7 +52,7 @@ def save_synset(
     from safetensors.torch import save
 
     synset.check_filled()
-    path = Path(path)
+    path = expanded(path)
     found, stored = synset.file_contents()
     fields = {
         **{key: value for key, value in metadata.items() if key != "soft_labels" and (stored or key != "storage")},
@@ -87,7 +88,7 @@ def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredS
     Raises InputError if the file is missing, damaged, not a synthetic set, or of a newer format version, or if its
     numbers are not finite. Files of version 1, which have no checksum, are believed if they can be read.
     """
-    path = Path(path)
+    path = expanded(path)
     metadata, tensors = _read(path)
     device = torch.device(device)
     try:
@@ -124,7 +125,7 @@ def file_bytes(path: Path | str) -> dict[str, int]:
     metadata: the description, and a learned step size. header: names, types and shapes of the tensors, and padding.
     Raises InputError if it is no readable file.
     """
-    path = Path(path)
+    path = expanded(path)
     _read(path)
     with opened_tensors(path) as file:
         text = (file.metadata() or {}).get(_METADATA_KEY, "")
@@ -234,7 +235,7 @@ def export_pair(synset: LearnedSet, folder: Path | str) -> tuple[Path, Path]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"no synthetic set at {path}: check the path (a run leaves synset.safetensors in its folder)")
     try:
         with opened_tensors(path) as file:

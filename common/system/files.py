@@ -1,4 +1,4 @@
-"""Writes files atomically, so that a reader never sees a half-written file, and locks files."""
+"""Writes files atomically, so that a reader never sees a half-written file, and reads them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO, StringIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from common.system.errors import InputError
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 # What zipfile and torch.load raise for files that are incomplete, or that hold more than tensors and plain values.
 UNREADABLE = (
@@ -41,7 +38,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Calls `write(temporary)` with a temporary path in the same folder, flushes that file to the disk and renames it to
     `path`. Raises InputError if the folder cannot be written, the disk is full, or `path` is a directory.
     """
-    _refuse_directory(path)
+    refuse_directory(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +73,9 @@ def json_checksum(content: Any) -> str:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically. Raises ValueError for NaN and infinity, which JSON lacks."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    # The bytes of a name that is no UTF-8 are surrogates in Python, and escapes of JSON when they are written.
+    written = text.encode(errors="backslashreplace")
+    write_atomically(path, lambda temporary: temporary.write_bytes(written))
 
 
 def read_json(path: Path) -> Any:
@@ -109,29 +108,6 @@ def check_not_read(flag: str, written: Sequence[Path], read: Sequence[Path | str
                 raise InputError(f"{flag} would write {path} over {source}, which is read: give another")
 
 
-def take_lock(path: Path, called: str, flag: str) -> BaseFileLock | None:
-    """Lock the file `path`; returns the lock, or None immediately if another process holds it.
-
-    Creates the file and its folder. The lock lasts until `release()` or until the process ends in any way. Do not use
-    the returned lock in a `with` statement, which would acquire it a second time. Raises InputError if the file
-    cannot be written or is a directory. That message uses `called`, a phrase for the folder ("the run folder"), and
-    `flag`, the option that chooses another folder ("--save_path").
-    """
-    from filelock import FileLock, Timeout
-
-    _refuse_directory(path)
-    lock = FileLock(path, thread_local=False)  # so that any thread can release it
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:  # before OSError, of which it is a subclass
-        return None
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"cannot write to {called} {path.parent}: {reason}; choose another {flag}") from error
-    return lock
-
-
 @contextmanager
 def opened_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
     """Open a safetensors file, whose tensors are read one by one. framework: "pt" for tensors, "np" for arrays.
@@ -157,10 +133,14 @@ def torch_bytes(content: Any) -> memoryview:
     return buffer.getbuffer()
 
 
-def _refuse_directory(path: Path) -> None:
+def refuse_directory(path: Path) -> None:
     """Raise InputError if a file cannot be written because a directory has its name."""
     # A link to a directory is replaced like a file, and what it leads to stays.
-    if path.is_dir() and not path.is_symlink():
+    try:
+        is_directory = path.is_dir() and not path.is_symlink()
+    except OSError:  # a name too long, or a folder that may not be looked into: to write the file says so
+        return
+    if is_directory:
         raise InputError(f"cannot write {path}, which is a directory: remove that directory")
 
 
