@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -295,5 +296,5 @@ def _fingerprint(splits: dict[str, Any], column: str, resize: Resize | None, dec
         digest.update(f"\0\0{split}\0{len(table)}".encode())
         for file in table.cache_files:
             status = Path(file["filename"]).stat()
-            digest.update(f"\0{file['filename']}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+            digest.update(os.fsencode(f"\0{file['filename']}\0{status.st_size}\0{status.st_mtime_ns}"))
     return digest.hexdigest()

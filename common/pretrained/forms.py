@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import shutil
@@ -21,7 +20,7 @@ from common.disk.paths import is_file, kind_of
 from common.images.image_tree import is_hidden
 from common.images.pixel_values import PixelValues
 from common.system.errors import InputError
-from common.system.files import torch_bytes, write_atomically, write_json
+from common.system.files import json_text, torch_bytes, write_atomically, write_json
 from common.system.text import shortened
 
 VALUES = {
@@ -156,7 +155,7 @@ def _write_npz(path: Path, content: Content) -> None:
     # Text, and numbers of float64: arrays of objects would need pickle. An unknown mean is an empty array.
     arrays |= {key: np.array([] if about[key] is None else about[key]) for key in _BESIDE}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays, about=np.array(json.dumps(about, ensure_ascii=False)))
+    np.savez_compressed(buffer, **arrays, about=np.array(json_text(about)))
     write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
@@ -188,7 +187,7 @@ def _write_hf(path: Path, content: Content) -> None:
             }
             pa.parquet.write_table(pa.Table.from_pydict(rows, schema), new / f"{name}-00000-of-00001.parquet")
         # Not a JSON file, which the library would take for data.
-        about = json.dumps(content.described, indent=2, ensure_ascii=False)
+        about = json_text(content.described, indent=2)
         (new / "README.md").write_text(_CARD.format(about=about), encoding="utf-8")
 
 

@@ -246,5 +246,5 @@ def _soft(labels: Tensor, kind: SoftLabelKind, file: Path) -> tuple[SoftLabels, 
         )
     likely = soft.values.argmax(dim=1)
     if (torch.bincount(likely, minlength=classes) != count // classes).any():
-        likely = torch.arange(classes).repeat_interleave(count // classes)
+        likely = torch.arange(classes, device=likely.device).repeat_interleave(count // classes)
     return soft, likely

@@ -24,7 +24,7 @@ from common.synset.packed import PackedArgs, PackedSet
 from common.synset.soft_labels import SoftLabels, checked
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
-from common.system.files import json_checksum, opened_tensors, torch_bytes, write_atomically
+from common.system.files import json_checksum, json_text, opened_tensors, torch_bytes, write_atomically
 
 # A synthetic set and its metadata, as `load_synset` returns them.
 StoredSet = tuple[LearnedSet, dict[str, Any]]
@@ -76,7 +76,7 @@ def save_synset(
         fields |= {} if known is None else {"architecture": known}
     # The checksum is of the values as they will be read: lists for tuples, text for the keys of a table.
     read = json.loads(json.dumps({key: value for key, value in fields.items() if key != "checksum"}, allow_nan=False))
-    text = json.dumps(read | {"checksum": set_checksum(read, tensors)}, ensure_ascii=False)
+    text = json_text(read | {"checksum": set_checksum(read, tensors)})
     content = save(tensors, metadata={_METADATA_KEY: text})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
     return path

@@ -65,7 +65,7 @@ def as_pixels(authors: AuthorsSet, device: torch.device | str = "cpu") -> SynSet
     """Return a set of exactly the stored images: transform identity, k = d pixels, ipc = n images per class."""
     d = math.prod(authors.im_size)
     coefficients = authors.images.flatten(2).unflatten(0, (authors.num_classes, authors.num_per_class))
-    positions = torch.arange(d, dtype=torch.int32).expand(authors.num_classes, d)
+    positions = torch.arange(d, dtype=torch.int32, device="cpu").expand(authors.num_classes, d)
     return synset_of(authors, coefficients, positions, authors.num_per_class, device, transform="identity")
 
 

@@ -72,10 +72,17 @@ def json_checksum(content: Any) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically. Raises ValueError for NaN and infinity, which JSON lacks."""
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    # The bytes of a name that is no UTF-8 are surrogates in Python, and escapes of JSON when they are written.
-    written = text.encode(errors="backslashreplace")
-    write_atomically(path, lambda temporary: temporary.write_bytes(written))
+    text = json_text(content, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def json_text(content: Any, **how: Any) -> str:
+    """JSON that UTF-8 can encode, with letters of every language as they are. how: arguments of json.dumps.
+
+    The bytes of a file's name that are no UTF-8 are surrogates in Python, and become escapes here, from which a reader
+    makes the same surrogates again.
+    """
+    return json.dumps(content, ensure_ascii=False, **how).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -89,7 +96,7 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "backslashreplace"))
 
 
 def table_beside(path: Path) -> Path:
@@ -117,10 +124,22 @@ def opened_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(path), framework=framework) as stored:
+        with _name_in_utf_8(path) as name, safe_open(name, framework=framework) as stored:
             yield stored
     except SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+@contextmanager
+def _name_in_utf_8(path: Path) -> Iterator[str]:
+    """A name of the file for libraries that take only UTF-8, which names on Linux need not be."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+        return
+    yield str(path)
 
 
 def torch_bytes(content: Any) -> memoryview:
