@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common.disk.paths import expanded, is_folder
+from common.disk.paths import is_folder, resolved
 from common.images.image_data import ImageData, Request
 from common.images.image_tree import (
     EXTENSIONS,
@@ -39,7 +39,7 @@ def load(path: str, request: Request) -> tuple[ImageData, ImageData]:
     uint8 `[N, ch, H, W]`: ch is 1 if every file is grayscale, else 3. Mean and std are those of the training images.
     Raises `InputError` if the tree is not complete, or a file is damaged or of another size than the rest.
     """
-    folder = expanded(path).resolve()
+    folder = resolved(path)
     tree = read_tree(folder)
     if tree.is_held_out and request.progress:
         total = len(tree.train) + len(tree.test)

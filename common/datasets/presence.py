@@ -9,7 +9,7 @@ from common.datasets import default_data_path, imagenet, tiny, voxels
 from common.datasets.folder import PREFIX as FOLDER
 from common.datasets.imagenet_classes import PREFIX as SUBSET
 from common.datasets.imagenet_classes import SUBSETS, canonical
-from common.datasets.imagenet_devkit import Unusable
+from common.datasets.imagenet_devkit import Unusable, kaggle_root
 from common.disk.paths import expanded, is_file, is_folder
 
 
@@ -26,7 +26,7 @@ def is_there(name: str, data_path: str | Path | None = None) -> bool | None:
         return is_folder(expanded(name.removeprefix(FOLDER)))
     if name.startswith(SUBSET):
         try:
-            imagenet.read_tree(root, SUBSETS[name.removeprefix(SUBSET)])
+            imagenet.read_tree(kaggle_root(root), SUBSETS[name.removeprefix(SUBSET)])
         except Unusable:
             return False
         return True

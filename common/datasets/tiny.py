@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.datasets.files import damaged, downloading, missing
-from common.disk.paths import is_file, is_folder
+from common.disk.paths import is_file, is_folder, resolved
 from common.images.image_data import ImageData, Request, Statistics
 from common.images.image_tree import ImageFile, LeftOut, Tree, class_folders, image_files, load_tree
 from common.images.pixels import Resize
@@ -28,7 +28,7 @@ def load(request: Request) -> tuple[ImageData, ImageData]:
     Classes are numbered as their WordNet ids sort. Read as unpacked, or with val/ sorted into class folders. Raises
     `InputError` for what is missing and cannot be downloaded, and names what is damaged.
     """
-    folder = request.data_path.resolve() / FOLDER
+    folder = resolved(request.data_path) / FOLDER
     if not is_folder(folder):
         _unpack(folder, request.download)
     tree = read_tree(folder)

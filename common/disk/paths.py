@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import stat
 from pathlib import Path
@@ -36,6 +37,14 @@ def expanded(path: str | Path) -> Path:
             f"{path} is in the home folder of {first[1:]!r}, and there is no such user: give the whole path, or "
             f"./{path} for a folder called {first}"
         ) from error
+
+
+def resolved(path: str | Path) -> Path:
+    """The whole path, with ~ expanded and links followed, those to themselves as far as they lead.
+
+    Raises InputError as `expanded`.
+    """
+    return Path(os.path.realpath(expanded(path)))
 
 
 def expand_options(options: Any) -> None:
@@ -110,8 +119,6 @@ def is_folder(path: str | Path) -> bool:
 
 def is_loop(error: OSError) -> bool:
     """Whether an error is of links that lead back to themselves."""
-    import errno
-
     return error.errno == errno.ELOOP
 
 
