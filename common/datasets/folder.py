@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common.disk.paths import is_folder, resolved
+from common.disk.paths import expanded, is_folder, resolved
 from common.images.image_data import ImageData, Request
 from common.images.image_tree import (
     EXTENSIONS,
@@ -25,7 +25,7 @@ from common.images.image_tree import (
 )
 from common.system.errors import InputError
 from common.system.seeds import generator
-from common.system.text import shortened
+from common.system.text import shortened, told_apart
 
 PREFIX = "folder:"
 TEST_FOLDERS = ("test", "val")  # the first that exists
@@ -50,10 +50,15 @@ def load(path: str, request: Request) -> tuple[ImageData, ImageData]:
     return load_tree(tree, folder, request, f"{PREFIX}{folder}")
 
 
+def check_folder(path: str | Path) -> None:
+    """Raise `InputError` if what follows `folder:` is not a folder. Nothing in it is looked at."""
+    if not is_folder(expanded(path)):
+        raise InputError(f"{path} is not a folder: give folder:PATH the folder that holds train/ and test/ (or val/)")
+
+
 def read_tree(folder: Path) -> Tree:
     """List the files of a tree; raises `InputError` that says what it lacks."""
-    if not is_folder(folder):
-        raise InputError(f"{folder} is not a folder: give folder:PATH the folder that holds train/ and test/ (or val/)")
+    check_folder(folder)
     train = folder / "train"
     if not any((folder / name).exists() for name in ("train", *TEST_FOLDERS)) and (whole := _unsplit(folder)):
         return whole
@@ -79,7 +84,7 @@ def read_tree(folder: Path) -> Tree:
     count_beside(folder, read, left_out)
     if names != test_names:
         only = [
-            f"{', '.join(sorted(set(a) - set(b)))} only in {where}"
+            f"{', '.join(told_apart(sorted(set(a) - set(b)), set(b) - set(a)))} only in {where}"
             for a, b, where in ((names, test_names, train), (test_names, names, test))
             if set(a) - set(b)
         ]

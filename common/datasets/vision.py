@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.datasets.files import damaged, downloading, missing, read_variables
+from common.datasets.files import damaged, downloading, missing, not_published, read_variables
 from common.disk.paths import is_file
 from common.images.image_data import ImageData, Loader, Request, Statistics
+from common.system.errors import InputError
 from common.system.files import write_atomically
 
 _IDX_BYTES = {  # of MNIST's files, and of those in its form
@@ -102,9 +103,13 @@ def _read_mat(file: Path) -> tuple[torch.Tensor, torch.Tensor]:
     pixels, labels = content["X"], content["y"]  # [32, 32, 3, N] and [N, 1]
     count = pixels.shape[-1] if pixels.ndim == 4 else 0
     fits = pixels.shape == (32, 32, 3, count) and pixels.dtype == np.uint8 and labels.shape == (count, 1)
-    # Digit 0 has label 10, as MATLAB counts from 1.
-    if not (fits and count and labels.dtype.kind in "iuf" and np.isin(labels, np.arange(1, 11)).all()):
+    if not (fits and count and labels.dtype.kind in "iuf" and np.isin(labels, np.arange(11)).all()):
         raise damaged([file])
+    # Digit 0 has label 10, as MATLAB counts from 1; copies that others have saved give it 0.
+    if np.isin([0, 10], labels).all():
+        raise InputError(f"{file} has labels 0 and 10, which both mean the digit 0: fetch the published file")
+    if (labels == 0).any():
+        tqdm.write(f"{file} has labels 0 to 9, where the published file has 1 to 10: label 0 is taken for the digit 0")
     images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)))
     return images, torch.from_numpy(labels[:, 0].astype(np.int64) % 10)
 
@@ -123,7 +128,10 @@ def _load_idx(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
     lacking = [file for file in files if not is_file(file)]
     if lacking:
         # Archives that somebody has put there are unpacked whether or not downloads are allowed.
-        if not request.download and not all(check_integrity(archive, md5) for archive, md5 in archives.items()):
+        unusable = [archive for archive, md5 in archives.items() if not check_integrity(archive, md5)]
+        if not request.download and unusable:
+            if there := [archive for archive in unusable if is_file(archive) and archive.with_suffix("") in lacking]:
+                raise not_published(there)
             raise missing(name, lacking, archives)
         with downloading(name, kind.mirrors, list(archives)):
             kind(request.data_path, download=True)

@@ -33,7 +33,10 @@ def load(request: Request) -> tuple[ImageData, ImageData]:
     The file is looked for in the folder 3D-MNIST of `data_path`, then in `data_path` itself; it is never downloaded, as
     Kaggle asks for an account. Raises `InputError` if it is not there, or says what is wrong with it.
     """
-    import h5py
+    try:
+        import h5py
+    except ImportError as error:
+        raise InputError(f"{NAME} is an HDF5 file, which the package h5py reads: pip install h5py") from error
 
     file = _find(request.data_path)
     try:

@@ -228,6 +228,11 @@ def checked_set(
         raise InputError(f"{last} has labels that are not numbers of classes (0, 1, ...)")
     # The clamp limits the memory of bincount. A label above the number of images is wrong anyway: some class is empty.
     counts = torch.bincount(whole.clamp(max=len(whole)))
+    if len(counts) > 1 and counts[0] == 0 and (counts[1:] == counts[1]).all():
+        raise InputError(
+            f"{last} numbers its classes from 1 (1 to {len(counts) - 1}), and they are counted from 0 here: subtract 1 "
+            "from the labels, and save them again"
+        )
     if (counts != counts[0]).any():
         told = ", ".join(map(str, counts[:10].tolist())) + (", ..." if len(counts) > 10 else "")
         raise InputError(f"{last} has classes of unequal size ({told} images): a synthetic set has as many of each")

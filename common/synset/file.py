@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from common.codec.payload import decode, read_head
+from common.disk.kinds import foreign_kind
 from common.disk.paths import expanded, is_file
 from common.networks.architecture import architecture
 from common.synset.base import LearnedSet
@@ -243,6 +244,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         metadata = json.loads(text) if text else {}
     except (OSError, ValueError) as error:
+        if (other := foreign_kind(path)) is not None:
+            raise InputError(
+                f"{path} is {other}, and no synthetic set: give a .safetensors file, or an authors' .pt (python -m "
+                "common.pretrained import makes a set of images in class folders, .npz or .pt)"
+            ) from error
         raise InputError(
             f"{path} is not a readable synthetic set ({error}): it may be truncated; copy it again"
         ) from error
