@@ -63,7 +63,10 @@ def test_every_path_of_a_command_line_is_expanded(monkeypatch, tmp_path):
     given = [*TINY, "--save_path=~/runs", "--data_path", "~", "--name", "~old", "--msz_per_channel=4", "--lr_freq=1"]
     options, _ = parse(ClassMatchingOptions, "DM", given)
     assert (options.save_path, options.data_path, options.name) == (f"{tmp_path}/runs", str(tmp_path), "~old")
-    assert parse_command({"show": ShowOptions}, "x", ["show", "~/a.safetensors"]).file == f"{tmp_path}/a.safetensors"
+    assert (
+        parse_command({"show": ShowOptions, "more": ShowOptions}, "x", ["show", "~/a.safetensors"]).file
+        == f"{tmp_path}/a.safetensors"
+    )
     make_images(tmp_path / "images")
     train, _ = load_dataset("folder:~/images")
     assert train.name == f"folder:{tmp_path}/images"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from common.system.errors import InputError, ProcessLost, Stopped, disk_refusal
 # Long, because the other processes may wait hours while one process evaluates. No timeout is needed to notice a dead
 # process: torchrun then ends the others.
 _TIMEOUT = timedelta(days=7)
+_NO_READER = 141  # 128 + SIGPIPE, as of a program that the signal has ended; Windows has no such signal
 
 
 def run_command(main: Callable[[], None], several: bool = False) -> None:
@@ -78,7 +78,7 @@ def exit_code(main: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        return 128 + signal.SIGPIPE
+        return _NO_READER
     except OSError as error:
         told = disk_refusal(error)
         if told is None:
