@@ -7,10 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from filelock import FileLock
-from PIL import Image
 
 from common.config.command_line import parse, parse_command
 from common.config.options import ClassMatchingOptions
@@ -26,20 +24,15 @@ from common.system.errors import InputError
 from common.system.files import read_json, write_json
 from tests.command_line import SHORT, TINY, assert_refused, call, run_folder
 from tests.conftest import ROOT
-from tests.test_rooms import FILES
+from tests.image_sets import make_folder
 
+ROOMS = ("common", "DM", "DC", "TM", "3D-MNIST", "ImageNet-abcde", "corruption-exp", "reproduction")
+FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 NO_LOCKS = [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP]
 
 
-def make_images(root, classes=("a", "b"), name="image"):
-    """A folder of 8 x 8 images, four to train on and one to test on in each class."""
-    noise = np.random.default_rng(0)
-    for split, count in (("train", 4), ("test", 1)):
-        for each in classes:
-            (root / split / each).mkdir(parents=True)
-            for i in range(count):
-                with (root / split / each / f"{name}{i}.png").open("wb") as file:
-                    Image.fromarray(noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file, "png")
+def make_images(root, classes=("a", "b"), prefix="image"):
+    return make_folder(root, classes, (8, 8), 4, prefix=prefix)
 
 
 @pytest.fixture
@@ -95,8 +88,8 @@ def test_only_one_module_expands_paths_and_one_lists_folders():
     expanding, listing = {"expanduser", "home"}, {"scandir", "listdir", "iterdir", "glob", "rglob", "walk"}
     found = {}
     for file in FILES:
-        tree = ast.walk(ast.parse((ROOT / file).read_text()))
-        found[str(file)] = {each.attr for each in tree if isinstance(each, ast.Attribute)}
+        tree = ast.walk(ast.parse(file.read_text()))
+        found[file.relative_to(ROOT).as_posix()] = {each.attr for each in tree if isinstance(each, ast.Attribute)}
     assert {file for file, names in found.items() if names & expanding} == {"common/disk/paths.py"}
     assert {file for file, names in found.items() if names & listing} == {"common/disk/listing.py"}
 
@@ -197,7 +190,7 @@ def test_names_may_be_any_bytes(tmp_path, cache):
     """Those of the folder, classes and files: no UTF-8, control characters, letters that the font lacks."""
     classes = [os.fsdecode(b"caf\xe9"), "a\x1b[31m$\nb", "日本"]
     root = tmp_path / os.fsdecode(b"d\xff")
-    make_images(root, classes, name=os.fsdecode(b"\xfe"))
+    make_images(root, classes, prefix=os.fsdecode(b"\xfe"))
     words = [*TINY, "--dataset", f"folder:{root}", "--validation_share", "0", "--msz_per_channel", "16"]
     words += ["--lr_freq", "1", "--Iteration", "1", "--num_eval", "1", "--epoch_eval_train", "0", "--name", "run"]
     words += ["--save_path", tmp_path]

@@ -7,7 +7,6 @@ import unicodedata
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scipy.io import savemat
 
 from common.config.options import DataOptions
@@ -23,19 +22,13 @@ from common.system.errors import InputError
 from common.system.text import told_apart
 from tests.command_line import TINY, assert_refused, call
 from tests.expert_buffers import MODEL, made_for, random_rows, replay
+from tests.image_sets import make_folder
 
 pytestmark = pytest.mark.usefixtures("cache")
 
 
 def make_images(root, classes=("a", "b"), mode="RGB"):
-    noise = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for each in classes:
-            (root / split / each).mkdir(parents=True)
-            for i in range(2):
-                pixels = Image.fromarray(noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)).convert(mode)
-                pixels.save(root / split / each / f"{i}.png")
-    return root
+    return make_folder(root, classes, (8, 8), 2, mode=mode)
 
 
 # -- datasets --------------------------------------------------------------------------------------------------------
