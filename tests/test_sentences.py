@@ -190,16 +190,16 @@ def test_whitening_beyond_the_memory_is_refused(tmp_path, monkeypatch):
     assert zca.whitening_of(train).matrix.shape == (192, 192)
     monkeypatch.setattr(zca, "total_memory", lambda device: 64 * 10**9)
     with pytest.raises(InputError, match="a matrix of 49,152 x 49,152 numbers, which takes at least 81 GB"):
-        zca._refuse_beyond_memory("imagenet-a", 10_000, 3 * 128**2)
+        zca.check_fit("imagenet-a", 10_000, 3 * 128**2)
 
 
 @pytest.mark.parametrize(("flags", "slow"), [("avx2 avx512f", True), ("avx512f avx512_bf16", False)])
 def test_bf16_without_its_arithmetic_is_warned_of_once(monkeypatch, tmp_path, capsys, flags, slow):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
-    monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
-    devices._warn_of_slow_bf16.cache_clear()
+    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "cpuinfo")
+    devices.warn_of_slow_bf16.cache_clear()
     for _ in range(2):
         devices.check_precision("bf16", torch.device("cpu"))
         devices.check_precision("fp32", torch.device("cpu"))
     assert capsys.readouterr().err.count("warning: this CPU has no bf16 arithmetic") == slow
-    devices._warn_of_slow_bf16.cache_clear()
+    devices.warn_of_slow_bf16.cache_clear()

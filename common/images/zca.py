@@ -68,7 +68,7 @@ def whitening_of(train: ImageData, eps: float = EPS, progress: bool = True) -> W
     if stored is not None:
         return Whitening(**stored[0], eps=eps, fingerprint=key)
     size = train.images[0].numel()
-    _refuse_beyond_memory(train.name, len(train), size)
+    check_fit(train.name, len(train), size)
     if progress and len(train) * size**2 > LONG_FIT:
         seconds = (len(train) * size**2 + 20 * size**3) / _RATE
         told = f"about {describe_seconds(seconds)} of one core, kept for the next start"
@@ -79,7 +79,7 @@ def whitening_of(train: ImageData, eps: float = EPS, progress: bool = True) -> W
     return whitening
 
 
-def _refuse_beyond_memory(name: str, count: int, size: int) -> None:
+def check_fit(name: str, count: int, size: int) -> None:
     """Raise `InputError` if whitening `count` images of `size` numbers takes more than the memory of this machine."""
     needed, total = 4 * (2 * count * size + _MATRICES * size**2), total_memory(torch.device("cpu"))
     if total is not None and needed > total:
