@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import datetime
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +19,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from common.system.devices import describe_hardware
+from common.system.devices import describe_hardware, peak_memory
+from common.system.errors import InputError
 from common.system.files import write_json
 from common.system.progress import Progress
 from common.system.version import code_version
@@ -118,7 +117,12 @@ def _most_held() -> float:
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        peak = peak_memory(torch.device("cpu"))["cpu"]
+        if peak is None:
+            raise InputError(
+                "this system does not tell how much memory a process took: measure on Linux or macOS"
+            ) from None
+        return peak / 2**20
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 2**10
 
 

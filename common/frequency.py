@@ -156,7 +156,7 @@ def _matrix(name: str, size: int, analysis: bool, dtype: torch.dtype, device: to
 
 
 def _dct_scale(im_size: tuple[int, ...]) -> Tensor:
-    scale = torch.ones((), dtype=torch.float64)
+    scale = torch.ones((), dtype=torch.float64, device="cpu")
     for size in im_size:
         # The rows of F are orthogonal, and the norm of row k is the factor s_k of the module's docstring.
         scale = scale[..., None] * torch.from_numpy(_matrices("dct", size)[0]).norm(dim=1)
@@ -164,7 +164,7 @@ def _dct_scale(im_size: tuple[int, ...]) -> Tensor:
 
 
 def _summed_indices(im_size: tuple[int, ...]) -> Tensor:
-    return _summed_shares([torch.arange(size) for size in im_size], im_size)
+    return _summed_shares([torch.arange(size, device="cpu") for size in im_size], im_size)
 
 
 # -- Fourier ---------------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def _conjugate_pairs(im_size: tuple[int, ...], device: torch.device) -> tuple[Te
 
     Positions that are their own partner hold a real part, too.
     """
-    index = torch.arange(math.prod(im_size)).view(im_size)
+    index = torch.arange(math.prod(im_size), device="cpu").view(im_size)
     partner = _negate_frequencies(index, tuple(range(-len(im_size), 0)))
     return (index <= partner).to(device), (index == partner).to(device)
 
@@ -206,12 +206,13 @@ def _dft_scale(im_size: tuple[int, ...]) -> Tensor:
     # alone, of norm sqrt(d).
     _, alone = _conjugate_pairs(im_size, torch.device("cpu"))
     d = math.prod(im_size)
-    return torch.where(alone, d, d / 2).double().sqrt()
+    return ((1 + alone.double()) * (d / 2)).sqrt()
 
 
 def _dft_frequencies(im_size: tuple[int, ...]) -> Tensor:
     # Index u stands for the frequency u or u - side, whichever is nearer to 0.
-    return _summed_shares([torch.arange(size).minimum(size - torch.arange(size)) for size in im_size], im_size)
+    axes = [torch.arange(size, device="cpu") for size in im_size]
+    return _summed_shares([axis.minimum(len(axis) - axis) for axis in axes], im_size)
 
 
 # -- wavelets --------------------------------------------------------------------------------------------------------
@@ -250,7 +251,7 @@ def _inverse_dwt(x: Tensor, ndim: int) -> Tensor:
 
 def _dwt_frequencies(im_size: tuple[int, ...]) -> Tensor:
     levels = _levels(im_size)
-    scale = torch.full(im_size, levels, dtype=torch.float64)
+    scale = torch.full(im_size, levels, dtype=torch.float64, device="cpu")
     for level in range(1, levels + 1):
         scale[_corner(im_size, level)] = levels - level
     return scale
@@ -261,7 +262,7 @@ def _unchanged(x: Tensor, ndim: int) -> Tensor:
 
 
 def _ones(im_size: tuple[int, ...]) -> Tensor:
-    return torch.ones(im_size, dtype=torch.float64)
+    return torch.ones(im_size, dtype=torch.float64, device="cpu")
 
 
 _TRANSFORMS = {

@@ -24,5 +24,12 @@ for name in $backwards; do
 done
 if [ -n "$DATASET" ]; then set -- --dataset "$DATASET" "$@"; fi
 set -- "$root/$script" "$@"
+case ${NPROC:-1} in
+  gpu | cpu | auto) ;; # which torchrun counts
+  0* | *[!0-9]*)
+    printf 'error: NPROC=%s is no number of processes: give 1 or more, or leave it unset\n' "$NPROC" >&2
+    exit 2
+    ;;
+esac
 if [ -n "${NPROC:-}" ]; then set -- -m torch.distributed.run --standalone --nproc_per_node "$NPROC" "$@"; fi
 exec "$PYTHON" "$@"

@@ -20,6 +20,7 @@ from common.config.options import BufferOptions
 from common.config.places import run_folder, seed_name, seeds_folder
 from common.config.seeds import parse_seeds
 from common.datasets import default_data_path
+from common.disk.paths import expanded
 from common.experts.folder import buffer_folder, expert_files
 from common.experts.open import find_buffer
 from common.report.seeds import FILE as SEEDS_FILE
@@ -99,7 +100,7 @@ def check_target(cell: Cell, plan: Plan) -> None:
     """Raises InputError for missing drifted images, which would otherwise show only after hours of distillation."""
     if cell.target is not None and plan.scale != "smoke":
         root = plan.data_path or default_data_path(images_of(cell, plan).dataset)
-        target_folder(cell.target, Path(root).expanduser())
+        target_folder(cell.target, expanded(root))
 
 
 def steps(cell: Cell, plan: Plan, make: bool = False) -> list[Command]:

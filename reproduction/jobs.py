@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from common.disk.locks import take_lock
 from common.system.errors import InputError, Stopped
-from common.system.files import read_json, take_lock, write_json
+from common.system.files import read_json, write_json
 from common.system.scripts import Script
 from common.system.version import code_version
 from reproduction.cells import Command, check_target, folder_of, steps

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common.disk.listing import matching
+from common.disk.paths import is_folder
 from common.report.seeds import named_runs
 from common.report.verdict import WITHIN, Verdict, short
 from common.system.text import describe_bytes, describe_seconds
@@ -119,11 +121,15 @@ def as_page_rows(rows: Sequence[Row], page: Path) -> list[dict[str, Any]]:
     return [_page_row(row, page) for row in rows]
 
 
+def _pictures(folder: Path) -> list[Path]:
+    return matching(folder, "images_*.png") if is_folder(folder) else []
+
+
 def _page_row(row: Row, page: Path) -> dict[str, Any]:
     folder = Path(row.folder) if row.folder else None
-    pictures = sorted(folder.glob("images_*.png")) if folder else []
+    pictures = _pictures(folder) if folder else []
     if folder and not pictures:  # of several sets, that of the first
-        pictures = [path for run in [*named_runs(folder).values()][:1] for path in sorted(run.glob("images_*.png"))]
+        pictures = [path for run in [*named_runs(folder).values()][:1] for path in _pictures(run)]
     report = folder / "report.html" if folder else None
     return {
         "table": f"{TABLES[row.table].title} ({row.table})",

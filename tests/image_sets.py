@@ -38,15 +38,18 @@ def make_folder(
     size: tuple[int, int] = (12, 12),
     count: int = 3,
     seed: int = 0,
+    mode: str = "RGB",
+    prefix: str = "",
 ) -> Path:
-    """A tree of PNGs whose classes differ in brightness."""
+    """A tree of PNGs whose classes differ in brightness. prefix: what the names of files begin with."""
     draws = np.random.default_rng(seed)
     for split in ("train", "test"):
         for number, name in enumerate(names):
             (folder / split / name).mkdir(parents=True)
             for index in range(count):
                 pixels = draws.integers(0, 60, (*size, 3)) + 120 * number
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / name / f"{index}.png")
+                image = Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+                image.save(folder / split / name / f"{prefix}{index}.png")
     return folder
 
 

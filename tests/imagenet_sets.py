@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from common.datasets.imagenet_classes import SUBSETS
-from common.datasets.imagenet_devkit import DEVKIT, META, TRUTH
+from common.datasets.imagenet_devkit import DEVKIT, META, SOLUTION, TRUTH
 
 WOOF = SUBSETS["imagewoof"]  # not published in the order of its WordNet ids
 OTHER = "n01440764"  # a class that is not among them
@@ -54,6 +54,15 @@ def write_devkit(folder: Path, ids: dict[str, int], truth: list[int]) -> None:
     (folder / "data").mkdir(parents=True, exist_ok=True)
     savemat(folder / META, {"synsets": np.array([[row] for row in rows], dtype=fields)})
     (folder / TRUTH).write_text("".join(f"{each}\n" for each in truth))
+
+
+def write_table(root: Path) -> None:
+    """Kaggle's table in place of the devkit of `make_imagenet`, in an order of its own."""
+    ids = {3 * place + 1: wnid for place, wnid in enumerate((*reversed(WOOF), OTHER))}
+    truth = (root / DEVKIT / TRUTH).read_text().split()
+    rows = [f"ILSVRC2012_val_{number:08d},{ids[int(each)]} 85 1 499 272 " for number, each in enumerate(truth, 1)]
+    (root / SOLUTION).write_text("\n".join(["ImageId,PredictionString", *reversed(rows), ""]))
+    shutil.rmtree(root / DEVKIT)
 
 
 def pack_devkit(root: Path) -> Path:

@@ -21,14 +21,25 @@ from common.config.evaluate_options import EvaluateOptions
 from common.config.options import DataOptions
 from common.datasets import DATASETS, ImageData, load_dataset, statistics
 from common.datasets.imagenet_classes import NAMES, SUBSETS, SYNONYMS, resolve
-from common.datasets.imagenet_devkit import DEVKIT, META, TRUTH
+from common.datasets.imagenet_devkit import DEVKIT, META, SOLUTION, TRUTH
+from common.datasets.presence import is_there
 from common.images import decode
 from common.system.errors import InputError
 from common.training import evaluation_setup
 from common.training.evaluate_command import evaluate_file
 from tests.command_line import assert_refused, call
 from tests.image_sets import forbid_decoding
-from tests.imagenet_sets import OTHER, TRAIN, VAL, WOOF, make_imagenet, pack_devkit, save_jpeg, write_devkit
+from tests.imagenet_sets import (
+    OTHER,
+    TRAIN,
+    VAL,
+    WOOF,
+    make_imagenet,
+    pack_devkit,
+    save_jpeg,
+    write_devkit,
+    write_table,
+)
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -73,13 +84,23 @@ def test_imagenette_is_torchvisions() -> None:
     assert theirs == SUBSETS["imagenette"]
 
 
-@pytest.mark.parametrize("layout", ["folders", "devkit", "archive"])
+@pytest.mark.parametrize("layout", ["folders", "devkit", "archive", "table", "Kaggle", "inside Kaggle"])
 def test_labels_follow_the_published_order(tmp_path: Path, layout: str) -> None:
     assert list(WOOF) != sorted(WOOF)
     root = make_imagenet(tmp_path, flat=layout != "folders")
     if layout == "archive":
         pack_devkit(root)
-    train, test = load(root)
+    elif layout not in ("folders", "devkit"):
+        write_table(root)
+    where = root
+    if "Kaggle" in layout:  # the table lies beside ILSVRC/
+        inner = root / "ILSVRC" / "Data" / "CLS-LOC"
+        inner.mkdir(parents=True)
+        for split in ("train", "val"):
+            (root / split).rename(inner / split)
+        where, root = (inner if layout == "inside Kaggle" else root), inner
+    assert is_there("imagenet-imagewoof", where)
+    train, test = load(where)
     assert train.class_names == test.class_names == tuple(WOOF.values())
     assert train.labels.tolist() == [label for label in range(10) for _ in range(TRAIN)]
     assert test.labels.tolist() == [label for label in range(10) for _ in range(VAL)]
@@ -316,7 +337,7 @@ def edit_devkit(root: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda root: shutil.rmtree(root / DEVKIT), f"{DEVKIT}, which says what its images show, is not there"),
+        (lambda root: shutil.rmtree(root / DEVKIT), f"{DEVKIT} or {SOLUTION}, which say what its images show, are not"),
         (lambda root: (root / DEVKIT / META).unlink(), f"{DEVKIT}/ has no data/meta.mat"),
         (lambda root: (root / DEVKIT / TRUTH).unlink(), f"{DEVKIT}/ has no data/ILSVRC2012_validation_ground"),
         (lambda root: (root / DEVKIT / META).write_bytes(b"not MATLAB's"), "meta.mat in .* is truncated or damaged"),
@@ -328,7 +349,7 @@ def edit_devkit(root: Path, **changes: object) -> None:
         (lambda root: edit_devkit(root, truth=[]), "ground_truth.txt in .* is empty"),
         (lambda root: edit_devkit(root, truth=[1, 1001]), "ground_truth.txt in .* has 1001, where classes are 1 to"),
         (lambda root: (root / DEVKIT / TRUTH).write_text("1\nn02096294\n"), "is not a list of numbers"),
-        (lambda root: edit_devkit(root, truth=[31] * 22), rf"the devkit names no validation image of {WNID} \(Austr"),
+        (lambda root: edit_devkit(root, truth=[31] * 22), rf"the list of classes names no .* of {WNID} \(Austr"),
         (lambda root: edit_devkit(root, truth=[1] * 5), "val/ has ILSVRC2012_val_00000022.JPEG, but .* only 5 images"),
         (lambda root: (root / f"val/ILSVRC2012_val_{LAST:08d}.JPEG").unlink(),
          rf"val/ lacks ILSVRC2012_val_{LAST:08d}.JPEG, of {WNID} \(Austr"),
@@ -342,6 +363,42 @@ def test_damaged_devkit_is_explained(tmp_path: Path, damage: Callable, words: st
     root = make_imagenet(tmp_path, flat=True)
     damage(root)
     explained(root, words)
+
+
+COLUMNS = "ImageId,PredictionString\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (COLUMNS, f"{SOLUTION} is empty"),
+        ("", f"{SOLUTION} is empty"),
+        ("\xff\xfe", f"{SOLUTION} is truncated or damaged: it is a table of ImageId and PredictionString"),
+        ("ImageId,Class\nILSVRC2012_val_00000001,n02096294\n", f"{SOLUTION} is truncated or damaged"),
+        (f"{COLUMNS}ILSVRC2012_val_00000001\n", f"{SOLUTION} is truncated or damaged"),
+        (f"{COLUMNS}ILSVRC2012_val_00000001,\n", f"{SOLUTION} is truncated or damaged"),
+        (f"{COLUMNS}ILSVRC2012_val_1,n02096294 1 2 3 4\n", "has 'ILSVRC2012_val_1' with 'n02096294', where"),
+        (f"{COLUMNS}ILSVRC2012_val_00000001,dog\n", "has 'ILSVRC2012_val_00000001' with 'dog', where"),
+        (f"{COLUMNS}ILSVRC2012_val_00000022,n02096294 1 2 3 4\n", "names no validation image of n02093754"),
+        (f"{COLUMNS}ILSVRC2012_val_00000001,n02096294 1 2 3 4\n", "val/ has .*_00000022.JPEG, but .* only 1 images"),
+    ],
+)
+def test_damaged_table_is_explained(tmp_path: Path, content: str, words: str) -> None:
+    root = make_imagenet(tmp_path, flat=True)
+    write_table(root)
+    (root / SOLUTION).write_text(content, encoding="latin-1")
+    explained(root, words)
+
+
+def test_a_split_that_is_not_ilsvrcs_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """That of fast.ai's Imagenette has the names of training images."""
+    root = make_imagenet(tmp_path)
+    load(root)
+    assert "a split of its own" not in caplog.text
+    save_jpeg(root / "val" / WNID / f"{WNID}_12.JPEG", 1, 1)
+    load(root)
+    told = f"1 of the 21 test images of imagenet-imagewoof, such as {WNID}_12.JPEG, are training images of ILSVRC"
+    assert told in caplog.text
 
 
 def test_images_are_never_downloaded(tmp_path: Path, offline: None) -> None:

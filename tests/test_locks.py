@@ -10,8 +10,9 @@ import threading
 import pytest
 from filelock import FileLock
 
+from common.disk.locks import take_lock
 from common.system.errors import InputError
-from common.system.files import take_lock, write_json
+from common.system.files import write_json
 from tests.conftest import ROOT
 
 fcntl = pytest.importorskip("fcntl")
@@ -19,7 +20,7 @@ fcntl = pytest.importorskip("fcntl")
 HOLDERS = {
     "this version": """
         from pathlib import Path
-        from common.system.files import take_lock
+        from common.disk.locks import take_lock
         lock = take_lock(Path(path), "the folder", "--output")
         assert lock is not None
     """,

@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 
 from common.config.command_line import parse
+from common.disk.locks import take_lock
 from common.matching.step_size import StepSize
 from common.runs.loop import Distillation
 from common.system.errors import InputError, ProcessLost
-from common.system.files import take_lock
 from DM.distill import Options
 from tests.command_line import call
 from tests.conftest import ROOT

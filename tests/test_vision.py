@@ -87,7 +87,8 @@ def test_archives_compressed_otherwise_are_unpacked_too(
         (raw / file).unlink()
         resources.append((f"{file}.gz", hashlib.md5(gzip.compress(content)).hexdigest()))
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
-    with pytest.raises(InputError, match="MNIST is not in"):  # of other sizes than the published files
+    told = "there, but neither as published nor files of that form and size: delete them and run again without"
+    with pytest.raises(InputError, match=told):
         load_dataset("MNIST", tmp_path, download=False)
     monkeypatch.setattr("common.datasets.vision._IDX_BYTES", sizes)
     train, test = load_dataset("MNIST", tmp_path, download=False)
@@ -103,11 +104,12 @@ def test_archives_compressed_otherwise_are_unpacked_too(
     [b"", b"<html>not found", gzip.compress(b"\0" * 100)[:-9], gzip.compress(b"other")],
     ids=["empty", "page", "cut", "other"],
 )
-def test_archives_of_something_else_count_as_missing(tmp_path: Path, content: bytes) -> None:
+def test_archives_of_something_else_are_to_be_replaced(tmp_path: Path, content: bytes) -> None:
     raw, _ = make_idx_set(tmp_path)
     (raw / "train-images-idx3-ubyte").unlink()
     (raw / "train-images-idx3-ubyte.gz").write_bytes(content)
-    with pytest.raises(InputError, match=r"MNIST is not in .*train-images-idx3-ubyte not found"):
+    told = f"{raw / 'train-images-idx3-ubyte.gz'} is there, but neither as published nor a file of that form and size"
+    with pytest.raises(InputError, match=told):
         load_dataset("MNIST", tmp_path, download=False)
 
 

@@ -64,7 +64,7 @@ class Contents:
     @property
     def coefficients(self) -> Tensor:
         """The stored coefficients float32 [C, n, K], or [C, n, P] if they are coded, in orthonormal units."""
-        found = torch.empty(self.values.shape)
+        found = torch.empty(self.values.shape, dtype=torch.float32, device="cpu")
         first = 0
         for part in self.parts():
             found.view(-1)[first : first + part.numel()] = part.flatten()

@@ -119,8 +119,9 @@ class Planes:
         """
         rank = frequency.frequencies(self.sides).flatten()  # [frequencies]
         blocks = self.d // len(rank)
-        within = rank.argsort(stable=True)[:, None] * blocks + torch.arange(blocks)  # [frequencies, blocks]
-        return (torch.arange(self.channels)[:, None] * self.d + within.flatten()).flatten()
+        of_block = torch.arange(blocks, device="cpu")
+        within = rank.argsort(stable=True)[:, None] * blocks + of_block  # [frequencies, blocks]
+        return (torch.arange(self.channels, device="cpu")[:, None] * self.d + within.flatten()).flatten()
 
     @cached_property
     def scale(self) -> Tensor:
@@ -136,7 +137,7 @@ class Planes:
 
     @cached_property
     def _colours(self) -> Tensor:
-        rows = torch.tensor(_OPPONENT, dtype=torch.float64)
+        rows = torch.tensor(_OPPONENT, dtype=torch.float64, device="cpu")
         return rows / rows.norm(dim=1, keepdim=True)
 
     @cached_property

@@ -148,7 +148,7 @@ def _differences(tables: Tensor) -> tuple[Tensor, np.ndarray]:
 @lru_cache(maxsize=1)
 def _difference_bits() -> Tensor:
     """The bits of a difference from -TABLES to TABLES under each table, float64 [TABLES, 2 TABLES + 1]."""
-    bits = torch.full((TABLES, 2 * TABLES + 1), torch.inf, dtype=torch.float64)
+    bits = torch.full((TABLES, 2 * TABLES + 1), torch.inf, dtype=torch.float64, device="cpu")
     bits[0, TABLES] = 0
     for i in range(1, TABLES):
         told = -np.log2(counts(i) / 2**PRECISION)

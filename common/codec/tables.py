@@ -77,7 +77,7 @@ def lengths() -> Lengths:
     for i in range(1, TABLES):
         middle, both = len(counts(i)) // 2, -np.log2(counts(i) / 2**PRECISION)
         rows.append((both[middle], both[middle + 1], -np.log2(_odds(i)[1] / _ONE), float(middle)))
-    return Lengths(*torch.tensor(rows, dtype=torch.float64).T)
+    return Lengths(*torch.tensor(rows, dtype=torch.float64, device="cpu").T)
 
 
 def exact_bits(codes: np.ndarray, tables: np.ndarray) -> float:

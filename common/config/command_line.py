@@ -20,6 +20,7 @@ from common.config.options import ALIASES, BufferOptions, DataOptions, DistillOp
 from common.config.validation import OWN_SHARE, ValidationOptions
 from common.datasets import is_resizable
 from common.datasets.imagenet_classes import canonical, resolve
+from common.disk.paths import expand_options
 from common.recipes.shapes import SHAPES
 from common.synset.adam import ADAM_STEP
 
@@ -224,9 +225,14 @@ def parse_some(kind: type[Plain], argv: Sequence[str] | None = None) -> tuple[Pl
 
 
 def _read(kind: Any, words: list[str], **more: Any) -> Any:
-    """What tyro reads for every command. Raises InputError for a number that is not finite, whichever option has it."""
+    """What tyro reads for every command, with every path expanded.
+
+    Raises InputError for a number that is not finite, whichever option has it, and for a path in no home folder.
+    """
     read = tyro.cli(kind, args=words, **more, **_STYLE)
-    check_floats(read[0] if more.get("return_unknown_args") else read)
+    options = read[0] if more.get("return_unknown_args") else read
+    check_floats(options)
+    expand_options(options)
     return read
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
+from tqdm import tqdm
 
 from common.codec.payload import Kind
 from common.codec.planes import Block, Colour
@@ -23,7 +24,7 @@ from common.datasets import (
 )
 from common.datasets.imagenet_classes import canonical, resolve
 from common.frequency import TransformName
-from common.images.image_data import Statistics
+from common.images.image_data import Statistics, with_statistics
 from common.images.pixels import Decoding, ResizeMode
 from common.matching.augment import STRATEGIES
 from common.networks.pools import EvalMode, EvalProtocol
@@ -32,6 +33,7 @@ from common.synset.selection import SelectionRule
 from common.system import parallel
 from common.system.devices import Precision
 from common.system.errors import InputError
+from common.system.text import counted
 
 DSA_STRATEGY = "_".join(STRATEGIES)
 EVALUATION_EPOCHS = 1000  # the authors'
@@ -131,9 +133,9 @@ class DataOptions:
         Raises InputError for an option that does not fit the dataset, and for data that cannot be loaded.
         """
         self.check_images()
-        mean, std = self._borrowed_statistics()
+        borrowed = self._borrowed_statistics()
         with parallel.main_first():
-            return load_dataset(
+            train, test = load_dataset(
                 self.dataset,
                 self.data_path,
                 download=not self.no_download,
@@ -142,20 +144,36 @@ class DataOptions:
                 antialias=self.antialias,
                 decoding=self.decoding,
                 skip_corrupt=self.skip_corrupt,
-                mean=mean,
-                std=std,
                 zca=self.zca,
                 workers=self.workers,
                 progress=parallel.is_main(),
             )
+        if borrowed is None:
+            return train, test
+        mean, std = self._of_as_many_channels(borrowed, train.channels)
+        return with_statistics(train, mean, std), with_statistics(test, mean, std)
 
     def check_images(self) -> None:
         """Raise InputError for an option that does not fit the dataset. No file is looked at."""
         check_dataset(self.dataset, self.subset)
         check_decoding(self.dataset, self.image_size, self.resize, self.antialias, self.decoding, self.skip_corrupt)
 
-    def _borrowed_statistics(self) -> Statistics | tuple[None, None]:
-        """Return the mean and std borrowed from another dataset, or (None, None) to keep the dataset's own."""
+    def _of_as_many_channels(self, borrowed: Statistics, channels: int) -> Statistics:
+        """The borrowed mean and std, of gray images the mean over the lender's channels; a line says so."""
+        lent = len(borrowed[0])
+        if lent == channels or 1 not in (lent, channels):  # other numbers cannot be brought together, and are refused
+            return borrowed
+        mean, std = (sum(each) / lent for each in borrowed)
+        how = "their mean is taken" if channels == 1 else "every channel takes the same"
+        if parallel.is_main():
+            tqdm.write(
+                f"--recipe {self.recipe} lends mean and std of {counted(lent, 'channel')} to images of {channels}: "
+                f"{how}, {mean:.4f} and {std:.4f}"
+            )
+        return (mean,) * channels, (std,) * channels
+
+    def _borrowed_statistics(self) -> Statistics | None:
+        """Return the mean and std borrowed from another dataset, or None to keep the dataset's own."""
         lender = None
         if self.cifar100_stats == "cifar10":
             if self.dataset != "CIFAR100" or self.zca:
@@ -167,7 +185,7 @@ class DataOptions:
         elif self.dataset.startswith(tuple(PREFIXES)) and not self.zca:
             lender = self.recipe
         if lender is None:
-            return None, None
+            return None
         borrowed = statistics(lender)
         if borrowed is None:
             raise InputError(f"--recipe {lender} has no mean and std to borrow: give a dataset such as CIFAR10")

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.datasets import digits, folder, hub, imagenet, tiny, vision, voxels
-from common.datasets.imagenet_classes import WHOLE, canonical
+from common.datasets.imagenet_classes import PREFIX as SUBSET
+from common.datasets.imagenet_classes import SYNONYMS, WHOLE, canonical
+from common.disk.paths import expanded
 from common.images.image_data import ImageData, Loader, Request, Statistics, refuse_alike, with_statistics
 from common.images.pixels import Decoding, Resize, ResizeMode
 from common.images.sampling import ClassSampler, Gathered, draw_per_class
@@ -103,7 +105,7 @@ def load_dataset(
     if zca and not (mean is None and std is None):
         raise InputError("ZCA whitening takes the place of mean and std: give either zca, or mean and std")
     request = Request(
-        data_path=Path(data_path or default_data_path(name)).expanduser(),
+        data_path=expanded(data_path or default_data_path(name)),
         download=download,
         resize=Resize(image_size, resize, antialias) if image_size is not None else None,
         decoding=decoding,
@@ -175,6 +177,25 @@ def check_decoding(
         raise InputError(f"--skip_corrupt leaves out single image files, and {name} has none: leave it out")
 
 
+# What others call datasets, without case and signs.
+_CALLED = {
+    "tinyimagenet": "Tiny", "tinyimagenet200": "Tiny", "tin": "Tiny", "fmnist": "FashionMNIST",
+    "fashion": "FashionMNIST", "mnist3d": voxels.NAME, "cifar": "CIFAR10 or CIFAR100",
+}  # fmt: skip
+
+
+def _meant(name: str) -> str:
+    """The datasets that a name may mean, as "A or B"; "" if none is close."""
+    called = {_letters(each): each for each in DATASETS} | _CALLED
+    called |= {_letters(key): canonical(f"{SUBSET}{key}") for key in (*imagenet.SUBSETS, *SYNONYMS)}
+    exact = called.get(_letters(name))
+    return exact or close_names(name, [*DATASETS, *(key for key in imagenet.SUBSETS if len(key) > 1)])
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
+
+
 def check_dataset(name: str, subset: str | None = None) -> None:
     """Raises InputError for a name that `load_dataset` does not know, or cannot read.
 
@@ -191,7 +212,7 @@ def check_dataset(name: str, subset: str | None = None) -> None:
         hub.parse(name.removeprefix(hub.PREFIX))
     if name in DATASETS or name.startswith(tuple(PREFIXES)):
         return
-    close = close_names(name, DATASETS)
+    close = _meant(name)
     guess = f", did you mean {close}?" if close else ":"
     raise InputError(
         f"there is no dataset {name!r}{guess} give one of {', '.join(DATASETS)}, or {folder.PREFIX}PATH, "

@@ -47,6 +47,15 @@ def damaged(files: Sequence[Path]) -> InputError:
     )
 
 
+def not_published(files: Sequence[Path]) -> InputError:
+    """The error for archives that exist, and hold neither what is published nor as much in its form."""
+    them, are, one = ("it", "is", "a file") if len(files) == 1 else ("them", "are", "files")
+    return InputError(
+        f"{' and '.join(map(str, files))} {are} there, but neither as published nor {one} of that form and size: "
+        f"delete {them} and run again without --no_download, or put there what is published"
+    )
+
+
 def _names(files: Iterable[Path]) -> str:
     return ", ".join(file.name for file in files)
 

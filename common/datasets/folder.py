@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from common.disk.paths import expanded, is_folder, resolved
 from common.images.image_data import ImageData, Request
 from common.images.image_tree import (
     EXTENSIONS,
@@ -24,7 +25,7 @@ from common.images.image_tree import (
 )
 from common.system.errors import InputError
 from common.system.seeds import generator
-from common.system.text import shortened
+from common.system.text import shortened, told_apart
 
 PREFIX = "folder:"
 TEST_FOLDERS = ("test", "val")  # the first that exists
@@ -38,7 +39,7 @@ def load(path: str, request: Request) -> tuple[ImageData, ImageData]:
     uint8 `[N, ch, H, W]`: ch is 1 if every file is grayscale, else 3. Mean and std are those of the training images.
     Raises `InputError` if the tree is not complete, or a file is damaged or of another size than the rest.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = resolved(path)
     tree = read_tree(folder)
     if tree.is_held_out and request.progress:
         total = len(tree.train) + len(tree.test)
@@ -49,18 +50,23 @@ def load(path: str, request: Request) -> tuple[ImageData, ImageData]:
     return load_tree(tree, folder, request, f"{PREFIX}{folder}")
 
 
+def check_folder(path: str | Path) -> None:
+    """Raise `InputError` if what follows `folder:` is not a folder. Nothing in it is looked at."""
+    if not is_folder(expanded(path)):
+        raise InputError(f"{path} is not a folder: give folder:PATH the folder that holds train/ and test/ (or val/)")
+
+
 def read_tree(folder: Path) -> Tree:
     """List the files of a tree; raises `InputError` that says what it lacks."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: give folder:PATH the folder that holds train/ and test/ (or val/)")
+    check_folder(folder)
     train = folder / "train"
     if not any((folder / name).exists() for name in ("train", *TEST_FOLDERS)) and (whole := _unsplit(folder)):
         return whole
-    if not train.is_dir():
+    if not is_folder(train):
         raise InputError(
             f"{folder} has no folder train/: put the training images into train/CLASS/, or all images into CLASS/"
         )
-    test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
+    test = next((folder / name for name in TEST_FOLDERS if is_folder(folder / name)), None)
     if test is None:
         raise InputError(f"{folder} has neither test/ nor val/: put the test images into test/CLASS/")
     left_out = LeftOut()
@@ -72,13 +78,13 @@ def read_tree(folder: Path) -> Tree:
         )
     test_names = class_folders(test, left_out)
     read = [train.name, test.name]
-    if test.name == TEST_FOLDERS[0] and (folder / TEST_FOLDERS[1]).is_dir():
+    if test.name == TEST_FOLDERS[0] and is_folder(folder / TEST_FOLDERS[1]):
         left_out.add("second test split", f"{TEST_FOLDERS[1]}/")
         read.append(TEST_FOLDERS[1])
     count_beside(folder, read, left_out)
     if names != test_names:
         only = [
-            f"{', '.join(sorted(set(a) - set(b)))} only in {where}"
+            f"{', '.join(told_apart(sorted(set(a) - set(b)), set(b) - set(a)))} only in {where}"
             for a, b, where in ((names, test_names, train), (test_names, names, test))
             if set(a) - set(b)
         ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from urllib.parse import parse_qsl, urlencode
 import torch
 
 from common.datasets.stored_names import check_stored_names
+from common.disk.paths import expanded, is_folder
 from common.images import disk_cache
 from common.images.decoded import check_request, decode_once
 from common.images.encoded import FORMAT, Encoded, Source, transparency
@@ -63,8 +65,8 @@ def parse(text: str) -> Name:
     choices = dict(pairs)
     if wrong := [key for key, value in pairs if key not in KEYS or not value or len(choices) < len(pairs)]:
         raise InputError(f"{PREFIX}{text} has a wrong {wrong[0]!r}: each of {', '.join(KEYS)} takes one value")
-    folder = Path(path).expanduser()
-    if path and folder.is_dir():
+    folder = expanded(path)
+    if path and is_folder(folder):
         return Name(str(folder.resolve()), True, choices)
     if path.startswith(("/", ".", "~")) or len([part for part in path.split("/") if part]) != 2:
         raise InputError(f"{PREFIX}{path} is neither a folder nor a dataset of the hub: give hf:PATH or hf:owner/name")
@@ -294,5 +296,5 @@ def _fingerprint(splits: dict[str, Any], column: str, resize: Resize | None, dec
         digest.update(f"\0\0{split}\0{len(table)}".encode())
         for file in table.cache_files:
             status = Path(file["filename"]).stat()
-            digest.update(f"\0{file['filename']}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+            digest.update(os.fsencode(f"\0{file['filename']}\0{status.st_size}\0{status.st_mtime_ns}"))
     return digest.hexdigest()

@@ -1,7 +1,8 @@
-"""The development kit of ILSVRC 2012, which says of which class each validation image is."""
+"""What says of which class each validation image of ILSVRC 2012 is: its development kit, or Kaggle's table."""
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 import tarfile
@@ -11,12 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets.files import read_variables
+from common.disk.paths import is_file, is_folder, unreadable
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 META = "data/meta.mat"
 TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 CLASSES = 1000  # ids 1..1000 are classes, those above are their ancestors in WordNet
 
+SOLUTION = "LOC_val_solution.csv"
+VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+_INNER = Path("ILSVRC/Data/CLS-LOC")  # of Kaggle's archive
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -24,11 +30,49 @@ class Unusable(Exception):
     """What a folder of ImageNet lacks, or what is wrong with it, to be put into a sentence."""
 
 
-def validation_wnids(folder: Path) -> list[str]:
-    """The WordNet ids of validation images 1, 2, ...; the devkit lies in `folder`, unpacked or as it was downloaded.
+def kaggle_root(folder: Path) -> Path:
+    """The folder with train/ and val/ where `folder` is what Kaggle's archive unpacks to; otherwise `folder`."""
+    inner = folder / _INNER
+    return inner if is_folder(inner / "train") and not is_folder(folder / "train") else folder
 
-    Raises `Unusable` where it is missing, damaged, or not what it should be. Reading it runs no code.
+
+def validation_wnids(folder: Path) -> dict[int, str]:
+    """The WordNet ids of the validation images, by their numbers, counted from 1.
+
+    They are those of the devkit, which lies in `folder` unpacked or as it was downloaded, or, without it, those of
+    Kaggle's table, which lies there or beside ILSVRC/, where its archive unpacks it. Raises `Unusable` where both are
+    missing, or one is damaged or not what it should be. Reading them runs no code.
     """
+    has_devkit = is_folder(folder / DEVKIT) or is_file(folder / f"{DEVKIT}.tar.gz")
+    beside = [folder.parents[2]] if folder.parts[-3:] == _INNER.parts else []
+    table = next((each / SOLUTION for each in [folder, *beside] if is_file(each / SOLUTION)), None)
+    return _of_table(table) if table is not None and not has_devkit else _of_devkit(folder)
+
+
+def _of_table(file: Path) -> dict[int, str]:
+    """Kaggle's table: ILSVRC2012_val_00000001, and behind a comma its WordNet id and boxes."""
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = [(row["ImageId"], row["PredictionString"].split()[0]) for row in csv.DictReader(stream)]
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except (UnicodeDecodeError, csv.Error, LookupError, AttributeError) as error:
+        raise Unusable(
+            f"{SOLUTION} is truncated or damaged: it is a table of ImageId and PredictionString, which begins with the "
+            "WordNet id"
+        ) from error
+    found = {}
+    for name, wnid in rows:
+        number = VALIDATION_NAME.fullmatch(name)
+        if number is None or not _WNID.fullmatch(wnid):
+            raise Unusable(f"{SOLUTION} has {name!r} with {wnid!r}, where an image and its WordNet id should be")
+        found[int(number[1])] = wnid
+    if not found:
+        raise Unusable(f"{SOLUTION} is empty")
+    return found
+
+
+def _of_devkit(folder: Path) -> dict[int, str]:
     place, meta, truth = _read(folder)
     wnid_of = _wnids(place, meta)
     try:
@@ -39,19 +83,21 @@ def validation_wnids(folder: Path) -> list[str]:
         raise Unusable(f"{TRUTH} in {place} is empty")
     if wrong := [each for each in ids if each not in wnid_of]:
         raise Unusable(f"{TRUTH} in {place} has {wrong[0]}, where classes are 1 to {CLASSES}")
-    return [wnid_of[each] for each in ids]
+    return {number: wnid_of[each] for number, each in enumerate(ids, 1)}
 
 
 def _read(folder: Path) -> tuple[str, bytes, bytes]:
     """Where the devkit was found, and the content of its two files."""
     archive = folder / f"{DEVKIT}.tar.gz"
-    if (folder / DEVKIT).is_dir():
+    if is_folder(folder / DEVKIT):
         for file in (META, TRUTH):
-            if not (folder / DEVKIT / file).is_file():
+            if not is_file(folder / DEVKIT / file):
                 raise Unusable(f"{DEVKIT}/ has no {file}")
         return DEVKIT, (folder / DEVKIT / META).read_bytes(), (folder / DEVKIT / TRUTH).read_bytes()
-    if not archive.is_file():
-        raise Unusable(f"val/ has no class folders, and {DEVKIT}, which says what its images show, is not there")
+    if not is_file(archive):
+        raise Unusable(
+            f"val/ has no class folders, and {DEVKIT} or {SOLUTION}, which say what its images show, are not there"
+        )
     try:
         with tarfile.open(archive, "r:gz") as packed:
             contents = [packed.extractfile(f"{DEVKIT}/{file}") for file in (META, TRUTH)]

@@ -9,7 +9,8 @@ from common.datasets import default_data_path, imagenet, tiny, voxels
 from common.datasets.folder import PREFIX as FOLDER
 from common.datasets.imagenet_classes import PREFIX as SUBSET
 from common.datasets.imagenet_classes import SUBSETS, canonical
-from common.datasets.imagenet_devkit import Unusable
+from common.datasets.imagenet_devkit import Unusable, kaggle_root
+from common.disk.paths import expanded, is_file, is_folder
 
 
 def is_there(name: str, data_path: str | Path | None = None) -> bool | None:
@@ -18,14 +19,14 @@ def is_there(name: str, data_path: str | Path | None = None) -> bool | None:
     An archive that is still to be unpacked counts. Damaged files are found when they are read.
     """
     name = canonical(name)
-    root = Path(data_path or default_data_path(name)).expanduser()
+    root = expanded(data_path or default_data_path(name))
     if name == "digits":
         return True
     if name.startswith(FOLDER):
-        return Path(name.removeprefix(FOLDER)).expanduser().is_dir()
+        return is_folder(expanded(name.removeprefix(FOLDER)))
     if name.startswith(SUBSET):
         try:
-            imagenet.read_tree(root, SUBSETS[name.removeprefix(SUBSET)])
+            imagenet.read_tree(kaggle_root(root), SUBSETS[name.removeprefix(SUBSET)])
         except Unusable:
             return False
         return True
@@ -35,7 +36,7 @@ def is_there(name: str, data_path: str | Path | None = None) -> bool | None:
 def is_unpacked(name: str, data_path: str | Path | None = None) -> bool | None:
     """Whether `load_dataset(name, data_path)` would write nothing but caches; None where only trying would tell."""
     name = canonical(name)
-    root = Path(data_path or default_data_path(name)).expanduser()
+    root = expanded(data_path or default_data_path(name))
     return (root / _UNPACKED[name]).exists() if name in _UNPACKED else is_there(name, data_path)
 
 
@@ -59,7 +60,7 @@ _PLACES: dict[str, Callable[[Path], bool]] = {
     "FashionMNIST": _idx("FashionMNIST"),
     "CIFAR10": _any(_UNPACKED["CIFAR10"], "cifar-10-python.tar.gz"),
     "CIFAR100": _any(_UNPACKED["CIFAR100"], "cifar-100-python.tar.gz"),
-    "SVHN": lambda root: all((root / f"{split}_32x32.mat").is_file() for split in ("train", "test")),
+    "SVHN": lambda root: all(is_file(root / f"{split}_32x32.mat") for split in ("train", "test")),
     "Tiny": _any(tiny.FOLDER, f"{tiny.FOLDER}.zip"),
     voxels.NAME: _any(f"{voxels.NAME}/{voxels.FILE}", voxels.FILE),
 }

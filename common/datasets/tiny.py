@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.datasets.files import damaged, downloading, missing
+from common.disk.paths import is_file, is_folder, resolved
 from common.images.image_data import ImageData, Request, Statistics
 from common.images.image_tree import ImageFile, LeftOut, Tree, class_folders, image_files, load_tree
 from common.images.pixels import Resize
@@ -27,8 +28,8 @@ def load(request: Request) -> tuple[ImageData, ImageData]:
     Classes are numbered as their WordNet ids sort. Read as unpacked, or with val/ sorted into class folders. Raises
     `InputError` for what is missing and cannot be downloaded, and names what is damaged.
     """
-    folder = request.data_path.resolve() / FOLDER
-    if not folder.is_dir():
+    folder = resolved(request.data_path) / FOLDER
+    if not is_folder(folder):
         _unpack(folder, request.download)
     tree = read_tree(folder)
     # To its own size: nothing changes, but an image of another size among them fits too.
@@ -42,7 +43,7 @@ def _unpack(folder: Path, download: bool) -> None:
 
     archive = folder.parent / f"{FOLDER}.zip"
     if not download and not check_integrity(archive, MD5):
-        raise damaged([archive]) if archive.is_file() else missing("Tiny", [folder], [archive])
+        raise damaged([archive]) if is_file(archive) else missing("Tiny", [folder], [archive])
     with downloading("Tiny", [ADDRESS], [archive]):
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Elsewhere first, so that an interruption never leaves a folder that looks complete.
@@ -54,12 +55,12 @@ def _unpack(folder: Path, download: bool) -> None:
 def read_tree(folder: Path) -> Tree:
     """List the files of train/ and val/; raises `InputError` that says what is wrong with them."""
     for split in ("train", "val"):
-        if not (folder / split).is_dir():
+        if not is_folder(folder / split):
             raise _faulty(folder, f"it has no folder {split}/")
     left_out = LeftOut()
     wnids = class_folders(folder / "train", left_out)
     listed = folder / "wnids.txt"
-    if listed.is_file():
+    if is_file(listed):
         expected = sorted(_lines(listed))
         if wrong := sorted(set(expected) ^ set(wnids)):
             lacks = "lacks" if wrong[0] in expected else "has, unlike wnids.txt,"
@@ -69,7 +70,7 @@ def read_tree(folder: Path) -> Tree:
     train = _files_of_classes(folder, "train", wnids, left_out)
     # Many a script moves the images out of val/images into class folders, and leaves the rest as it was.
     images = folder / "val" / "images"
-    unsorted = image_files(images, -1, left_out) if images.is_dir() else []
+    unsorted = image_files(images, -1, left_out) if is_folder(images) else []
     test = _annotated_files(folder, unsorted, wnids) if unsorted else _files_of_classes(folder, "val", wnids, left_out)
     return Tree(_class_names(folder / "words.txt", wnids), train, test, left_out)
 
@@ -78,7 +79,7 @@ def _files_of_classes(folder: Path, split: str, wnids: list[str], left_out: Left
     files = []
     for label, wnid in enumerate(wnids):
         in_class = folder / split / wnid
-        found = image_files(in_class, label, left_out, expected=("_boxes.txt",)) if in_class.is_dir() else []
+        found = image_files(in_class, label, left_out, expected=("_boxes.txt",)) if is_folder(in_class) else []
         if not found:
             raise _faulty(folder, f"{split}/{wnid} has no images")
         files += found
@@ -88,7 +89,7 @@ def _files_of_classes(folder: Path, split: str, wnids: list[str], left_out: Left
 def _annotated_files(folder: Path, files: list[ImageFile], wnids: list[str]) -> list[ImageFile]:
     """The files of val/images with the labels that val/val_annotations.txt gives them: FILE, tab, WordNet id, ..."""
     annotations = folder / "val" / "val_annotations.txt"
-    if not annotations.is_file():
+    if not is_file(annotations):
         raise _faulty(folder, "val/val_annotations.txt, which names the classes of val/images, is not there")
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     label_of = {}
@@ -108,7 +109,7 @@ def _annotated_files(folder: Path, files: list[ImageFile], wnids: list[str]) -> 
 
 def _class_names(words: Path, wnids: list[str]) -> tuple[str, ...]:
     """The first synonym of each WordNet id, or the id; with the id in brackets where two classes share a name."""
-    synonyms = dict(line.split("\t", 1) for line in _lines(words) if "\t" in line) if words.is_file() else {}
+    synonyms = dict(line.split("\t", 1) for line in _lines(words) if "\t" in line) if is_file(words) else {}
     names = [synonyms.get(wnid, "").split(",")[0].strip() or wnid for wnid in wnids]
     times = Counter(names)
     return tuple(name if times[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, wnids, strict=True))

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.datasets.files import damaged, downloading, missing, read_variables
+from common.datasets.files import damaged, downloading, missing, not_published, read_variables
+from common.disk.paths import is_file
 from common.images.image_data import ImageData, Loader, Request, Statistics
+from common.system.errors import InputError
 from common.system.files import write_atomically
 
 _IDX_BYTES = {  # of MNIST's files, and of those in its form
@@ -70,7 +72,7 @@ def load_svhn(request: Request) -> tuple[ImageData, ImageData]:
 
     sources = [SVHN.split_list[split] for split in ("train", "test")]
     wanted = {request.data_path / file: (url, md5) for url, file, md5 in sources}
-    lacking = [file for file in wanted if not file.is_file()]
+    lacking = [file for file in wanted if not is_file(file)]
     if lacking and not request.download:
         raise missing("SVHN", lacking, lacking)
     for file in lacking:
@@ -101,9 +103,13 @@ def _read_mat(file: Path) -> tuple[torch.Tensor, torch.Tensor]:
     pixels, labels = content["X"], content["y"]  # [32, 32, 3, N] and [N, 1]
     count = pixels.shape[-1] if pixels.ndim == 4 else 0
     fits = pixels.shape == (32, 32, 3, count) and pixels.dtype == np.uint8 and labels.shape == (count, 1)
-    # Digit 0 has label 10, as MATLAB counts from 1.
-    if not (fits and count and labels.dtype.kind in "iuf" and np.isin(labels, np.arange(1, 11)).all()):
+    if not (fits and count and labels.dtype.kind in "iuf" and np.isin(labels, np.arange(11)).all()):
         raise damaged([file])
+    # Digit 0 has label 10, as MATLAB counts from 1; copies that others have saved give it 0.
+    if np.isin([0, 10], labels).all():
+        raise InputError(f"{file} has labels 0 and 10, which both mean the digit 0: fetch the published file")
+    if (labels == 0).any():
+        tqdm.write(f"{file} has labels 0 to 9, where the published file has 1 to 10: label 0 is taken for the digit 0")
     images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)))
     return images, torch.from_numpy(labels[:, 0].astype(np.int64) % 10)
 
@@ -117,12 +123,15 @@ def _load_idx(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
     archives = {raw / file: md5 for file, md5 in kind.resources}
     files = [archive.with_suffix("") for archive in archives]
     for archive, file in zip(archives, files, strict=True):
-        if archive.is_file() and not file.is_file() and not check_integrity(archive, archives[archive]):
+        if is_file(archive) and not is_file(file) and not check_integrity(archive, archives[archive]):
             _unpack_another(archive, file)
-    lacking = [file for file in files if not file.is_file()]
+    lacking = [file for file in files if not is_file(file)]
     if lacking:
         # Archives that somebody has put there are unpacked whether or not downloads are allowed.
-        if not request.download and not all(check_integrity(archive, md5) for archive, md5 in archives.items()):
+        unusable = [archive for archive, md5 in archives.items() if not check_integrity(archive, md5)]
+        if not request.download and unusable:
+            if there := [archive for archive in unusable if is_file(archive) and archive.with_suffix("") in lacking]:
+                raise not_published(there)
             raise missing(name, lacking, archives)
         with downloading(name, kind.mirrors, list(archives)):
             kind(request.data_path, download=True)
@@ -186,10 +195,10 @@ def _load_cifar(kind: Any, request: Request) -> tuple[ImageData, ImageData]:
 
     if bad := faulty():
         if not request.download and not all(check_integrity(archive, md5) for archive, md5 in archives.items()):
-            if there := [file for file in bad if file.is_file()]:
+            if there := [file for file in bad if is_file(file)]:
                 raise damaged(there)
             raise missing(name, bad, archives)
-        with downloading(name, [kind.url], list(archives), damaged=[file for file in bad if file.is_file()]):
+        with downloading(name, [kind.url], list(archives), damaged=[file for file in bad if is_file(file)]):
             # What torchvision's own `download` does, except that it overlooks a missing or damaged file of names.
             download_and_extract_archive(kind.url, str(request.data_path), filename=kind.filename, md5=kind.tgz_md5)
         if bad := faulty():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from common.disk.paths import is_file
 from common.images.image_data import ImageData, Request, Statistics
 from common.system.errors import InputError
 
@@ -32,7 +33,10 @@ def load(request: Request) -> tuple[ImageData, ImageData]:
     The file is looked for in the folder 3D-MNIST of `data_path`, then in `data_path` itself; it is never downloaded, as
     Kaggle asks for an account. Raises `InputError` if it is not there, or says what is wrong with it.
     """
-    import h5py
+    try:
+        import h5py
+    except ImportError as error:
+        raise InputError(f"{NAME} is an HDF5 file, which the package h5py reads: pip install h5py") from error
 
     file = _find(request.data_path)
     try:
@@ -53,7 +57,7 @@ def load(request: Request) -> tuple[ImageData, ImageData]:
 def _find(data_path: Path) -> Path:
     places = (data_path / NAME / FILE, data_path / FILE)
     for place in places:
-        if place.is_file():
+        if is_file(place):
             return place
     raise InputError(
         f"{NAME} is not at {places[0]}, and Kaggle gives it only to those who log in: download it from {ADDRESS}, put "

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +28,13 @@ from tqdm import tqdm
 
 from common.config.places import dataset_folder
 from common.datasets import ImageData
+from common.disk.listing import matching
+from common.disk.locks import Lock, take_lock
+from common.disk.paths import expanded, is_folder
 from common.system.errors import InputError
-from common.system.files import json_checksum, opened_tensors, read_json, take_lock, write_atomically, write_json
+from common.system.files import json_checksum, opened_tensors, read_json, write_atomically, write_json
 from common.system.text import counted, difference
 from common.system.version import code_version
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 FORMAT = "fred-experts"
 VERSION = 2  # of the manifest; 2 has a checksum
@@ -55,7 +55,7 @@ def buffer_folder(buffer_path: str | Path, dataset: str, model: str, zca: bool) 
 
     For the datasets folder:PATH and hf:PATH, <dataset> is the last part of the path.
     """
-    return Path(buffer_path).expanduser() / f"{dataset_folder(dataset)}{'_zca' if zca else ''}" / model
+    return expanded(buffer_path) / f"{dataset_folder(dataset)}{'_zca' if zca else ''}" / model
 
 
 def describe(
@@ -214,9 +214,9 @@ def numbered_files(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
 
     The list is empty if the folder does not exist.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         return []
-    found = [(match, file) for file in folder.iterdir() if (match := pattern.fullmatch(file.name))]
+    found = [(match, file) for file in matching(folder, "*") if (match := pattern.fullmatch(file.name))]
     return [file for _, file in sorted(found, key=lambda each: int(each[0][1]))]
 
 
@@ -306,7 +306,7 @@ def _difference(key: str, stored: Any, asked: Any) -> str:
     return difference(key if key in _NOT_FLAGS else f"--{key}", stored, asked)
 
 
-def _lock(folder: Path, name: str) -> BaseFileLock | None:
+def _lock(folder: Path, name: str) -> Lock | None:
     return take_lock(folder / name, "the buffer", "--buffer_path")
 
 
@@ -345,7 +345,7 @@ def _is_begun(folder: Path) -> bool:
 
 def _left_over(folder: Path) -> list[int]:
     """The numbers of experts with a lock or temporary file, from a process that trains them or was killed doing so."""
-    files = [*folder.glob(".expert_*.lock"), *folder.glob(".expert_*.tmp")]
+    files = [*matching(folder, ".expert_*.lock"), *matching(folder, ".expert_*.tmp")]
     return sorted({int(match[1]) for file in files if (match := _OF_AN_EXPERT.match(file.name))})
 
 
@@ -354,7 +354,7 @@ def _remove_temporary(folder: Path, name: str) -> None:
 
     The caller must hold the lock for this file.
     """
-    for leftover in folder.glob(f".{name}.*.tmp"):
+    for leftover in matching(folder, f".{name}.*.tmp"):
         leftover.unlink()
 
 

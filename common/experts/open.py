@@ -14,6 +14,7 @@ from torch import Tensor
 from common.config.command_line import data_flags, parse_buffer
 from common.config.options import BufferOptions, DataOptions
 from common.config.places import dataset_folder
+from common.disk.paths import expanded
 from common.experts.buffer import Buffer, Expert
 from common.experts.folder import (
     buffer_folder,
@@ -45,7 +46,7 @@ def find_buffer(buffer_path: str | Path, dataset: str, model: str, zca: bool) ->
     it has replay buffers and `buffer_folder` has no experts.
     """
     ours = buffer_folder(buffer_path, dataset, model, zca)
-    theirs = Path(buffer_path).expanduser() / f"{dataset_folder(dataset)}{'' if zca else '_NO_ZCA'}" / model
+    theirs = expanded(buffer_path) / f"{dataset_folder(dataset)}{'' if zca else '_NO_ZCA'}" / model
     return theirs if replay_files(theirs) and not expert_files(ours) else ours
 
 

@@ -62,6 +62,8 @@ class _StorageCheck:
     def __call__(self, tensor: Tensor) -> None:
         """Raises InputError if the storage of this tensor is not what was written."""
         storage = tensor.untyped_storage()
+        if not self._known:  # a file of torch before 1.6, which has no checksums
+            return
         if storage.data_ptr() in self._checked or not storage.nbytes():
             return
         content = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
@@ -75,8 +77,10 @@ class _StorageCheck:
 
 def _read_replay(file: Path) -> tuple[list[list[list[Tensor]]], _StorageCheck]:
     try:
-        check = _StorageCheck(file, check_torch_file(file, storages=False))
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        known = check_torch_file(file, storages=False)
+        check = _StorageCheck(file, known)
+        # Only a zip file, as torch writes since version 1.6, can be mapped.
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=bool(known))
     except UNREADABLE as error:
         reason = (str(error).splitlines() or [""])[0].partition(". ")[0]
         raise InputError(

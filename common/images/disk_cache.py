@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.disk.listing import matching
+from common.disk.paths import cache_root, is_file
 from common.images.mapped import PartChecksums
 from common.system.errors import InputError
 from common.system.files import UNREADABLE, opened_tensors, write_atomically
@@ -41,18 +43,9 @@ _ABANDONED = 3600.0  # seconds without a change after which an unfinished file i
 
 
 def named_file(kind: str, names: Sequence[str | float | None]) -> Path:
-    """The path of the cache file that `kind` and `names` identify.
-
-    The folder is the first that is defined of $FRED_CACHE, $XDG_CACHE_HOME/fred and ~/.cache/fred.
-    """
-    if chosen := os.environ.get("FRED_CACHE"):
-        root = Path(chosen).expanduser()
-    elif base := os.environ.get("XDG_CACHE_HOME"):
-        root = Path(base) / "fred"
-    else:
-        root = Path.home() / ".cache" / "fred"
+    """The path of the cache file that `kind` and `names` identify, in the folder `paths.cache_root`."""
     key = hashlib.blake2b(json.dumps(list(names)).encode(), digest_size=10).hexdigest()
-    return root / f"{kind}-{key}.safetensors"
+    return cache_root() / f"{kind}-{key}.safetensors"
 
 
 def read(file: Path, fingerprint: str, map_above: int | None = None) -> Stored | None:
@@ -63,7 +56,7 @@ def read(file: Path, fingerprint: str, map_above: int | None = None) -> Stored |
     So its tensors come with checksums of their parts, `verify_NAME`, to be compared when a part is first used (see
     `mapped.PartCheck`). A seal covers the rest of every file: fingerprint, details, names, types and shapes.
     """
-    if not file.is_file():
+    if not is_file(file):
         return None
     try:
         if map_above is not None and file.stat().st_size > map_above:
@@ -196,7 +189,7 @@ def _tensors(content: mmap.mmap, header: dict[str, Any], start: int) -> dict[str
 
 def _remove_abandoned(file: Path) -> None:
     """Remove the unfinished files that killed processes have left; each can be as large as `file` itself."""
-    for leftover in file.parent.glob(f".{file.name}.*.tmp"):
+    for leftover in matching(file.parent, f".{file.name}.*.tmp"):
         with suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _ABANDONED:
                 leftover.unlink()

@@ -16,6 +16,7 @@ from torch import Tensor
 from common.images.mapped import PartCheck
 from common.images.pixels import Decoding, Resize, fingerprint
 from common.system.errors import InputError
+from common.system.text import told_apart
 
 if TYPE_CHECKING:
     from common.images.whitening import Whitening
@@ -231,7 +232,8 @@ def different_content(there: dict[str, Any], here: dict[str, Any]) -> str:
     """Describe in words how the content of a dataset `there` differs from that `here`; "" if it does not differ."""
     told = []
     if there["class_names"] != here["class_names"]:
-        told.append(f"the classes were {', '.join(there['class_names'])} and are {', '.join(here['class_names'])}")
+        were, are = there["class_names"], here["class_names"]
+        told.append(f"the classes were {', '.join(told_apart(were, are))} and are {', '.join(told_apart(are, were))}")
     for split, name in (("train", "training"), ("test", "test")):
         if there[split] != here[split]:
             told.append(f"there were {there[split]} {name} images and are {here[split]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import NamedTuple
 
 import torch
 
+from common.disk.listing import EntryKind, entries, entry_kind
+from common.disk.paths import unreadable
 from common.images.decoded import check_request, decode_once
 from common.images.disk_cache import named_file
 from common.images.encoded import FORMAT, transparency
 from common.images.image_data import ImageData, Request, Statistics, refuse_alike
 from common.images.pixels import Decoding, Resize, resize_key
+from common.system.errors import InputError
 
 # First torchvision's IMG_EXTENSIONS, then others of formats that Pillow reads and people keep images in. Importing
 # torchvision would take most of the time of a start from the cache.
@@ -83,29 +87,31 @@ def class_folders(split: Path, left_out: LeftOut) -> list[str]:
     Everything else in `split` is counted in `left_out`.
     """
     names = []
-    with os.scandir(split) as entries:
-        for entry in entries:
-            if is_hidden(entry.name):
-                left_out.add("hidden", entry.name)
-            elif entry.is_dir():
-                names.append(entry.name)
-            elif _is_image(entry.name):
-                left_out.add("outside the class folders", entry.name)
-            else:
-                left_out.add(_kind(entry), entry.name)
+    for entry in entries(split):
+        if is_hidden(entry.name):
+            left_out.add("hidden", entry.name)
+            continue
+        kind = entry_kind(entry)
+        if kind == "folder":
+            names.append(entry.name)
+        elif kind == "file" and _is_image(entry.name):
+            left_out.add("outside the class folders", entry.name)
+        else:
+            left_out.add(_told(entry, kind), entry.name)
     return sorted(names)
 
 
 def count_beside(folder: Path, read: Collection[str], left_out: LeftOut) -> None:
     """Count in `left_out` what lies in `folder` beside the entries named in `read`; hidden entries are passed over."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name in read or is_hidden(entry.name):
-                continue
-            if entry.is_dir():
-                left_out.add("beside the splits", f"{entry.name}/")
-            else:
-                left_out.add("outside the class folders" if _is_image(entry.name) else _kind(entry), entry.name)
+    for entry in entries(folder):
+        if entry.name in read or is_hidden(entry.name):
+            continue
+        kind = entry_kind(entry)
+        if kind == "folder":
+            left_out.add("beside the splits", f"{entry.name}/")
+        else:
+            is_image = kind == "file" and _is_image(entry.name)
+            left_out.add("outside the class folders" if is_image else _told(entry, kind), entry.name)
 
 
 def image_files(folder: Path, label: int, left_out: LeftOut, expected: tuple[str, ...] = ()) -> list[ImageFile]:
@@ -118,27 +124,33 @@ def image_files(folder: Path, label: int, left_out: LeftOut, expected: tuple[str
 
 
 def image_file(path: str, label: int) -> ImageFile:
-    """Look up the size and the time of change of one image file."""
-    status = os.stat(path)  # noqa: PTH116 (Path takes ten times as long)
+    """Look up the size and the time of change of one image file. Raises `InputError` if it is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 (Path takes ten times as long)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not a regular file, and is never opened: replace it by the image")
     return ImageFile(path, label, status.st_size, status.st_mtime_ns)
 
 
 def _walk(folder: str, label: int, left_out: LeftOut, expected: tuple[str, ...]) -> Iterator[ImageFile]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_hidden(entry.name):
-                left_out.add("hidden", entry.name)
-            elif entry.is_dir():
-                if entry.is_symlink() and _is_around(entry.path, folder):  # it would be read until the path is too long
-                    left_out.add("linked to an enclosing folder", entry.name)
-                else:
-                    yield from _walk(entry.path, label, left_out, expected)
-            elif _is_image(entry.name) and (entry.is_file() or _is_dangling(entry)):
-                # Of a link that leads nowhere the link itself: the image is missing, which decoding it will say.
-                status = entry.stat(follow_symlinks=entry.is_file())
-                yield ImageFile(entry.path, label, status.st_size, status.st_mtime_ns)
-            elif not entry.name.endswith(expected):
-                left_out.add(_kind(entry), entry.name)
+    for entry in entries(folder):
+        if is_hidden(entry.name):
+            left_out.add("hidden", entry.name)
+            continue
+        kind = entry_kind(entry)
+        if kind == "folder":
+            if entry.is_symlink() and _is_around(entry.path, folder):  # it would be read until the path is too long
+                left_out.add("linked to an enclosing folder", entry.name)
+            else:
+                yield from _walk(entry.path, label, left_out, expected)
+        elif _is_image(entry.name) and kind in ("file", "dangling"):
+            # Of a link that leads nowhere the link itself: the image is missing, which decoding it will say.
+            status = entry.stat(follow_symlinks=kind == "file")
+            yield ImageFile(entry.path, label, status.st_size, status.st_mtime_ns)
+        elif not entry.name.endswith(expected):
+            left_out.add(_told(entry, kind), entry.name)
 
 
 def is_hidden(name: str) -> bool:
@@ -150,21 +162,17 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
-def _is_dangling(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not entry.is_file() and not entry.is_dir()
-
-
 def _is_around(link: str, folder: str) -> bool:
     """Whether a link leads to `folder` or to a folder that contains it."""
     target, inside = os.path.realpath(link), os.path.realpath(folder)
     return os.path.commonpath([target, inside]) == target
 
 
-def _kind(entry: os.DirEntry[str]) -> str:
+def _told(entry: os.DirEntry[str], kind: EntryKind) -> str:
     """What to call an entry that is neither hidden, nor a folder, nor an image file."""
-    if _is_dangling(entry):
+    if kind == "dangling":
         return "linked to nothing"
-    if not entry.is_file():
+    if kind == "special":
         return "neither file nor folder"
     return os.path.splitext(entry.name)[1].lower() or "without an extension"  # noqa: PTH122 (Path takes ten times as long)
 
@@ -220,7 +228,7 @@ def load_tree(
 def tree_fingerprint(folder: Path, resize: Resize | None, decoding: Decoding, tree: Tree) -> str:
     """A hash that changes with the folder, resizing and decoding, and the name, size or time of change of any file."""
     how = "\0".join(map(str, [*resize_key(resize), decoding]))
-    digest = hashlib.blake2b(f"{FORMAT}\0{folder}\0{how}".encode(), digest_size=20)
+    digest = hashlib.blake2b(f"{FORMAT}\0{folder}\0{how}".encode("utf-8", "surrogateescape"), digest_size=20)
     start = len(str(folder))
     for file in tree.train + tree.test:
         digest.update(f"\0{file.path[start:]}\0{file.size}\0{file.mtime_ns}".encode("utf-8", "surrogateescape"))

@@ -21,12 +21,16 @@ from common.images import disk_cache, pixels
 from common.images.image_data import ImageData
 from common.images.pixels import in_unit_range
 from common.images.whitening import Whitening
+from common.system.devices import total_memory
 from common.system.errors import InputError
 from common.system.progress import Progress
+from common.system.text import describe_bytes, describe_seconds
 
 EPS = 0.1  # as in the trajectory-matching code; added to the eigenvalues, for pixels in 0..1
 FORMAT = 1  # the version of the fit: increase it when the same images give another transform
 LONG_FIT = 1e11  # a fit with a larger N D^2 is announced; at this value it takes a few seconds on one core
+_RATE = 3.4e10  # operations of a fit per second on one core: CIFAR-10 takes 31 s
+_MATRICES = 8  # [D, D], that a fit holds at least
 CHUNK = 1024  # the number of images transformed at a time: in float32, 12 MB at 3 x 32 x 32, 50 MB at 3 x 64 x 64
 
 
@@ -64,13 +68,26 @@ def whitening_of(train: ImageData, eps: float = EPS, progress: bool = True) -> W
     if stored is not None:
         return Whitening(**stored[0], eps=eps, fingerprint=key)
     size = train.images[0].numel()
+    check_fit(train.name, len(train), size)
     if progress and len(train) * size**2 > LONG_FIT:
-        told = f"fitting the ZCA whitening of {train.name}, {size} x {size} numbers: kept for the next start"
-        tqdm.write(told, file=sys.stderr)
+        seconds = (len(train) * size**2 + 20 * size**3) / _RATE
+        told = f"about {describe_seconds(seconds)} of one core, kept for the next start"
+        tqdm.write(f"fitting the ZCA whitening of {train.name}, {size} x {size} numbers: {told}", file=sys.stderr)
     whitening = fit(train.images, eps)
     tensors = {name: getattr(whitening, name).contiguous() for name in ("mean", "matrix", "inverse")}
     disk_cache.write(file, key, tensors, {})
     return whitening
+
+
+def check_fit(name: str, count: int, size: int) -> None:
+    """Raise `InputError` if whitening `count` images of `size` numbers takes more than the memory of this machine."""
+    needed, total = 4 * (2 * count * size + _MATRICES * size**2), total_memory(torch.device("cpu"))
+    if total is not None and needed > total:
+        raise InputError(
+            f"ZCA whitening of {name} is a matrix of {size:,} x {size:,} numbers, which takes at least "
+            f"{describe_bytes(needed)} of memory to fit, and this machine has {describe_bytes(total)}: leave out "
+            "--zca, or give smaller images by --image_size"
+        )
 
 
 def whiten(data: ImageData, whitening: Whitening, progress: bool = True) -> ImageData:

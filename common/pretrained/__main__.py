@@ -27,6 +27,7 @@ from common.config.command_line import parse_command, with_recipe
 from common.config.evaluate_options import EvaluateOptions
 from common.config.options import DistillOptions
 from common.datasets import PREFIXES
+from common.disk.paths import is_folder
 from common.pretrained import drive, share
 from common.pretrained.bring_in import Import
 from common.pretrained.convert import Provenance, defaults_of, from_authors, likely_objective
@@ -143,7 +144,7 @@ class Check(EvaluateOptions):
         if self.output:
             check_json(self.output, self.file)
         folder = Path(self.file)
-        files = [self.file] if not folder.is_dir() else [str(path) for path in _images_files(folder)]
+        files = [self.file] if not is_folder(folder) else [str(path) for path in _images_files(folder)]
         if not files:
             raise InputError(
                 f"there is no synthetic set in {folder}: python -m common.pretrained download fetches some"
@@ -295,7 +296,7 @@ def _shortened(options: Check, result: dict[str, Any], objective: str, recipe: r
 
 def _images_files(folder: Path) -> list[Path]:
     """The synthetic-set files below a folder; of a pair only the images file."""
-    found = drive.find_files(folder) if folder.is_dir() else []
+    found = drive.find_files(folder) if is_folder(folder) else []
     return [path for path in found if not path.name.rpartition("#")[2].startswith("labels")]
 
 

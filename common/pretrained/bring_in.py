@@ -13,6 +13,7 @@ from torch import Tensor
 
 from common.config.options import DataOptions, ImageSize, NoDownload
 from common.datasets import ImageData
+from common.disk.paths import expanded
 from common.images.image_data import content_of, same_classes
 from common.images.pixel_values import PIXELS
 from common.images.pixels import ResizeMode
@@ -71,7 +72,7 @@ class Import(Provenance):
             zca=self.zca,
         )
         train, test = data.load()
-        path = Path(self.file).expanduser()
+        path = expanded(self.file)
         found = read_folder(path, train, self.pixels) if path.is_dir() else read_tensors(path, self.pixels)
         synset, metadata = from_authors(
             as_set_of(train, found, path), dataclasses.replace(self, pixels="normalised"), as_pixels=True

@@ -16,6 +16,7 @@ from typing import Any
 from common import recipes
 from common.datasets import DATASETS
 from common.datasets.imagenet_classes import PREFIX, SYNONYMS, WHOLE, canonical
+from common.disk.listing import files_below
 from common.pretrained.convert import Provenance
 from common.recipes import OBJECTIVES
 from common.synset.authors import is_authors
@@ -114,7 +115,7 @@ def record(folder: Path) -> dict[str, str]:
 
 def find_files(folder: Path, ours: bool = True) -> list[Path]:
     """The authors' files below a folder, sorted. ours: include files in our format. Partial downloads are left out."""
-    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    found = (path for path in files_below(folder) if not path.name.startswith("."))
     return sorted(path for path in found if is_authors(path) or (ours and path.suffix == SUFFIX))
 
 

@@ -14,6 +14,7 @@ from common.config.checks import check_least, check_positive
 from common.config.evaluate_options import EvaluateOptions
 from common.config.options import Device, NetworksAtOnce, Seed
 from common.config.places import dataset_folder
+from common.disk.paths import expanded
 from common.images.pixel_values import normalised_by
 from common.pretrained import forms
 from common.pretrained.forms import Content, Split
@@ -163,7 +164,7 @@ def _destination(to: str) -> tuple[str, Path]:
     kind, colon, path = to.partition(":")
     if kind not in forms.KINDS or not colon or not path:
         raise InputError(f"--to {to} names no form: give {', '.join(f'{each}:PATH' for each in forms.KINDS)}")
-    place = Path(path).expanduser()
+    place = expanded(path)
     forms.check_place(kind, place)
     return kind, place
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import shutil
@@ -16,10 +15,12 @@ import numpy as np
 from torch import Tensor
 
 from common.datasets.hub import import_library
+from common.disk.listing import files_below, names
+from common.disk.paths import is_file, kind_of
 from common.images.image_tree import is_hidden
 from common.images.pixel_values import PixelValues
 from common.system.errors import InputError
-from common.system.files import torch_bytes, write_atomically, write_json
+from common.system.files import json_text, torch_bytes, write_atomically, write_json
 from common.system.text import shortened
 
 VALUES = {
@@ -76,14 +77,15 @@ def write(kind: str, path: Path, content: Content) -> int:
     Raises InputError if `path` cannot be written, and for a library that is not installed.
     """
     KINDS[kind](path, content)
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    files = [path] if is_file(path) else files_below(path)
     return sum(each.stat().st_size for each in files)
 
 
 def check_place(kind: str, path: Path) -> None:
     """Raise InputError if an export of this kind cannot be called `path`, or would mix with what is there."""
     if kind in PICTURES:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        there = kind_of(path)
+        if there != "nothing" and (there != "folder" or names(path)):
             raise InputError(f"{path} is there already and not an empty folder: give another, or remove it")
         if kind == "hf":
             import_library()
@@ -153,7 +155,7 @@ def _write_npz(path: Path, content: Content) -> None:
     # Text, and numbers of float64: arrays of objects would need pickle. An unknown mean is an empty array.
     arrays |= {key: np.array([] if about[key] is None else about[key]) for key in _BESIDE}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays, about=np.array(json.dumps(about, ensure_ascii=False)))
+    np.savez_compressed(buffer, **arrays, about=np.array(json_text(about)))
     write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
@@ -185,7 +187,7 @@ def _write_hf(path: Path, content: Content) -> None:
             }
             pa.parquet.write_table(pa.Table.from_pydict(rows, schema), new / f"{name}-00000-of-00001.parquet")
         # Not a JSON file, which the library would take for data.
-        about = json.dumps(content.described, indent=2, ensure_ascii=False)
+        about = json_text(content.described, indent=2)
         (new / "README.md").write_text(_CARD.format(about=about), encoding="utf-8")
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from common.datasets import ImageData
+from common.disk.listing import entries, entry_kind
+from common.disk.paths import is_folder
 from common.images.encoded import Unreadable, describe_remarks, read_image
 from common.images.image_tree import ImageFile, LeftOut, class_folders, image_files
 from common.images.pixel_values import PIXELS
@@ -41,7 +43,7 @@ def read_folder(path: Path, train: ImageData, pixels: str | None) -> Found:
     if pixels is not None:
         raise InputError("--pixels says what the numbers of an .npz or .pt are, image files hold bytes: leave it out")
     inner = path / "train"
-    root = inner if inner.is_dir() and any(each.is_dir() for each in inner.iterdir()) else path
+    root = inner if is_folder(inner) and any(entry_kind(each) == "folder" for each in entries(inner)) else path
     left_out = LeftOut()
     names = class_folders(root, left_out)
     files = [file for label, name in enumerate(names) for file in image_files(root / name, label, left_out)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from common.config.options import DataOptions
 from common.datasets import default_data_path
 from common.datasets.presence import is_there, is_unpacked
+from common.disk.paths import expanded
 from common.experts.folder import expert_files
 from common.experts.open import find_buffer, training_command
 from common.experts.replay import replay_files
@@ -17,7 +17,7 @@ from common.system.text import counted
 def missing_data(options: DataOptions) -> str | None:
     """What of the dataset is not there, or is still to be unpacked; None where it can be read."""
     there = is_there(options.dataset, options.data_path)
-    place = Path(options.data_path or default_data_path(options.dataset)).expanduser()
+    place = expanded(options.data_path or default_data_path(options.dataset))
     if there is False:
         if options.dataset.startswith("folder:"):
             return f"the images: {options.dataset.removeprefix('folder:')} is not a folder"

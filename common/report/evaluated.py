@@ -20,7 +20,9 @@ def lines_of(result: dict[str, Any]) -> Iterator[str]:
         yield describe(result["published"])
     if stored := result["stored"]:
         name = stored.get("network", result["network"])
-        yield f"{in_percent(stored)} is stored in the file ({stored['n']} x {name})"
+        # An evaluation's draws are a function of the seed and the run's iteration, which a file has no part in.
+        drawn = "; its networks were other draws, whatever the --seed"
+        yield f"{in_percent(stored)} is stored in the file ({stored['n']} x {name}){drawn}"
 
 
 def table_of(result: dict[str, Any], storage: dict[str, Any]) -> list[dict[str, Any]]:

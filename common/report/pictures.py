@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from common.report.voxels import render
 from common.system.files import write_atomically
-from common.system.text import networks_of
+from common.system.text import networks_of, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,7 +146,7 @@ def draw_step_sizes(
     axis.axvline(suggested, color="tab:green", label=f"suggested: {suggested:.4g}")
     axis.set_xlabel("lr_freq")
     axis.set_ylabel("mean loss of the last quarter")
-    axis.set_title(title, fontsize=10)
+    axis.set_title(_plain(title), fontsize=10)
     axis.legend()
     _save(figure, path)
 
@@ -259,12 +260,14 @@ def shares_along_axes(masks: np.ndarray) -> np.ndarray:
 
 
 def _plain(text: str) -> str:
-    # matplotlib would read the text between two dollar signs as mathematics, and fail if it is not.
-    return text.replace("$", r"\$")
+    # matplotlib would read the text between two dollar signs as mathematics, and fail if it is not, as it fails for a
+    # name that is no UTF-8.
+    return printable(text).replace("$", r"\$")
 
 
 def _label(name: str) -> str:
     # A long name would leave no room for the pictures.
+    name = printable(name, lines=False)
     return _plain(name if len(name) <= _MAX_LABEL else name[: _MAX_LABEL - 1] + "…")
 
 
@@ -280,4 +283,6 @@ def _figure(width: float, height: float) -> Figure:
 def _save(figure: Figure, path: Path) -> None:
     # The temporary file has another suffix than the path, so the format is passed explicitly.
     kind = path.suffix.removeprefix(".")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, format=kind, bbox_inches="tight"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of a script that the font lacks it draws boxes
+        write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, format=kind, bbox_inches="tight"))

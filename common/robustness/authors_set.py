@@ -13,6 +13,7 @@ from common.config.checks import check_least
 from common.config.options import DSA_STRATEGY
 from common.datasets import ImageData, check_dataset, is_imagenet, load_dataset
 from common.datasets.imagenet_classes import PREFIX, SYNONYMS, WHOLE
+from common.disk.paths import expanded
 from common.images.pixel_values import as_normalised
 from common.images.pixels import Resize, ResizeMode
 from common.robustness.options import RobustnessOptions
@@ -87,7 +88,7 @@ def _authors_file(options: RobustnessOptions, dataset: str, folder: Path) -> Pat
     Files of an ImageNet subset are in FreD/ImageNet/<subset>, where any name of the subset is accepted. Raises
     InputError if there is no such file.
     """
-    root = Path(options.synset_path or folder / "trained_synset").expanduser() / "FreD"
+    root = expanded(options.synset_path or folder / "trained_synset") / "FreD"
     places = [root / dataset]
     if is_imagenet(dataset):
         key = dataset.removeprefix(PREFIX)

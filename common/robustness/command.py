@@ -17,6 +17,7 @@ import torch
 from common.config.checks import check_stored_as, check_training
 from common.config.command_line import parse_plain
 from common.datasets import default_data_path, is_imagenet
+from common.disk.paths import expanded
 from common.images.image_data import with_statistics
 from common.networks import build_network
 from common.report import pictures
@@ -161,7 +162,7 @@ def _target(options: RobustnessOptions, setup: EvaluationSetup, levels: Sequence
         kinds = options.corruptions or CORRUPTIONS
     if options.target_stats == "half" and clean.whitening is not None:
         raise InputError("--target_stats half takes the place of mean and std, and this set was whitened: leave it out")
-    root = Path(options.target_path or options.data_path or default_data_path(clean.name)).expanduser()
+    root = expanded(options.target_path or options.data_path or default_data_path(clean.name))
     return open_target(
         name,
         root,

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -15,6 +15,8 @@ from tqdm import tqdm
 from common.config.command_line import options_with_sources
 from common.config.options import DistillOptions, Sources
 from common.config.places import dataset_folder
+from common.disk.listing import matching
+from common.disk.locks import Lock, take_lock
 from common.images.image_data import different_content
 from common.runs.finished import CHECKPOINTS, CHECKSUMS, METRICS, SUMMARY, read_finished, write_finished
 from common.runs.identity import differences, folder_of, identity, wherever_it_lies
@@ -26,16 +28,12 @@ from common.system.files import (
     UNREADABLE,
     check_torch_file,
     read_json,
-    take_lock,
     torch_bytes,
     write_atomically,
     write_json,
 )
 from common.system.signals import Stoppable
 from common.system.version import code_version
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 # In the order of removal: checkpoints go first, and config.json, which says whose folder it is, goes last.
 _OWN_FILES = (*CHECKPOINTS, CHECKSUMS, SUMMARY, "report.html", METRICS, "log.txt", "config.json")
@@ -73,7 +71,7 @@ class Run(Stoppable):
         self._entries: list[dict[str, Any]] = []
         self._metrics = hashlib.blake2b(digest_size=20)  # of metrics.jsonl as it has been written so far
         self._lock = self._take_folder()
-        for leftover in self.folder.glob(".*.tmp"):  # from a process that was killed while writing
+        for leftover in matching(self.folder, ".*.tmp"):  # from a process that was killed while writing
             leftover.unlink()
         try:
             if options.resume == "never":
@@ -115,10 +113,14 @@ class Run(Stoppable):
     # -- writing during the run --------------------------------------------------------------------------------
 
     def log(self, text: str) -> None:
-        """Print a line above any progress bar, and append it to log.txt."""
+        """Print a line above any progress bar, and append it to log.txt. Raises InputError if it cannot be written."""
         tqdm.write(text)
-        with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        path = self.folder / "log.txt"
+        try:
+            with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text + "\n")
+        except OSError as error:
+            raise _unwritten(path, error) from error
 
     def add_to_config(self, entries: dict[str, Any]) -> None:
         """Add these entries to `config` and write config.json again."""
@@ -139,9 +141,7 @@ class Run(Stoppable):
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise InputError(
-                f"cannot write {metrics}: {error.strerror}; free space and run again to continue"
-            ) from error
+            raise _unwritten(metrics, error) from error
         self._entries.clear()
         self._metrics.update(lines)
         newest, previous = (self.folder / name for name in CHECKPOINTS)
@@ -221,7 +221,7 @@ class Run(Stoppable):
 
     # -- opening -----------------------------------------------------------------------------------------------
 
-    def _take_folder(self) -> BaseFileLock:
+    def _take_folder(self) -> Lock:
         lock = take_lock(self.folder / ".lock", "the run folder", "--save_path")
         if lock is None:
             raise InputError(f"another process is at work in {self.folder}: wait for it, or give another --name")
@@ -229,7 +229,7 @@ class Run(Stoppable):
 
     def _clear(self) -> None:
         for pattern in ("*.safetensors", "*.png", "images_best.pt", "labels_best.pt", *_OWN_FILES):
-            for path in self.folder.glob(pattern):
+            for path in matching(self.folder, pattern):
                 path.unlink()
         for name in TRACKER_FOLDERS:
             if (self.folder / name).exists():
@@ -322,6 +322,10 @@ def open_run(
     run = Run(options, sources, objective, device, content) if parallel.is_main() else None
     told = parallel.broadcast(None if run is None else (run.folder, run.dataset, run.config, run.summary))
     return Follower(*told) if run is None else run
+
+
+def _unwritten(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write {path}: {error.strerror or error}; free space and run again to continue")
 
 
 def _read_checkpoint(path: Path, metrics: Path) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from typing import Any, Literal
 
 from common.config.options import TrackerName
 from common.system.errors import InputError
-from common.system.files import write_atomically
+from common.system.files import json_text, write_atomically
 from common.system.text import diverged_in
 
 # The folders that trackers make in a run folder; they are removed with the run.
@@ -279,5 +278,5 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _table(values: Mapping[str, Any]) -> str:
     """The values as a Markdown table with one row per key."""
-    cells = {key: json.dumps(value, ensure_ascii=False).replace("|", "\\|") for key, value in values.items()}
+    cells = {key: json_text(value).replace("|", "\\|") for key, value in values.items()}
     return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {cell} |" for key, cell in cells.items())])

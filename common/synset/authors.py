@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.disk.paths import expanded, is_file
 from common.images.pixel_values import PixelValues
 from common.synset.soft_labels import SoftLabelKind, SoftLabels, checked
 from common.system.errors import InputError
@@ -97,7 +98,7 @@ def read_authors(
     Raises InputError if a file is missing, damaged, of another format, or holds anything but tensors and numbers (such
     a file is never loaded, because it could run code); if images are not finite; and if classes differ in size.
     """
-    path = Path(path)
+    path = expanded(path)
     content = _load(path)
     if isinstance(content, Tensor):
         if exp is not None:
@@ -119,7 +120,7 @@ def is_authors(path: Path | str) -> bool:
 
 def _load(file: Path) -> Any:
     """Load tensors, numbers, lists and dictionaries; a global that the file names and `_ALLOWED` lacks is refused."""
-    if not file.is_file():
+    if not is_file(file):
         raise InputError(f"there is no file {file}: give {_FORMS}")
     try:
         return load_torch(file, _ALLOWED)
@@ -146,7 +147,7 @@ def _both_files(path: Path) -> tuple[Path, Path]:
             "of the pair is found: rename the two to images_best.pt and labels_best.pt"
         )
     other = path.with_name(f"{match['before']}{_PARTNER[match['what']]}{match['after']}")
-    if not other.is_file():
+    if not is_file(other):
         raise InputError(f"{path} has no {other.name} beside it: images and labels come as two files, copy both")
     return (path, other) if match["what"] == "images" else (other, path)
 
@@ -227,6 +228,11 @@ def checked_set(
         raise InputError(f"{last} has labels that are not numbers of classes (0, 1, ...)")
     # The clamp limits the memory of bincount. A label above the number of images is wrong anyway: some class is empty.
     counts = torch.bincount(whole.clamp(max=len(whole)))
+    if len(counts) > 1 and counts[0] == 0 and (counts[1:] == counts[1]).all():
+        raise InputError(
+            f"{last} numbers its classes from 1 (1 to {len(counts) - 1}), and they are counted from 0 here: subtract 1 "
+            "from the labels, and save them again"
+        )
     if (counts != counts[0]).any():
         told = ", ".join(map(str, counts[:10].tolist())) + (", ..." if len(counts) > 10 else "")
         raise InputError(f"{last} has classes of unequal size ({told} images): a synthetic set has as many of each")
@@ -245,5 +251,5 @@ def _soft(labels: Tensor, kind: SoftLabelKind, file: Path) -> tuple[SoftLabels, 
         )
     likely = soft.values.argmax(dim=1)
     if (torch.bincount(likely, minlength=classes) != count // classes).any():
-        likely = torch.arange(classes).repeat_interleave(count // classes)
+        likely = torch.arange(classes, device=likely.device).repeat_interleave(count // classes)
     return soft, likely

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ _SURVEY_CHUNK_VALUES = 1_000_000
 
 def order(seed: int, c: int, count: int) -> Tensor:
     """The order in which initial images are drawn from the `count` images of class c: a set of n takes the first n."""
-    return torch.randperm(count, generator=generator(seed, "init", c))
+    return torch.randperm(count, generator=generator(seed, "init", c), device="cpu")
 
 
 @dataclass
@@ -66,10 +67,11 @@ class LearnedSet(ABC):
 
     def __init__(self, args: Any) -> None:
         self.args = args
-        self.channel, self.num_classes, self.ipc = args.channel, args.num_classes, args.ipc
-        self.im_size = tuple(args.im_size)
+        self.channel, self.num_classes, self.ipc, self.msz_per_channel = (
+            _whole(name, getattr(args, name)) for name in ("channel", "num_classes", "ipc", "msz_per_channel")
+        )
+        self.im_size = tuple(_whole("a side of im_size", side) for side in args.im_size)
         self.device = torch.device(args.device)
-        self.msz_per_channel = args.msz_per_channel
         self.seed: int = getattr(args, "seed", 0)
         self.d = math.prod(self.im_size)
         self._survey: list[Iterable[Tensor]] | None = None
@@ -79,7 +81,9 @@ class LearnedSet(ABC):
         """Make labels, coefficients [C, n, *shape] of zeros, and their optimiser."""
         self.num_per_class = num_per_class
         self.labels = torch.arange(self.num_classes, device=self.device).repeat_interleave(num_per_class)
-        self.coefficients = torch.zeros(self.num_classes, num_per_class, *shape, device=self.device).requires_grad_()
+        # A host may have set other defaults for new tensors than float32 and the CPU (tests/test_hosts.py).
+        coefficients = torch.zeros(self.num_classes, num_per_class, *shape, dtype=torch.float32, device=self.device)
+        self.coefficients = coefficients.requires_grad_()
         if getattr(self.args, "optimizer", "sgd") == "adam":
             self.optimizer = SpreadAdam(self.coefficients, self.args.lr_freq)
         else:
@@ -141,13 +145,14 @@ class LearnedSet(ABC):
         images_all: normalised images [N, ch, *im_size], or an object whose `batch(indices)` returns such images.
         labels_all: int64 [N]. indices_class: for each class the indices of its images.
         Raises InputError for a class with fewer than n images, a drawn index whose label is another class, or images of
-        another shape than [ch, *im_size].
+        another shape than [ch, *im_size]; IndexError for an index without an image or a label.
         """
-        indices = [torch.as_tensor(rows, dtype=torch.long) for rows in indices_class]
+        indices = [_indices(rows, f"indices_class[{c}]") for c, rows in enumerate(indices_class)]
+        labels = labels_all if isinstance(labels_all, Tensor) else torch.as_tensor(labels_all, device="cpu")
+        self._check_sources(images_all, labels, indices)
         names = getattr(images_all, "class_names", range(self.num_classes))
         drawn = torch.stack([self._draw(c, rows, names[c]) for c, rows in enumerate(indices)])  # [C, n]
         images = self._gather(images_all, drawn.flatten())
-        labels = torch.as_tensor(labels_all)
         if not torch.equal(labels[drawn.flatten().to(labels.device)].to(self.device), self.labels):
             raise InputError("indices_class disagrees with labels_all: some index has another class's label")
         if images.shape[1:] != (self.channel, *self.im_size):
@@ -178,12 +183,15 @@ class LearnedSet(ABC):
     def get(self, indices: Iterable[int] | Tensor | None = None, need_copy: bool = False) -> tuple[Tensor, Tensor]:
         """Return (images, labels) of the images in `indices`, or of all; `need_copy` gives copies without a graph.
 
-        Raises InputError before `init` or `load_state_dict`.
+        Negative indices count from the end. Raises InputError before `init` or `load_state_dict`, TypeError for indices
+        that are no list of whole numbers, and IndexError for one that no image has (of indices on the CPU).
         """
         self.check_filled()
         if indices is None:
             return self._decode_classes(slice(None), need_copy).flatten(0, 1), self.labels.clone()
-        rows = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices), device=self.device).long()
+        rows = _indices(indices, "indices")
+        _check_range(rows, len(self.labels), "image")
+        rows = rows.to(self.device)
         return self._decode_rows(rows, need_copy), self.labels[rows]
 
     def optim_zero_grad(self) -> None:
@@ -256,6 +264,17 @@ class LearnedSet(ABC):
 
     # -- details -----------------------------------------------------------------------------------------------
 
+    def _check_sources(self, images_all: Tensor | ImageSource, labels: Tensor, indices: list[Tensor]) -> None:
+        if len(indices) != self.num_classes:
+            raise InputError(
+                f"indices_class has the images of {len(indices)} classes, and the set has {self.num_classes}: give one "
+                "list of indices for each class"
+            )
+        for rows in indices:
+            _check_range(rows, len(labels), "label in labels_all")
+            if isinstance(images_all, Tensor):
+                _check_range(rows, len(images_all), "image in images_all")
+
     def _draw(self, c: int, rows: Tensor, name: str | int) -> Tensor:
         if len(rows) < self.num_per_class:
             raise InputError(f"class {name} has {self._too_few(len(rows))}")
@@ -272,3 +291,43 @@ class LearnedSet(ABC):
     def _chunks(self, images_all: Tensor | ImageSource, rows: Tensor) -> Iterator[Tensor]:
         for part in rows.split(max(1, _SURVEY_CHUNK_VALUES // (self.channel * self.d))):
             yield self._gather(images_all, part)
+
+
+def _whole(name: str, value: Any) -> int:
+    """The argument as an int. Raises InputError for one that is no whole number."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        why = ", for budgets are counted in whole images per class" if name == "ipc" else ""
+        raise InputError(f"{name} is to be a whole number, not {value!r}{why}") from None
+
+
+def _indices(given: Iterable[int] | Tensor, called: str) -> Tensor:
+    """A list of whole numbers as int64 [R]. Raises TypeError, with `called`, for anything else."""
+    wanted = f"{called} is to be a list of whole numbers, or a tensor [R] of them"
+    if not isinstance(given, Iterable):
+        raise TypeError(f"{wanted}, not {type(given).__name__}: put a single one into brackets")
+    if isinstance(given, Tensor) and given.dim() != 1:
+        raise TypeError(f"{wanted}, not one of shape {list(given.shape)}")
+    rows = given if isinstance(given, Tensor) else torch.as_tensor(list(given), device="cpu")
+    if rows.dim() != 1:
+        raise TypeError(f"{wanted}, not one of shape {list(rows.shape)}")
+    if rows.dtype == torch.bool:
+        raise TypeError(f"{wanted}, not a mask: give mask.nonzero()[:, 0]")
+    if len(rows) and (rows.is_floating_point() or rows.is_complex()):
+        raise TypeError(f"{wanted}, not of {rows.dtype}")
+    return rows.long()
+
+
+def _check_range(rows: Tensor, count: int, what: str) -> None:
+    """Raise IndexError for an index that none of `count` has; what: one of them, in words.
+
+    Indices on a GPU are not looked at, which would wait for it.
+    """
+    if rows.device.type != "cpu":
+        return
+    outside = rows[(rows < -count) | (rows >= count)]
+    if len(outside):
+        raise IndexError(f"there is no {what} {int(outside[0])}: there are {count:,}, counted from 0")

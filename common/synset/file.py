@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from common.codec.payload import decode, read_head
+from common.disk.kinds import foreign_kind
+from common.disk.paths import expanded, is_file
 from common.networks.architecture import architecture
 from common.synset.base import LearnedSet
 from common.synset.packed import PackedArgs, PackedSet
 from common.synset.soft_labels import SoftLabels, checked
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
-from common.system.files import json_checksum, opened_tensors, torch_bytes, write_atomically
+from common.system.files import json_checksum, json_text, opened_tensors, torch_bytes, write_atomically
 
 # A synthetic set and its metadata, as `load_synset` returns them.
 StoredSet = tuple[LearnedSet, dict[str, Any]]
@@ -51,7 +53,7 @@ def save_synset(
     from safetensors.torch import save
 
     synset.check_filled()
-    path = Path(path)
+    path = expanded(path)
     found, stored = synset.file_contents()
     fields = {
         **{key: value for key, value in metadata.items() if key != "soft_labels" and (stored or key != "storage")},
@@ -75,7 +77,7 @@ def save_synset(
         fields |= {} if known is None else {"architecture": known}
     # The checksum is of the values as they will be read: lists for tuples, text for the keys of a table.
     read = json.loads(json.dumps({key: value for key, value in fields.items() if key != "checksum"}, allow_nan=False))
-    text = json.dumps(read | {"checksum": set_checksum(read, tensors)}, ensure_ascii=False)
+    text = json_text(read | {"checksum": set_checksum(read, tensors)})
     content = save(tensors, metadata={_METADATA_KEY: text})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
     return path
@@ -87,7 +89,7 @@ def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredS
     Raises InputError if the file is missing, damaged, not a synthetic set, or of a newer format version, or if its
     numbers are not finite. Files of version 1, which have no checksum, are believed if they can be read.
     """
-    path = Path(path)
+    path = expanded(path)
     metadata, tensors = _read(path)
     device = torch.device(device)
     try:
@@ -124,7 +126,7 @@ def file_bytes(path: Path | str) -> dict[str, int]:
     metadata: the description, and a learned step size. header: names, types and shapes of the tensors, and padding.
     Raises InputError if it is no readable file.
     """
-    path = Path(path)
+    path = expanded(path)
     _read(path)
     with opened_tensors(path) as file:
         text = (file.metadata() or {}).get(_METADATA_KEY, "")
@@ -234,7 +236,7 @@ def export_pair(synset: LearnedSet, folder: Path | str) -> tuple[Path, Path]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"no synthetic set at {path}: check the path (a run leaves synset.safetensors in its folder)")
     try:
         with opened_tensors(path) as file:
@@ -242,6 +244,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         metadata = json.loads(text) if text else {}
     except (OSError, ValueError) as error:
+        if (other := foreign_kind(path)) is not None:
+            raise InputError(
+                f"{path} is {other}, and no synthetic set: give a .safetensors file, or an authors' .pt (python -m "
+                "common.pretrained import makes a set of images in class folders, .npz or .pt)"
+            ) from error
         raise InputError(
             f"{path} is not a readable synthetic set ({error}): it may be truncated; copy it again"
         ) from error

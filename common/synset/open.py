@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from common.disk.paths import expanded
 from common.images.pixel_values import PixelValues
 from common.images.zca import EPS
 from common.networks.pools import principal
@@ -38,7 +38,7 @@ def open_synset(
     record either.
     Raises InputError if `name` is not a readable synthetic set, or if one of these is given for another format.
     """
-    path = fetch(name) if name.startswith(PREFIX) else Path(name)
+    path = fetch(name) if name.startswith(PREFIX) else expanded(name)
     if not is_authors(path):
         check_no_pixels(name, pixels, soft_labels)
         return load_synset(path, device)
@@ -65,7 +65,7 @@ def as_pixels(authors: AuthorsSet, device: torch.device | str = "cpu") -> SynSet
     """Return a set of exactly the stored images: transform identity, k = d pixels, ipc = n images per class."""
     d = math.prod(authors.im_size)
     coefficients = authors.images.flatten(2).unflatten(0, (authors.num_classes, authors.num_per_class))
-    positions = torch.arange(d, dtype=torch.int32).expand(authors.num_classes, d)
+    positions = torch.arange(d, dtype=torch.int32, device="cpu").expand(authors.num_classes, d)
     return synset_of(authors, coefficients, positions, authors.num_per_class, device, transform="identity")
 
 

@@ -99,7 +99,7 @@ class PackedSet(LearnedSet):
         """of the processor, for the payload that was made last; 0 before the first"""
         self._exact: Tensor | None = None  # the coefficients of a file, [C, n, K], in orthonormal units
         self._updates = 0
-        self._step = torch.ones(self.num_classes, device=self.device)
+        self._step = torch.ones(self.num_classes, dtype=torch.float32, device=self.device)
         self._code_bits = torch.full_like(self._step, _CODES * self.bits_per_class)
 
     def _check_options(self) -> None:

@@ -50,7 +50,7 @@ def recover(authors: AuthorsSet, ipc: int | None = None) -> Recovered:
     """
     c, n, d, ndim = authors.num_classes, authors.num_per_class, math.prod(authors.im_size), len(authors.im_size)
     by_class = authors.images.unflatten(0, (c, n))
-    peaks = torch.empty(c, d, dtype=torch.float64)
+    peaks = torch.empty(c, d, dtype=torch.float64, device="cpu")
     means = torch.empty_like(peaks)
     for number, images in enumerate(by_class):
         # Double precision, so that the residual shows only the rounding of the file.

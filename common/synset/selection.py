@@ -78,7 +78,7 @@ def _select_class(
     if rule == "random":
         if generator is None:
             raise InputError("selection 'random' needs a generator")
-        return torch.randperm(d, generator=generator)[:k].to(first.device)
+        return torch.randperm(d, generator=generator, device="cpu")[:k].to(first.device)
     variance, energy = _moments(first, chunks, transform)
     order = energy.argsort(descending=True, stable=True)
     if rule == "variance":

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 from typing import NoReturn, TextIO
 
@@ -15,11 +15,12 @@ import torch
 import torch.distributed as dist
 
 from common.system import parallel
-from common.system.errors import InputError, ProcessLost, Stopped
+from common.system.errors import InputError, ProcessLost, Stopped, disk_refusal
 
 # Long, because the other processes may wait hours while one process evaluates. No timeout is needed to notice a dead
 # process: torchrun then ends the others.
 _TIMEOUT = timedelta(days=7)
+_NO_READER = 141  # 128 + SIGPIPE, as of a program that the signal has ended; Windows has no such signal
 
 
 def run_command(main: Callable[[], None], several: bool = False) -> None:
@@ -29,25 +30,38 @@ def run_command(main: Callable[[], None], several: bool = False) -> None:
     `main`; all except rank 0 discard standard output, and prefix each line of standard error with their rank. If not,
     a start with several processes is an error.
     """
-    launch = parallel.launch()
-    if launch.world > 1 and several:
-        _run_as_one_of_several(main, launch.rank)
+    _show_all_names()
 
-    def alone() -> None:
+    def begin() -> None:
+        launch = parallel.launch()
+        if launch.world > 1 and several:
+            parallel.check_meeting()
+            _run_as_one_of_several(main, launch.rank)
         if launch.world > 1:
             raise InputError("this command is one process: start it with python, without torchrun (and NPROC)")
         main()
+        sys.stdout.flush()  # here, so that a full disk is told of
 
-    code = exit_code(alone)
-    sys.stdout.flush()
-    sys.exit(code)
+    code = exit_code(begin)
+    with suppress(OSError):  # what could not be written above
+        sys.stdout.flush()
+        sys.exit(code)
+    os._exit(code)  # Python would try to write it once more
+
+
+def _show_all_names() -> None:
+    """Let names of files be printed that the terminal's encoding lacks, as escapes: no command ends for a name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def exit_code(main: Callable[[], None]) -> int:
     """Run `main`, print its error to stderr as one sentence, and return the exit code.
 
-    The code is 0 on success, 2 for an `InputError`, 130 after SIGINT, 143 after SIGTERM, and 1 if another process of
-    the job has ended. Any other exception passes through.
+    The code is 0 on success, 2 for an `InputError` or a refusal of the file system, 130 after SIGINT, 143 after
+    SIGTERM, 141 if nobody reads standard output any longer, and 1 if another process of the job has ended. Any other
+    exception passes through.
     """
     try:
         main()
@@ -63,6 +77,14 @@ def exit_code(main: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        return _NO_READER
+    except OSError as error:
+        told = disk_refusal(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -9,6 +10,22 @@ from difflib import get_close_matches
 
 class InputError(ValueError):
     """Something that the user gave is wrong. The message is one sentence: what is wrong, and what to do about it."""
+
+
+# Errors of a file system that need not name a file: of a stream that is written to, or of a folder that is gone.
+_OF_THE_DISK = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE,
+})  # fmt: skip
+
+
+def disk_refusal(error: OSError) -> str | None:
+    """One sentence on an error of the file system, which may fail at any call; None for another kind of OSError."""
+    name = error.filename if error.filename2 is None else error.filename2
+    if not isinstance(name, (str, bytes)) and error.errno not in _OF_THE_DISK:
+        return None
+    where = f" for {name!r}" if isinstance(name, (str, bytes)) else ""
+    reason = error.strerror or type(error).__name__
+    return f"the file system refuses: {reason}{where}; put that right, and run the same command again"
 
 
 def close_names(name: str, known: Iterable[str]) -> str:

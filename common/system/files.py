@@ -1,4 +1,4 @@
-"""Writes files atomically, so that a reader never sees a half-written file, and locks files."""
+"""Writes files atomically, so that a reader never sees a half-written file, and reads them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO, StringIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from common.system.errors import InputError
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 # What zipfile and torch.load raise for files that are incomplete, or that hold more than tensors and plain values.
 UNREADABLE = (
@@ -41,7 +38,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Calls `write(temporary)` with a temporary path in the same folder, flushes that file to the disk and renames it to
     `path`. Raises InputError if the folder cannot be written, the disk is full, or `path` is a directory.
     """
-    _refuse_directory(path)
+    refuse_directory(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +72,17 @@ def json_checksum(content: Any) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically. Raises ValueError for NaN and infinity, which JSON lacks."""
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json_text(content, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def json_text(content: Any, **how: Any) -> str:
+    """JSON that UTF-8 can encode, with letters of every language as they are. how: arguments of json.dumps.
+
+    The bytes of a file's name that are no UTF-8 are surrogates in Python, and become escapes here, from which a reader
+    makes the same surrogates again.
+    """
+    return json.dumps(content, ensure_ascii=False, **how).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -90,7 +96,7 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), "utf-8", "backslashreplace"))
 
 
 def table_beside(path: Path) -> Path:
@@ -109,29 +115,6 @@ def check_not_read(flag: str, written: Sequence[Path], read: Sequence[Path | str
                 raise InputError(f"{flag} would write {path} over {source}, which is read: give another")
 
 
-def take_lock(path: Path, called: str, flag: str) -> BaseFileLock | None:
-    """Lock the file `path`; returns the lock, or None immediately if another process holds it.
-
-    Creates the file and its folder. The lock lasts until `release()` or until the process ends in any way. Do not use
-    the returned lock in a `with` statement, which would acquire it a second time. Raises InputError if the file
-    cannot be written or is a directory. That message uses `called`, a phrase for the folder ("the run folder"), and
-    `flag`, the option that chooses another folder ("--save_path").
-    """
-    from filelock import FileLock, Timeout
-
-    _refuse_directory(path)
-    lock = FileLock(path, thread_local=False)  # so that any thread can release it
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:  # before OSError, of which it is a subclass
-        return None
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"cannot write to {called} {path.parent}: {reason}; choose another {flag}") from error
-    return lock
-
-
 @contextmanager
 def opened_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
     """Open a safetensors file, whose tensors are read one by one. framework: "pt" for tensors, "np" for arrays.
@@ -141,10 +124,22 @@ def opened_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(path), framework=framework) as stored:
+        with _name_in_utf_8(path) as name, safe_open(name, framework=framework) as stored:
             yield stored
     except SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+@contextmanager
+def _name_in_utf_8(path: Path) -> Iterator[str]:
+    """A name of the file for libraries that take only UTF-8, which names on Linux need not be."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+        return
+    yield str(path)
 
 
 def torch_bytes(content: Any) -> memoryview:
@@ -157,10 +152,14 @@ def torch_bytes(content: Any) -> memoryview:
     return buffer.getbuffer()
 
 
-def _refuse_directory(path: Path) -> None:
+def refuse_directory(path: Path) -> None:
     """Raise InputError if a file cannot be written because a directory has its name."""
     # A link to a directory is replaced like a file, and what it leads to stays.
-    if path.is_dir() and not path.is_symlink():
+    try:
+        is_directory = path.is_dir() and not path.is_symlink()
+    except OSError:  # a name too long, or a folder that may not be looked into: to write the file says so
+        return
+    if is_directory:
         raise InputError(f"cannot write {path}, which is a directory: remove that directory")
 
 

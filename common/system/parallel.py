@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from common.system.errors import ProcessLost
+from common.system.errors import InputError, ProcessLost
 
 T = TypeVar("T")
 
@@ -40,14 +40,40 @@ def launch() -> Launch:
     """How this process was started: without torchrun, it is rank 0 of 1 process.
 
     This is known from the start. `rank` and `world` are right only after `command.run_command` has joined the group.
+    A variable that is empty counts as unset. Raises InputError for one that is no number, or none of a job.
     """
     # A batch system may set WORLD_SIZE on its own. Only a process with a RANK is one of several.
-    world = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    rank = _number("RANK", -1)
+    world = 1 if rank == -1 else _number("WORLD_SIZE", 1)
     if world == 1:
         return Launch()
-    rank = int(os.environ["RANK"])
-    local_rank, local_world = os.environ.get("LOCAL_RANK", rank), os.environ.get("LOCAL_WORLD_SIZE", world)
-    return Launch(rank, int(local_rank), world, int(local_world))
+    if not 0 <= rank < world:
+        raise InputError(
+            f"the variables RANK={rank} and WORLD_SIZE={world} fit no job: start with torchrun, or {_UNSET}"
+        )
+    return Launch(rank, _number("LOCAL_RANK", rank), world, _number("LOCAL_WORLD_SIZE", world))
+
+
+_UNSET = "unset RANK for a single process"
+_MEETING = ("MASTER_ADDR", "MASTER_PORT")
+
+
+def check_meeting() -> None:
+    """Raise InputError unless the environment says where the processes of the job meet."""
+    if lacking := [name for name in _MEETING if not os.environ.get(name)]:
+        raise InputError(
+            f"RANK and WORLD_SIZE say that this is one of several processes, but {' and '.join(lacking)}, where they "
+            f"meet, {'is' if len(lacking) == 1 else 'are'} not set: start with torchrun, or {_UNSET}"
+        )
+
+
+def _number(name: str, otherwise: int) -> int:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return otherwise
+    if not text.isdecimal():
+        raise InputError(f"the variable {name}={text} is no number of processes: start with torchrun, or {_UNSET}")
+    return int(text)
 
 
 def rank() -> int:

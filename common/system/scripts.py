@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from common.system.signals import raising_on_signals
 ROOT = Path(__file__).parents[2]
 """The root of the repository: the folder that contains `common` and the folders of the scripts."""
 _KEPT = 1 << 16  # bytes kept from the end of a script's stderr; torchrun adds many lines after the script's own error
+_PAUSE = 0.1  # seconds between two looks at a script, where the system cannot wait without a lock
 _KEPT_OF_SEVERAL = "finished runs and the last checkpoint are kept, the same command continues"
 _ERROR = re.compile(r"(?:rank \d+: )?error: (.*)")
 _IMPORTABLE = ("DM", "DC", "TM")
@@ -175,7 +177,10 @@ class Script:
 
     def _await_end(self) -> None:
         # Does not collect the exit code. Popen.wait would hold a lock on which a signal handler would deadlock.
-        if self._process.returncode is None:
+        if not hasattr(os, "waitid"):  # Windows, and macOS before Python 3.13
+            while self._process.poll() is None:
+                time.sleep(_PAUSE)
+        elif self._process.returncode is None:
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
     def _pass_on(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,27 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
     """The first of many names: "cat, dog and 8 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def told_apart(names: Iterable[str], others: Collection[str]) -> list[str]:
+    """Names for a message; one that only looks like one of the others is quoted, with escapes.
+
+    Names look alike that differ in Unicode's form of a letter, in spaces or in case.
+    """
+    looks = set(map(_look, others))
+    return [ascii(name) if name not in others and _look(name) in looks else name for name in names]
+
+
+def _look(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
+
+
+def printable(text: str, lines: bool = True) -> str:
+    """The text with escapes (such as \\x1b) for what cannot be printed, as in names of files that are no UTF-8.
+
+    lines: keep line breaks.
+    """
+    return "".join(each if each.isprintable() or (lines and each == "\n") else ascii(each)[1:-1] for each in text)
 
 
 def hardware_in_words(hardware: Mapping[str, Any]) -> str:

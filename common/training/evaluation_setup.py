@@ -31,7 +31,7 @@ from common.synset.open import open_synset
 from common.system import parallel
 from common.system.devices import check_precision
 from common.system.errors import InputError
-from common.system.text import shortened
+from common.system.text import shortened, told_apart
 from common.training.real_images import real_images
 from common.training.train import Batches, EvaluationProtocol, TrainingSet
 
@@ -205,10 +205,10 @@ def _with_classes_of(
         return train, test
     same = None if names is None else same_classes(test.class_names, names)
     if names is None or same is None:
-        told = f"{count} classes" if names is None else f"the classes {shortened(names)}"
+        here = told_apart(test.class_names, names or [])
+        told = f"{count} classes" if names is None else f"the classes {shortened(told_apart(names, test.class_names))}"
         raise InputError(
-            f"{file} was made for {told}, and those of {test.name} are {shortened(test.class_names)}: "
-            "give its own --dataset"
+            f"{file} was made for {told}, and those of {test.name} are {shortened(here)}: give its own --dataset"
         )
     renamed = [f"{here} is {there}" for here, there in same.items() if here != there]
     how = f"by letters and digits: {shortened(renamed)}" if renamed else "in the order of the file"
