@@ -7,7 +7,7 @@ import io
 import math
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, Union, get_type_hints
 
@@ -225,7 +225,8 @@ def parse_some(kind: type[Plain], argv: Sequence[str] | None = None) -> tuple[Pl
 
 def _read(kind: Any, words: list[str], **more: Any) -> Any:
     """What tyro reads for every command. Raises InputError for a number that is not finite, whichever option has it."""
-    read = tyro.cli(kind, args=words, **more, **_STYLE)
+    with redirect_stdout(getattr(sys.stdout, "stream", sys.stdout)):  # help is in colours
+        read = tyro.cli(kind, args=words, **more, **_STYLE)
     check_floats(read[0] if more.get("return_unknown_args") else read)
     return read
 

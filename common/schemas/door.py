@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.system.errors import InputError
+from common.system.errors import InputError, printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -22,6 +22,8 @@ DEEPEST = 100
 """Tables and lists within each other; files of this project have at most eight."""
 LARGEST = 1 << 63
 """No whole number in a file reaches it: beyond, neither torch nor numpy have a type for it."""
+LARGEST_SIDE = 4096
+"""Of images, in pixels: the basis of a transform is a matrix of its square, and networks take far smaller ones."""
 _DIGITS = 400  # of a number that is read; longer ones are cut, and refused all the same
 _LONGEST = 60  # characters of a value that a sentence quotes
 
@@ -186,7 +188,7 @@ def _expected(error: ErrorDetails | None) -> str:
 
 def _key(loc: Sequence[Any]) -> str:
     """A place in a file: "evaluation.epochs", "class_names[3]"; "" for the file as a whole."""
-    text = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in loc).lstrip(".")
+    text = printable("".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in loc).lstrip("."))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 

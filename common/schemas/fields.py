@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 # No type is converted into another: a file whose number is a text was not written by this project.
 Text = Annotated[str, Strict(), Field(max_length=1 << 20)]
+Objective = Annotated[Text, Field(max_length=200, pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$")]  # the name of a folder
 Flag = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0, lt=1 << 53)]
 Positive = Annotated[int, Strict(), Field(ge=1, lt=1 << 53)]

@@ -79,13 +79,13 @@ class Record(Table):
     folder: Text = "."
     images: Text = ""
     begun_by: Text = ""
-    seeds: Text | None = None
+    seeds: Annotated[Text, Field(pattern=r"^[0-9][0-9, -]*$")] | None = None
 
 
 class Downloads(Table):
     """sha256.json: the checksums of the authors' files by path."""
 
-    sha256: dict[Text, Text] = absent()
+    sha256: dict[Text, Text]
 
 
 class Times(Table):

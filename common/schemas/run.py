@@ -17,6 +17,7 @@ from common.schemas.fields import (
     Fraction,
     Hardware,
     Number,
+    Objective,
     Positive,
     RunPoint,
     Seconds,
@@ -74,7 +75,7 @@ class Options(Table):
 class Config(Table):
     """config.json"""
 
-    objective: Text
+    objective: Objective
     options: Options
     version: Text = ""
     hardware: Hardware = absent()

@@ -15,6 +15,7 @@ from common.schemas.fields import (
     Evaluation,
     Fraction,
     Number,
+    Objective,
     Point,
     Positive,
     Side,
@@ -27,6 +28,7 @@ from common.schemas.fields import (
 _MOST = 1 << 33
 """Values of all decoded images, 32 GiB: no set that anyone has made comes near it."""
 
+ImageSide = Annotated[int, Strict(), Field(ge=1, le=door.LARGEST_SIDE)]
 Classes = Annotated[int, Strict(), Field(ge=1, le=1 << 24)]
 OfAChannel = Annotated[float, Strict(), Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Spread = Annotated[float, Strict(), Field(gt=0, le=1e6, allow_inf_nan=False)]
@@ -84,11 +86,11 @@ class Told(Table):
     std: list[Spread] | None = None
     zca: Zca | None = None
     class_names: list[Text] | None = None
-    image_size: Side | None = None
+    image_size: ImageSide | None = None
     resize: Literal["crop", "squash"] | None = None
     antialias: Annotated[bool, Strict()] | None = None
     decoding: Literal["shown", "stored"] | None = None
-    objective: Text | None = None
+    objective: Objective | None = None
     model: Text | None = None
     network: Text | None = None
     evaluation: Evaluation | None = None
@@ -109,7 +111,7 @@ class Synset(Told):
     format_version: Positive
     channel: Side
     num_classes: Classes
-    im_size: Annotated[list[Annotated[int, Strict(), Field(ge=1, le=4096)]], Field(min_length=2, max_length=3)]
+    im_size: Annotated[list[ImageSide], Field(min_length=2, max_length=3)]
     ipc: Count
     msz_per_channel: Count
     transform: Text
