@@ -8,9 +8,10 @@ from common.system.errors import InputError
 
 DEEP = "deep"  # is replaced in the text: Python cannot write what is nested so deeply
 VALUES = {
-    "absent": None, "null": None, "text": "x\x1b[2J", "number": 3.5, "whole": 7, "true": True, "list": [], "table": {},
-    "negative": -1, "huge": 10**30, "huge float": 1e300, "NaN": math.nan, "infinity": math.inf, "deep": DEEP,
+    "absent": None, "null": None, "text": "x\x1b[2J", "list": [], "table": {}, "negative": -1, "huge": 10**30,
+    "NaN": math.nan, "deep": DEEP,
 }  # fmt: skip
+OTHERS = {"number": 3.5, "whole": 7, "zero": 0, "true": True, "huge float": 1e300, "infinity": math.inf, "empty": ""}
 
 
 def places(content, loc=()):
@@ -31,7 +32,7 @@ def changed(content, loc, name):
     if name == "absent":
         del parent[loc[-1]]
     else:
-        parent[loc[-1]] = VALUES[name]
+        parent[loc[-1]] = (VALUES | OTHERS)[name]
     return content
 
 

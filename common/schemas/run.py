@@ -54,6 +54,10 @@ class _CountOption(Option):
     value: Positive
 
 
+class _WholeOption(Option):
+    value: Count
+
+
 class _CountOrNone(Option):
     value: Positive | None
 
@@ -65,6 +69,8 @@ class Options(Table):
 
     dataset: _TextOption
     ipc: _CountOption
+    msz_per_channel: _WholeOption
+    Iteration: _WholeOption
     name: _TextOrNone = absent()
     transform: _TextOrNone = absent()
     storage: _TextOrNone = absent()

@@ -313,6 +313,11 @@ def _settings(options: EvaluateOptions, file: str, synset: LearnedSet, metadata:
         flags_to_give = f"{', '.join(most)}{' and ' * bool(most)}{last}"
         raise InputError(f"{file} does not say all that an evaluation needs: give {flags_to_give}{hint}")
     check_dataset(dataset, options.subset)
+    if options.image_size is None and metadata.get("image_size") not in (None, synset.im_size[0]):
+        raise InputError(
+            f"{file} says that images were resized to {metadata['image_size']} pixels, and its own have "
+            f"{synset.im_size[0]}: it is damaged, copy it again"
+        )
     image_size = options.image_size or metadata.get("image_size")
     if image_size is None and resizable and metadata.get("dataset") is None:
         image_size = synset.im_size[0]
