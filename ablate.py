@@ -31,11 +31,13 @@ from common.frequency import TransformName
 from common.images.pixels import StoredAs
 from common.report import pictures
 from common.report.description import needed_bytes
+from common.report.evaluated import read_result
+from common.report.record import read_run
 from common.synset.file import load_synset
 from common.synset.selection import SelectionRule
 from common.system.command import run_command
 from common.system.errors import InputError
-from common.system.files import read_json, write_csv
+from common.system.files import write_csv
 from common.system.scripts import evaluate_script, run_script
 from common.system.text import counted, diverged_in, hardware_in_words, in_percent, percent
 from common.training.stored_real import describe_storage, storage_columns
@@ -169,24 +171,26 @@ def measure(variant: Variant, options: Options, passed_on: list[str]) -> tuple[d
     script = f"{options.objective}/distill.py"
     command = run_script(script, *flags, *passed_on, "--save_path", options.output, "--name", variant.name)
     folder = run_folder(options.output, options.objective, options.dataset, options.ipc, variant.name)
-    summary, config = read_json(folder / "summary.json"), read_json(folder / "config.json")
-    used = {key: entry["value"] for key, entry in config["options"].items()}
+    run = read_run(folder)
+    if run.summary is None:
+        raise InputError(f"{folder} is not finished: run the command again, which continues it")
+    summary = run.summary
     row = {
         "dataset": dataset_folder(options.dataset),
         "objective": options.objective,
         "ipc": options.ipc,
         "transform": variant.transform,
         "selection": variant.selection,
-        "selection_images": used["selection_images"] if variant.selection in ("variance", "energy") else "-",
+        "selection_images": run.option("selection_images") if variant.selection in ("variance", "energy") else "-",
         "k": variant.k,
         "n": summary["budget"]["images_per_class"],
         "set_bytes": needed_bytes(summary["budget"]),
         "paper_bytes": summary["budget"]["coefficient_bytes"],
         "lr_freq": variant.lr_freq,
         "updates": summary["last"]["iteration"],
-        "batch_real": used.get("batch_real", "-"),
+        "batch_real": "-" if run.option("batch_real") is None else run.option("batch_real"),
         "networks": summary["last"]["n"],
-        "epochs": used["epoch_eval_train"],
+        "epochs": run.option("epoch_eval_train"),
         "start_mean": _rounded(summary["start"]["mean"]),
         "start_std": _rounded(summary["start"]["std"]),
         "mean": _rounded(summary["last"]["mean"]),
@@ -195,7 +199,7 @@ def measure(variant: Variant, options: Options, passed_on: list[str]) -> tuple[d
         "diverged": diverged_in(summary["last"]),
         "seconds": summary["seconds"],
         "version": summary["version"],
-        "hardware": hardware_in_words(config["hardware"]),
+        "hardware": hardware_in_words(run.config.get("hardware", {})),
         "command": command,
     }
     return row, folder
@@ -209,20 +213,20 @@ def measure_real(
     folder: the run folder that the row `like` is of; networks are trained as its last ones were. output: the
     JSON file that evaluate.py writes, with a table beside it.
     """
-    used = {key: entry["value"] for key, entry in read_json(folder / "config.json")["options"].items()}
-    strategy = used["dsa_strategy"] if used["dsa"] else "none"
+    used = read_run(folder).option
+    strategy = used("dsa_strategy") if used("dsa") else "none"
     flags: list[object] = ["--baseline", "random", "--stored_as", codec, "--ipc", options.ipc]
     flags += ["--count_headers", options.count_headers, "--dsa_strategy", strategy, "--output", output]
     keys = [
         "model", "num_eval", "epoch_eval_train", "batch_train", "eval_mode", "eval_protocol", "networks_at_once",
         "seed", "device", "precision", "compile",
     ]  # fmt: skip
-    keys += ["lr_net"] if used["eval_protocol"] == "dc" else []  # the other protocol has its own
+    keys += ["lr_net"] if used("eval_protocol") == "dc" else []  # the other protocol has its own
     for key in keys:
-        flags += [] if used[key] is None else [f"--{key}", used[key]]
+        flags += [] if used(key) is None else [f"--{key}", used(key)]
     flags += data_flags(options, unless=DataOptions())
     command = run_script(evaluate_script(options.objective), *flags)
-    result = read_json(output)
+    result = read_result(output)
     row = dict.fromkeys(like, "-") | {
         "dataset": like["dataset"],
         "objective": options.objective,

@@ -16,8 +16,10 @@ from typing import Any
 from common.config.command_line import parse_plain
 from common.config.places import run_folder
 from common.datasets import load_dataset
+from common.report.evaluated import read_result
+from common.report.record import read_run
 from common.system.command import run_command
-from common.system.files import read_json, write_json
+from common.system.files import write_json
 from common.system.scripts import run_script
 
 FOLDER = Path("runs/demo")
@@ -73,7 +75,7 @@ def distil(name: str, *flags: str) -> dict[str, Any]:
     run_script(
         "DM/distill.py", *COMMON, "--ipc", IPC, "--save_path", FOLDER, "--name", name, "--resume", "never", *flags
     )
-    return read_json(run_folder(FOLDER, "DM", DATASET, IPC, name) / "summary.json")
+    return read_run(run_folder(FOLDER, "DM", DATASET, IPC, name)).summary or {}
 
 
 def baseline(kind: str, *flags: object) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def baseline(kind: str, *flags: object) -> dict[str, Any]:
     """
     output = FOLDER / f"{kind}.json"
     run_script("DM/evaluate.py", *COMMON, "--baseline", kind, "--ipc", IPC, "--output", output, *flags)
-    return read_json(output)
+    return read_result(output)
 
 
 def figures(point: dict[str, Any]) -> dict[str, Any]:

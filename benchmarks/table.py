@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from cases import AUTHORS, OURS, REFERENCES
 
+from common.schemas import door
 from common.system.errors import InputError
-from common.system.files import read_json, write_atomically
+from common.system.files import write_atomically
 
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- versus_authors: begin -->", "<!-- versus_authors: end -->"
@@ -26,10 +26,9 @@ def renew(results: Path, readme: Path = README) -> None:
 
     Raises InputError for a file that versus_authors.py has not written, and for a README without the marks.
     """
-    try:
-        rendered = render(read_json(results), results.name)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--table {results} is no result of versus_authors.py: give the file of --output") from error
+    from common.schemas.results import Comparisons
+
+    rendered = render(door.read(results, Comparisons, "give the file of versus_authors.py --output"), results.name)
     text = readme.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise InputError(f"{readme} lacks the lines {BEGIN} and {END}: put them where the table belongs")

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.disk.locks import take_lock
+from common.schemas import door
 from common.system.errors import InputError, Stopped
-from common.system.files import read_json, write_json
+from common.system.files import write_json
 from common.system.scripts import Script
 from common.system.version import code_version
 from reproduction.cells import Command, check_target, folder_of, steps
@@ -37,11 +38,14 @@ def record_file(cell: Cell, plan: Plan) -> Path:
 
 
 def read_record(cell: Cell, plan: Plan) -> dict[str, Any]:
-    """The record of a cell with its current state; {"state": "not started"} if there is no record."""
+    """The record of a cell with its current state; {"state": "not started"} if there is no record.
+
+    Raises InputError if the record is damaged.
+    """
     file = record_file(cell, plan)
     if not file.exists():
         return {"state": "not started"}
-    record = read_json(file)
+    record = _read(file)
     if record["state"] == "running" and not _is_held(file):
         record["state"] = "interrupted"  # it was killed before it could write its state
     return record
@@ -50,8 +54,14 @@ def read_record(cell: Cell, plan: Plan) -> dict[str, Any]:
 def write_record(cell: Cell, plan: Plan, **entries: Any) -> None:
     """Change the given entries of a cell's record, and keep all others."""
     file = record_file(cell, plan)
-    before = read_json(file) if file.exists() else {}
+    before = _read(file) if file.exists() else {}
     write_json(file, {**before, "cell": cell.name, "scale": plan.scale, **entries})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    from common.schemas.results import Record
+
+    return door.read(file, Record, "remove it; the results of its runs are kept")
 
 
 def is_finished(cell: Cell, plan: Plan) -> bool:
@@ -136,7 +146,7 @@ class CellJob:
                 raise
             finally:
                 self._script = None
-                spent = read_record(self.cell, self.plan)["seconds"] + time.monotonic() - begun
+                spent = read_record(self.cell, self.plan).get("seconds", 0.0) + time.monotonic() - begun
                 self._note(script=None, seconds=round(spent, 1))
         if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise Stopped(code - 128, KEPT)
@@ -149,7 +159,7 @@ class CellJob:
     def _note_interruption(self, reason: str) -> None:
         record = read_record(self.cell, self.plan)
         if record["state"] == "running":
-            self._note(state="interrupted", reason=reason, interruptions=record["interruptions"] + 1)
+            self._note(state="interrupted", reason=reason, interruptions=record.get("interruptions", 0) + 1)
 
     @contextmanager
     def _held(self) -> Iterator[None]:

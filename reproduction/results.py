@@ -16,7 +16,7 @@ from common.report.seeds import figures_over_sets, named_runs
 from common.report.verdict import Verdict, judge
 from common.robustness.authors_set import AUTHORS_PROTOCOL
 from common.runs.finished import is_finished_run
-from common.system.files import read_json
+from common.schemas import door
 from common.system.text import counted, diverged_in, over_sets
 from common.system.version import code_version
 from reproduction.cells import drifted_folders, folder_of, seeds_of, source_folder
@@ -192,17 +192,21 @@ def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
         "bytes": needed_bytes(summaries[0]["budget"]),
         "paper_bytes": summaries[0]["budget"]["coefficient_bytes"],
         "reduced": _departures(cell, runs[0], summaries[0]),
-        "hardware": "; ".join(dict.fromkeys(_hardware(run.config["hardware"]) for run in runs)),
+        "hardware": "; ".join(
+            dict.fromkeys(_hardware(run.config["hardware"]) for run in runs if "hardware" in run.config)
+        ),
         "version": "; ".join(dict.fromkeys(each["version"] for each in summaries)),
     }
 
 
 def _of_drifted(cell: Cell, plan: Plan, folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    from common.schemas.results import Drifted
+
     folders = drifted_folders(folder, seeds)
     files = [each / "results.json" for each in folders.values()]
     if not all(file.exists() for file in files):
         return {}
-    tests = [read_json(file) for file in files]
+    tests = [door.read(file, Drifted, "remove it, and run the cell again") for file in files]
     first = tests[0]
     on_drifted, clean = (
         _of_sets(over_sets([test[each] for test in tests])) if seeds else _of_networks(first[each])
@@ -287,8 +291,7 @@ def _departures(cell: Cell, run: RunRecord, summary: dict[str, Any]) -> str:
 
 
 def _hardware(described: dict[str, Any]) -> str:
-    count = described["threads"]
-    where = described.get("gpu") or f"{described['cpu']}, {count} thread{'s' * (count != 1)}"
+    where = described.get("gpu") or f"{described['cpu']}, {counted(described['threads'], 'thread')}"
     several = described.get("processes", 1)
     return f"{where}{f', {several} processes' if several > 1 else ''}, torch {described['torch']}"
 

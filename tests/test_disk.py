@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from common.report.show import ShowOptions
 from common.synset.open import open_synset
 from common.system.command import exit_code
 from common.system.errors import InputError
-from common.system.files import read_json, write_json
+from common.system.files import write_json
 from tests.command_line import SHORT, TINY, assert_refused, call, run_folder
 from tests.conftest import ROOT
 from tests.image_sets import make_folder
@@ -196,7 +197,7 @@ def test_names_may_be_any_bytes(tmp_path, cache):
     words += ["--save_path", tmp_path]
     assert call("DM/distill.py", *words).code == 0
     folder = run_folder(tmp_path, dataset=os.fsdecode(b"folder-d\xff"))
-    assert read_json(folder / "config.json")["content"]["class_names"] == sorted(classes)
+    assert json.loads((folder / "config.json").read_text())["content"]["class_names"] == sorted(classes)
     assert open_synset(str(folder / "synset.safetensors"))[1]["class_names"] == sorted(classes)
     assert (folder / "report.html").is_file()
     again = call("DM/distill.py", *words)
@@ -295,4 +296,4 @@ def test_a_command_whose_output_cannot_be_written_says_so(to, code, told):
 def test_json_keeps_names_of_any_bytes(tmp_path):
     write_json(tmp_path / "x.json", {"name": "\udcff é"})
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "name": "\\udcff é"\n}\n'
-    assert read_json(tmp_path / "x.json") == {"name": "\udcff é"}
+    assert json.loads((tmp_path / "x.json").read_text()) == {"name": "\udcff é"}

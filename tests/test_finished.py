@@ -98,7 +98,7 @@ def test_a_configuration_that_is_none_is_refused(copy, content):
         file.mkdir()
     else:
         file.write_text(content)
-    assert_refused(distil(copy), "config.json is not the configuration of a run")
+    assert_refused(distil(copy), "config.json", "restore the file, give another --name")
 
 
 def test_the_best_set_is_made_again_where_the_checkpoint_has_it(finished, copy):

@@ -23,7 +23,7 @@ from common.datasets.presence import is_there
 from common.robustness.options import RobustnessOptions
 from common.runs.finished import write_finished
 from common.system.errors import InputError, Stopped
-from common.system.files import read_json, write_json
+from common.system.files import write_json
 from common.system.scripts import Script
 from reproduction import jobs, listing, results, sweep, tabulate
 from reproduction.cells import experts, folder_of, steps
@@ -305,8 +305,8 @@ def test_nothing_to_report(tmp_path):
 
 def change(folder, **entries):
     """Give a finished run another summary, as if it had ended so."""
-    identity = read_json(folder / "config.json")["identity"]
-    write_finished(folder, read_json(folder / "summary.json") | entries, identity)
+    identity = json.loads((folder / "config.json").read_text())["identity"]
+    write_finished(folder, json.loads((folder / "summary.json").read_text()) | entries, identity)
 
 
 def test_a_summary_that_the_run_did_not_write_is_no_result(here, tmp_path):
@@ -314,7 +314,7 @@ def test_a_summary_that_the_run_did_not_write_is_no_result(here, tmp_path):
     CellJob(SMALL, plan)()
     assert is_finished(SMALL, plan)
     file = folder_of(SMALL, plan) / "summary.json"
-    summary = read_json(file)
+    summary = json.loads((file).read_text())
     write_json(file, summary | {"last": summary["last"] | {"mean": 0.99}})
     assert not is_finished(SMALL, plan)
     row = results.row_of(SMALL, plan)
@@ -342,7 +342,7 @@ def test_networks_that_diverged_stand_beside_the_figures(here, tmp_path, monkeyp
     whole = results.row_of(SMALL, plan)
     assert "diverged" not in tabulate.as_csv_rows([whole])[0]
     figures = {"mean": 0.5, "std": 0.25, "n": 2, "diverged": 1}
-    last = read_json(folder / "summary.json")["last"] | figures
+    last = json.loads((folder / "summary.json").read_text())["last"] | figures
     change(folder, last=last, best_on_test=last)
     row = results.row_of(SMALL, plan)
     assert (row.ours, row.n, row.diverged) == ("50.00 ± 25.00, 1 diverged", 2, 1)
@@ -642,7 +642,7 @@ def test_a_difference_is_told_in_standard_deviations(tmp_path, monkeypatch, figu
 def test_a_summary_tells_the_seconds_of_its_parts(here, tmp_path):
     plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
     CellJob(SMALL, plan)()
-    summary = read_json(folder_of(SMALL, plan) / "summary.json")
+    summary = json.loads((folder_of(SMALL, plan) / "summary.json").read_text())
     parts = summary["distillation_seconds"], summary["evaluation_seconds"]
     assert sum(parts) == pytest.approx(summary["seconds"], abs=0.11)
     assert parts[1] > 0

@@ -452,6 +452,6 @@ def test_a_folder_that_is_no_runs_configuration(tmp_path):
         folder = run_folder(tmp_path)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(content)
-        with pytest.raises(InputError, match="is not the configuration of a run"):
+        with pytest.raises(InputError, match=r"config.json .*: restore the file, give another --name"):
             Run(options, sources, "DM", torch.device("cpu"), {})
         assert (folder / "config.json").read_text() == content

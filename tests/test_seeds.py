@@ -171,7 +171,8 @@ def test_texts_of_the_summary_are_text(made):
     page(folder / "n-seeds/report.html")
     for broken in ("{}", "[]", "", '{"runs": {"a": "n-seed0"}}', '{"runs": [1]}', "[" * 100_000):
         file.write_text(broken)
-        assert_refused(call("common/report/__main__.py", "html", folder / "n-seeds"), "seeds.json names no runs")
+        refused = call("common/report/__main__.py", "html", folder / "n-seeds")
+        assert_refused(refused, "seeds.json ", ": remove it, and distil again with --seeds")
     file.write_text('{"runs": {"0": "../../gone"}}')
     assert_refused(call("common/report/__main__.py", "html", folder / "n-seeds"), "gone is not the folder of a run")
 

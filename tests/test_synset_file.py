@@ -41,7 +41,7 @@ def test_cifar10_at_one_image_per_class_stays_under_150_kb(tmp_path):
     a = args(num_classes=10, im_size=(32, 32), msz_per_channel=64)
     synset = SynSet(a)
     synset.init(*real_images(a, per_class=16))
-    path = save_synset(synset, tmp_path / "set.safetensors", METADATA)
+    path = save_synset(synset, tmp_path / "set.safetensors", METADATA | {"class_names": list("abcdefghij")})
     assert synset.coefficients.numel() == 160 * 3 * 64
     assert path.stat().st_size < 150_000
 
@@ -83,7 +83,7 @@ def test_damaged_files_are_refused_in_a_sentence(tmp_path):
 
 def test_no_flipped_bit_changes_a_set(tmp_path):
     synset = started(num_classes=2, msz_per_channel=32)
-    path = save_synset(synset, tmp_path / "set.safetensors", METADATA, torch.tensor(0.03))
+    path = save_synset(synset, tmp_path / "set.safetensors", METADATA | {"class_names": ["a", "b"]}, torch.tensor(0.03))
 
     def read():
         loaded, metadata = load_synset(path)

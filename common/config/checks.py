@@ -15,6 +15,7 @@ from common.config.options import DistillOptions, EvaluationOptions, Sources
 from common.config.seeds import parse_seeds
 from common.datasets import check_dataset, folder
 from common.matching.augment import parse_strategy
+from common.schemas.door import LARGEST_SIDE
 from common.synset.authors import SUFFIXES
 from common.synset.hub import SUFFIX
 from common.synset.packed import check_shared
@@ -30,6 +31,8 @@ def check(options: DistillOptions, objective: str, k_follows: bool = False) -> N
     check_dataset(options.dataset, options.subset)
     for key in ("ipc", "batch_real", "batch_train", "num_eval", "image_size", "chunk", "workers", "bits_per_class"):
         check_least(options, key, 1)
+    if (options.image_size or 1) > LARGEST_SIDE:
+        raise InputError(f"--image_size {options.image_size} is too large: give at most {LARGEST_SIDE:,} pixels")
     for key in (
         "Iteration",
         "batch_syn",

@@ -7,7 +7,7 @@ import io
 import math
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, Union, get_type_hints
 
@@ -229,7 +229,8 @@ def _read(kind: Any, words: list[str], **more: Any) -> Any:
 
     Raises InputError for a number that is not finite, whichever option has it, and for a path in no home folder.
     """
-    read = tyro.cli(kind, args=words, **more, **_STYLE)
+    with redirect_stdout(getattr(sys.stdout, "stream", sys.stdout)):  # help is in colours
+        read = tyro.cli(kind, args=words, **more, **_STYLE)
     options = read[0] if more.get("return_unknown_args") else read
     check_floats(options)
     expand_options(options)

@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -32,6 +33,7 @@ PREFIX = "hf:"
 KEYS = ("config", "image", "label", "train", "test")
 TEST_SPLITS = ("test", "validation", "valid", "val")  # the first that exists
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")  # where no column has the type ClassLabel
+_MOST_ENTRIES = 100_000  # files and folders of a dataset that is a folder
 OLDEST = 4  # version of `datasets`, the first that cannot run a dataset's own code
 INSTALL = "pip install 'datasets>=4.0' (part of the extra hub)"
 
@@ -83,6 +85,8 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
     check_request(request)
     name = parse(text)
     datasets = import_library()
+    if name.local:
+        _check_folder(Path(name.path))
     splits, files = _fetch(datasets, name, request)
     train_split, test_split = _choose_splits(name, list(splits))
     chosen = {split: splits[split] for split in (train_split, test_split)}
@@ -106,6 +110,16 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
     for data, split in ((train, "training"), (test, "test")):
         refuse_alike(data, f"{split} images", transparency(decoded.remarks, decoding))
     return train, test
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise InputError for a folder that is no dataset: the library would look through all of it, and say nothing."""
+    remedy = f"give the folder of the parquet files, as in {PREFIX}PATH"
+    if folder in (Path.home().resolve(), Path(folder.anchor)):
+        raise InputError(f"{PREFIX}{folder} is all that there is on this machine, or of yours: {remedy}")
+    found = (name for _, folders, names in os.walk(folder) for name in (*folders, *names))
+    if next(islice(found, _MOST_ENTRIES, None), None) is not None:
+        raise InputError(f"{PREFIX}{folder} has more than {_MOST_ENTRIES:,} files: {remedy}")
 
 
 def import_library() -> Any:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import median
 
-from common.experts.folder import METADATA_KEY, UNREADABLE_TENSORS, damaged, expert_files, trajectory_shape
+from common.experts.folder import expert_files, read_expert_metadata, trajectory_shape
 from common.system.errors import InputError
-from common.system.files import opened_tensors
 from common.system.text import counted
 
 SHARE_OF_THE_GAIN = 0.8
@@ -47,9 +45,4 @@ def suggest_max_start_epoch(folder: Path, expert_epochs: int) -> int | None:
 
 def _accuracies(file: Path) -> dict[int, float]:
     """The accuracies of an expert by the epochs trained, fractions; 0 where its outputs were not finite."""
-    try:
-        with opened_tensors(file, "np") as stored:
-            found = json.loads((stored.metadata() or {})[METADATA_KEY])["accuracies"]
-        return {int(epoch): float(each or 0) for epoch, each in found.items()}
-    except (*UNREADABLE_TENSORS, AttributeError, RecursionError) as error:
-        raise damaged(file, str(error)) from error
+    return {int(epoch): float(each or 0) for epoch, each in read_expert_metadata(file)["accuracies"].items()}

@@ -31,8 +31,9 @@ from common.datasets import ImageData
 from common.disk.listing import matching
 from common.disk.locks import Lock, take_lock
 from common.disk.paths import expanded, is_folder
+from common.schemas import door
 from common.system.errors import InputError
-from common.system.files import json_checksum, opened_tensors, read_json, write_atomically, write_json
+from common.system.files import json_checksum, opened_tensors, write_atomically, write_json
 from common.system.text import counted, difference
 from common.system.version import code_version
 
@@ -40,14 +41,13 @@ FORMAT = "fred-experts"
 VERSION = 2  # of the manifest; 2 has a checksum
 EXPERT_VERSION = 2  # of the experts' files; 2 has a checksum for each snapshot
 MANIFEST = "manifest.json"
-METADATA_KEY = "fred"
+_METADATA_KEY = "fred"
 _EXPERT = re.compile(r"expert_(\d+)\.safetensors")
 _OF_AN_EXPERT = re.compile(r"\.expert_(\d+)\.")
 _NOT_FLAGS = ("image_size", "channels", "mean", "std")
 _HELD_BACK = "validation"  # the key for the images that are held back, which a manifest has only if there are any
 _OF_THE_DATASET = ("image_size", "channels", "class_names", "training_images", "mean", "std", "parameters")
-# The errors of `opened_tensors`, and of reading from its result, for a file that is damaged or has another format.
-UNREADABLE_TENSORS = (OSError, ValueError, LookupError, TypeError)
+_DAMAGED = "run buffer.py as before, which trains this expert again"
 
 
 def buffer_folder(buffer_path: str | Path, dataset: str, model: str, zca: bool) -> Path:
@@ -165,7 +165,7 @@ def save_expert(folder: Path, number: int, trajectory: Tensor, accuracies: dict[
         "accuracies": accuracies,
         "checksums": [row_checksum(row) for row in trajectory],
     }
-    content = save({"trajectory": trajectory.contiguous()}, {METADATA_KEY: json.dumps(metadata, allow_nan=False)})
+    content = save({"trajectory": trajectory.contiguous()}, {_METADATA_KEY: json.dumps(metadata, allow_nan=False)})
     file = expert_file(folder, number)
     write_atomically(file, lambda temporary: temporary.write_bytes(content))
     return file
@@ -182,20 +182,46 @@ def read_snapshots(file: Path, epochs: Iterable[int]) -> Iterator[Tensor]:
     Raises InputError if the file is damaged, by the checksum of each row. Files of versions that kept no checksums are
     believed.
     """
+    metadata, shape = read_expert_metadata(file), trajectory_shape(file)
+    checksums = metadata.get("checksums") if metadata["format_version"] > 1 else None
+    if checksums is not None and len(checksums) != shape[0]:
+        raise damaged(file, f"it has checksums of {len(checksums)} epochs, and weights of {shape[0]}")
+    # numpy's slices read only the row; torch's would allocate memory for the whole file.
+    with _opened(file) as stored:
+        rows = stored.get_slice("trajectory")
+        for epoch in epochs:
+            weights = torch.from_numpy(rows[epoch])
+            if checksums is not None and checksums[epoch] != row_checksum(weights):
+                raise damaged(file, f"the weights after {counted(epoch, 'epoch')} have a wrong checksum")
+            yield weights
+
+
+def read_expert_metadata(file: Path) -> dict[str, Any]:
+    """What an expert's file tells of it: {"format_version", "accuracies", "checksums", ...}.
+
+    Raises InputError if the file is damaged, or of a newer format version.
+    """
+    from common.schemas.experts import Expert
+
+    with _opened(file) as stored:
+        text = (stored.metadata() or {}).get(_METADATA_KEY, "{}")
+    metadata = door.check(door.parse(text, str(file), _DAMAGED), Expert, str(file), _DAMAGED)
+    if metadata["format_version"] > EXPERT_VERSION:
+        raise damaged(file, f"its format version is {metadata['format_version']}")
+    return metadata
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """An expert's file, opened for reading. Raises InputError if it is damaged or lacks its trajectory."""
     try:
-        # numpy's slices read only the row; torch's would allocate memory for the whole file.
         with opened_tensors(file, "np") as stored:
-            metadata = json.loads((stored.metadata() or {})[METADATA_KEY])
-            version, checksums = metadata["format_version"], metadata.get("checksums")
-            if version not in (1, EXPERT_VERSION):
-                raise ValueError(f"its format version is {version}")
-            rows = stored.get_slice("trajectory")
-            for epoch in epochs:
-                weights = torch.from_numpy(rows[epoch])
-                if version == EXPERT_VERSION and checksums[epoch] != row_checksum(weights):
-                    raise ValueError(f"the weights after {counted(epoch, 'epoch')} have a wrong checksum")
-                yield weights
-    except (*UNREADABLE_TENSORS, RecursionError) as error:
+            if "trajectory" not in stored.keys():  # noqa: SIM118 (not a mapping)
+                raise damaged(file, "it has no trajectory")
+            yield stored
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
         raise damaged(file, str(error)) from error
 
 
@@ -225,12 +251,9 @@ def trajectory_shape(file: Path) -> tuple[int, int]:
 
     Raises InputError if the file is damaged or has another format.
     """
-    try:
-        with opened_tensors(file, "np") as stored:
-            trajectory = stored.get_slice("trajectory")
-            shape, kind = trajectory.get_shape(), trajectory.get_dtype()
-    except UNREADABLE_TENSORS as error:
-        raise damaged(file, str(error)) from error
+    with _opened(file) as stored:
+        trajectory = stored.get_slice("trajectory")
+        shape, kind = trajectory.get_shape(), trajectory.get_dtype()
     if len(shape) != 2 or min(shape) < 1 or kind != "F32":
         raise damaged(file, f"its trajectory is {kind} {shape}")
     return shape[0], shape[1]
@@ -238,7 +261,7 @@ def trajectory_shape(file: Path) -> tuple[int, int]:
 
 def damaged(file: Path, what: str) -> InputError:
     """The error to raise for an expert's file that is damaged; `what` says how."""
-    return InputError(f"{file} is damaged ({what}): run buffer.py as before, which trains this expert again")
+    return InputError(f"{file} is damaged ({what}): {_DAMAGED}")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -246,14 +269,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises InputError if the manifest is missing, cannot be read, or has another format or a newer version.
     """
+    from common.schemas.experts import Manifest, ManifestHead
+
     file = folder / MANIFEST
     if not file.exists():
         raise InputError(f"{folder} has experts but no {MANIFEST} that describes them: give another --buffer_path")
-    try:
-        manifest = read_json(file)
-        kind, version = manifest["format"], int(manifest["format_version"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read ({error}): give another --buffer_path") from error
+    remedy = "restore it, or give another --buffer_path"
+    manifest = door.parse(door.read_text(file, remedy), str(file), remedy)
+    manifest = door.check(manifest, ManifestHead, str(file), remedy)
+    kind, version = manifest["format"], manifest["format_version"]
     if kind != FORMAT:
         raise InputError(f"{file} is not of expert trajectories, but of {kind!r}: give another --buffer_path")
     if version > VERSION:
@@ -264,7 +288,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{file} is damaged: restore it, or remove the folder and train its experts again with buffer.py"
         )
-    return manifest
+    return door.check(manifest, Manifest, str(file), remedy)
 
 
 def differences(stored: dict[str, Any], asked: dict[str, Any]) -> str:

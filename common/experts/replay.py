@@ -20,7 +20,7 @@ from common.config.places import dataset_folder
 from common.experts.buffer import Expert
 from common.experts.folder import numbered_files
 from common.system.errors import InputError
-from common.system.files import UNREADABLE, check_torch_file
+from common.system.files import UNREADABLE, check_tensors, check_torch_file, reason_of
 
 _REPLAY = re.compile(r"replay_buffer_(\d+)\.pt")
 
@@ -81,11 +81,11 @@ def _read_replay(file: Path) -> tuple[list[list[list[Tensor]]], _StorageCheck]:
         check = _StorageCheck(file, known)
         # Only a zip file, as torch writes since version 1.6, can be mapped.
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=bool(known))
+        check_tensors(content)
     except UNREADABLE as error:
-        reason = (str(error).splitlines() or [""])[0].partition(". ")[0]
         raise InputError(
-            f"{file} cannot be read ({reason}): it is damaged, or holds more than tensors, which is never loaded "
-            "because it could run code; copy it again, or train experts with buffer.py"
+            f"{file} cannot be read ({reason_of(error)}): it is damaged, or holds more than tensors, which is never "
+            "loaded because it could run code; copy it again, or train experts with buffer.py"
         ) from error
     fits = isinstance(content, list) and all(
         isinstance(snapshots, list) and snapshots and all(isinstance(tensors, list) for tensors in snapshots)

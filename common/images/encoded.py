@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.images.pixels import Decoding, Resize
+from common.schemas.door import LARGEST_SIDE
 from common.system.errors import InputError
 from common.system.text import counted
 
@@ -69,6 +71,7 @@ class Picture(NamedTuple):
 
 
 # What Pillow's readers raise for broken files. OSError also covers files that are not images.
+_MOST_PIXELS = 1 << 28  # of an image that has been scaled
 _UNREADABLE = (OSError, SyntaxError, EOFError, LookupError, ValueError, TypeError, OverflowError, struct.error)
 
 
@@ -84,14 +87,27 @@ def read_image(source: Source, resize: Resize | None, decoding: Decoding) -> Pic
         with Image.open(source if isinstance(source, str) else io.BytesIO(source.content)) as stored:
             if stored.mode.startswith(DEEP_MODES):
                 raise InputError(f"{name_of(source)} has more than 8 bits per channel: convert it, or remove it")
+            _check_size(stored.size, name_of(source), resize)
             image, remarks = _interpreted(stored, decoding)
     except InputError:
         raise
-    except (*_UNREADABLE, Image.DecompressionBombError) as error:
+    except (*_UNREADABLE, MemoryError, Image.DecompressionBombError) as error:
         raise Unreadable(
             f"{name_of(source)} cannot be read as an image ({error}): replace it, remove it, or give --skip_corrupt"
         ) from error
     return Picture(_pixels(image) if resize is None else resized(image, resize), image.size, remarks)
+
+
+def _check_size(size: Size, name: str, resize: Resize | None) -> None:
+    """Raise `Unreadable` for an image whose pixels would fill the memory: before they are read, by its header."""
+    sides = f"{name} is {size[0]:,} x {size[1]:,} pixels"
+    if resize is None and max(size) > LARGEST_SIDE:
+        raise Unreadable(f"{sides}, and at most {LARGEST_SIDE:,} each way are taken as they are: give --image_size")
+    if resize is not None and math.prod(_scaled(size, resize)) > _MOST_PIXELS:
+        raise Unreadable(
+            f"{sides}, too long and thin to be scaled until its shorter side is {resize.side}: crop it, remove it, or "
+            "give --resize squash or --skip_corrupt"
+        )
 
 
 def _interpreted(stored: Any, decoding: Decoding) -> tuple[Any, tuple[str, ...]]:
@@ -184,14 +200,7 @@ def resized(image: Any, resize: Resize) -> np.ndarray:
     """
     from PIL import Image
 
-    side = resize.side
-    width, height = image.size
-    if resize.mode == "squash":
-        scaled = (side, side)
-    elif width <= height:
-        scaled = (side, side * height // width)
-    else:
-        scaled = (side * width // height, side)
+    side, scaled = resize.side, _scaled(image.size, resize)
     if resize.antialias and scaled != image.size:
         image = image.resize(scaled, Image.Resampling.BILINEAR)
     pixels = _pixels(image)
@@ -199,6 +208,16 @@ def resized(image: Any, resize: Resize) -> np.ndarray:
         pixels = _interpolated(pixels, *scaled)
     left, top = (round((length - side) / 2) for length in scaled)
     return np.ascontiguousarray(pixels[:, top : top + side, left : left + side])
+
+
+def _scaled(size: Size, resize: Resize) -> Size:
+    """The size (width, height) that an image is scaled to, before its centre is cut out."""
+    side, (width, height) = resize.side, size
+    if resize.mode == "squash":
+        return side, side
+    if width <= height:
+        return side, side * height // width
+    return side * width // height, side
 
 
 def _interpolated(pixels: np.ndarray, width: int, height: int) -> np.ndarray:

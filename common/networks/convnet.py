@@ -17,7 +17,7 @@ from common.networks.pooling import AvgPool2x2
 from common.system.errors import InputError
 
 # Swish comes before S, because the first alternative that matches wins.
-_NAME = re.compile(r"ConvNet(?:D([1-8]))?(?:W([1-9]\d*))?(?:A(Swish|S|R|L))?(?:_?([NBLIG])N)?(?:([NMA])P)?(GAP)?")
+_NAME = re.compile(r"ConvNet(?:D([1-8]))?(?:W([1-9]\d{0,4}))?(?:A(Swish|S|R|L))?(?:_?([NBLIG])N)?(?:([NMA])P)?(GAP)?")
 
 ACCEPTS = (
     "ConvNet followed by any of D1..D8 (blocks), W<width>, AS|AR|AL|ASwish (sigmoid, relu, leaky relu, swish), "

@@ -19,10 +19,11 @@ from common.datasets.imagenet_classes import PREFIX, SYNONYMS, WHOLE, canonical
 from common.disk.listing import files_below
 from common.pretrained.convert import Provenance
 from common.recipes import OBJECTIVES
+from common.schemas import door
 from common.synset.authors import is_authors
 from common.synset.hub import SUFFIX
 from common.system.errors import InputError
-from common.system.files import read_json, write_json
+from common.system.files import write_json
 
 FOLDER_ID = "1r1OMVv9llejGmpHfK5DpW4m57Dz_SZ2n"
 URL = f"https://drive.google.com/drive/folders/{FOLDER_ID}"
@@ -102,8 +103,12 @@ def record(folder: Path) -> dict[str, str]:
 
     Returns the checksums by path relative to the folder. Files that no longer exist keep their entry in `RECORD`.
     """
+    from common.schemas.results import Downloads
+
     file = folder / RECORD
-    before: dict[str, str] = read_json(file)["sha256"] if file.is_file() else {}
+    before: dict[str, str] = {}
+    if file.is_file():
+        before = door.read(file, Downloads, "remove it, and changes since then will not be seen")["sha256"]
     found = {path.relative_to(folder).as_posix(): _sha256(path) for path in find_files(folder, ours=False)}
     for name in sorted(before.keys() & found.keys()):
         if before[name] != found[name]:

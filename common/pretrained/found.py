@@ -20,7 +20,7 @@ from common.images.pixel_values import PIXELS
 from common.pretrained import forms
 from common.synset.authors import SUFFIXES
 from common.system.errors import InputError
-from common.system.files import UNREADABLE, load_torch
+from common.system.files import UNREADABLE, load_torch, reason_of
 
 
 class Found(NamedTuple):
@@ -106,8 +106,7 @@ def read_tensors(path: Path, pixels: str | None) -> Found:
     try:
         content = _load_npz(path) if path.suffix == ".npz" else _load_pt(path)
     except UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
-        raise InputError(f"{path} cannot be read ({reason}): it is damaged, copy it again") from error
+        raise InputError(f"{path} cannot be read ({reason_of(error)}): it is damaged, copy it again") from error
     images, labels = content.get("images"), content.get("labels")
     if not (_plain(images) and _plain(labels) and images.dim() in (4, 5) and images.numel()):
         raise InputError(f"{path} has no images and labels: it is to hold 'images' [N, ch, H, W] and 'labels' [N]")

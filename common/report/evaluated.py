@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from common.report.verdict import describe
-from common.system.files import read_json
+from common.schemas import door
+from common.system.errors import InputError
 from common.system.text import counted, describe_seconds, in_percent, networks_of, with_diverged
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """What evaluate.py has written. Raises InputError for another file."""
+    from common.schemas.results import Result
+
+    return door.read(file, Result, "remove it, and evaluate again")
 
 
 def lines_of(result: dict[str, Any]) -> Iterator[str]:
@@ -60,10 +68,15 @@ def _in_percent(fraction: float | None) -> float | None:
 
 def distillation_seconds(file: str | None) -> float | None:
     """What the run took that a set lies in the folder of, without its evaluations; None if there is no such run."""
-    try:
-        return float(read_json(Path(file or "").parent / "summary.json")["distillation_seconds"]) if file else None
-    except (OSError, ValueError, LookupError, TypeError):
+    from common.schemas.results import Took
+
+    if file is None or not (summary := Path(file).parent / "summary.json").is_file():
         return None
+    try:
+        seconds = door.read(summary, Took, "remove it").get("distillation_seconds")
+    except InputError:  # it is of something else, or damaged, which the evaluation does not depend on
+        return None
+    return None if seconds is None else float(seconds)
 
 
 def _times(result: dict[str, Any], name: str) -> str:

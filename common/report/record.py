@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 from common import recipes
 from common.config.options import NOT_PART_OF_A_RUN
 from common.recipes import OBJECTIVES
+from common.schemas import door
 from common.system.errors import InputError
-from common.system.files import read_json
 from common.system.scripts import VOXELS, distill_script
 from common.system.text import points_of
 
@@ -32,6 +31,8 @@ _NO_DEPARTURE = NOT_PART_OF_A_RUN | {
     "objective", "dataset", "subset", "recipe", "ipc", "seed", "compile", "chunk", "networks_at_once", "skip_corrupt",
     "eval_it", "wait_eval",
 }  # fmt: skip
+
+_REMEDY = "restore the file, or distil again"
 
 
 @dataclass(frozen=True)
@@ -134,21 +135,27 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run folder. Raises InputError if the folder is not that of a run."""
-    try:
-        config = read_json(folder / "config.json")
-        summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else None
-        losses, evaluations = read_metrics(folder / "metrics.jsonl")
-        str(config["objective"]), config["options"]["dataset"]["source"], config["options"]["ipc"]["value"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{folder} is not the folder of a run ({error!r}): give one that holds config.json") from error
+    """Read a run folder. Raises InputError if the folder is not that of a run, or one of its files is damaged."""
+    from common.schemas.run import Config, Summary
+
+    file = folder / "summary.json"
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is not the folder of a run: give one that holds config.json")
+    config = door.read(folder / "config.json", Config, _REMEDY)
+    summary = door.read(file, Summary, _REMEDY) if file.exists() else None
+    losses, evaluations = read_metrics(folder / "metrics.jsonl")
     return RunRecord(folder, config, summary, losses, evaluations)
 
 
 def read_metrics(path: Path) -> tuple[list[tuple[int, float]], list[dict[str, Any]]]:
-    """Return the losses as (iteration, loss) and the evaluations in a metrics.jsonl, up to the first damaged line."""
+    """Return the losses as (iteration, loss) and the evaluations in a metrics.jsonl, up to a line that is not whole.
+
+    Raises InputError for lines that no run has written.
+    """
+    from common.schemas.run import read_metrics_lines
+
     losses, evaluations = [], []
-    for entry in _entries(path):
+    for entry in read_metrics_lines(path, _REMEDY):
         if "loss" in entry:
             losses.append((entry["iteration"], entry["loss"]))
         elif "evaluation" in entry:
@@ -158,16 +165,9 @@ def read_metrics(path: Path) -> tuple[list[tuple[int, float]], list[dict[str, An
 
 def seconds_of_evaluations(path: Path) -> float:
     """The seconds that the evaluations in a metrics.jsonl took, pictures and files of each included."""
-    return sum(entry.get("seconds", 0.0) for entry in _entries(path) if "evaluation" in entry)
+    from common.schemas.run import read_metrics_lines
 
-
-def _entries(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a metrics.jsonl up to the first damaged line."""
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            yield json.loads(line)
-        except ValueError:  # half a line of a run that was killed while writing; the run drops it when it resumes
-            return
+    return sum(entry.get("seconds", 0.0) for entry in read_metrics_lines(path, _REMEDY) if "evaluation" in entry)
 
 
 def _short(value: Any) -> str:

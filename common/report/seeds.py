@@ -11,8 +11,8 @@ from common.report.description import needed_bytes
 from common.report.page import TEMPLATES, svg_uri, write_page
 from common.report.record import RunRecord, read_run
 from common.report.run_page import head_of
+from common.schemas import door
 from common.system.errors import InputError
-from common.system.files import read_json
 from common.system.text import (
     describe_seconds,
     diverged_in,
@@ -63,12 +63,16 @@ def write_seeds_report(folder: Path) -> Path:
 
 
 def named_runs(folder: Path) -> dict[int, Path]:
-    """The run folders that seeds.json in a folder names, by seed; {} if there is no such file, or not such a one."""
-    try:
-        runs = dict(read_json(folder / FILE)["runs"])
-        return {int(seed): folder.parent / Path(name).name for seed, name in runs.items()}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    """The run folders that seeds.json in a folder names, by seed; {} if there is no such file.
+
+    Raises InputError for one that is damaged.
+    """
+    from common.schemas.results import Seeds
+
+    if not (folder / FILE).exists():
         return {}
+    told = door.read(folder / FILE, Seeds, "remove it, and distil again with --seeds, which keeps finished runs")
+    return {int(seed): folder.parent / Path(name).name for seed, name in told["runs"].items()}
 
 
 def figures_over_sets(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from common.system.files import check_not_read, write_csv, write_json
 from common.system.progress import Progress
 from common.system.text import in_percent
 from common.system.version import code_version
-from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
+from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation, said_by
 from common.training.pool import EvaluationNetwork, evaluate_pool
 from common.training.stored_real import describe_storage
 from common.training.train import accuracy, batches_of_test
@@ -96,7 +96,8 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
     if options.relative_to is not None:
         baseline = baseline_errors(Path(options.relative_to), target, options.target_stats)
 
-    network = build_network(setup.network, clean.channels, clean.num_classes, clean.im_size).to(device)
+    with said_by(options.synset):
+        network = build_network(setup.network, clean.channels, clean.num_classes, clean.im_size).to(device)
     setup.check_networks({setup.network: network}, options.synset)
     evaluated = EvaluationNetwork(network, options.compile and can_compile())
     trained: list[dict[str, torch.Tensor]] = []

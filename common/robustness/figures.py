@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from common.robustness.conditions import Condition, Target
+from common.schemas import door
 from common.system.errors import InputError
-from common.system.files import read_json
 from common.system.text import mean_and_std
 
 
@@ -98,16 +98,12 @@ def baseline_errors(file: Path, target: Target, target_stats: str) -> dict[Condi
     Raises InputError for a file that is not such a result, and if the baseline was tested on other images or with
     another normalisation.
     """
-    try:
-        stored = read_json(file)
-        name, stats = stored["target"], stored["target_stats"]
-        sizes = dict(stored["images"])
-        means = {Condition(each["kind"], each["level"]): each["mean"] for each in stored["conditions"]}
-        errors = {condition: 1 - float(mean) for condition, mean in means.items() if mean is not None}
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(
-            f"{file} is not readable as results of this script ({error}): give the results.json that --output wrote"
-        ) from error
+    from common.schemas.results import Tested
+
+    stored = door.read(file, Tested, "give the results.json that --output wrote")
+    name, stats, sizes = stored["target"], stored["target_stats"], stored["images"]
+    means = {Condition(each["kind"], each["level"]): each["mean"] for each in stored["conditions"]}
+    errors = {condition: 1 - float(mean) for condition, mean in means.items() if mean is not None}
     if (name, stats) != (target.name, target_stats):
         raise InputError(
             f"{file} is of {name} with --target_stats {stats}, this is {target.name} with {target_stats}: "

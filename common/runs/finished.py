@@ -6,18 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from common.schemas import door
 from common.synset.file import load_synset
 from common.system.errors import InputError
-from common.system.files import UNREADABLE, checksum, read_json, write_json
+from common.system.files import UNREADABLE, check_torch_file, checksum, load_torch, reason_of, write_json
 from common.system.text import counted
 
 SETS = ("synset.safetensors", "synset_best.safetensors")
 """The synthetic set of the last and of the best evaluation."""
 CHECKPOINTS = ("checkpoint.pt", "checkpoint_previous.pt")
 SUMMARY, METRICS, CHECKSUMS, CONFIG = "summary.json", "metrics.jsonl", "checksums.json", "config.json"
-_ENTRIES = {"start", "last", "best_on_test", "file"}  # without which a summary is none
 
 
 def write_finished(folder: Path, summary: dict[str, Any], identity: dict[str, Any]) -> None:
@@ -40,19 +38,20 @@ def read_finished(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, A
     """
     if not (folder / SUMMARY).exists():
         return None, []
+    from common.schemas.run import REMEDY, Checksums, Identity, Summary
+
     try:
-        summary = read_json(folder / SUMMARY)
-        older = "content" not in summary
-        if not summary.keys() >= _ENTRIES:
-            raise ValueError("entries are missing")
-    except (*UNREADABLE, RecursionError):
+        summary = door.read(folder / SUMMARY, Summary, REMEDY)
+    except InputError as error:
+        say(str(error))
         return None, [SUMMARY]
     try:
-        checksums = dict(read_json(folder / CHECKSUMS)) if (folder / CHECKSUMS).exists() else None
-        identity = read_json(folder / CONFIG)["identity"]
-    except (*UNREADABLE, RecursionError):
+        checksums = door.read(folder / CHECKSUMS, Checksums, REMEDY) if (folder / CHECKSUMS).exists() else None
+    except InputError as error:
+        say(str(error))
         return None, [CHECKSUMS]
-    if checksums is None and not older:  # it was killed between the two files
+    identity = door.read(folder / CONFIG, Identity, REMEDY)["identity"]
+    if checksums is None and "content" in summary:  # it was killed between the two files
         return None, []
     if checksums is None:
         broken = [name for name in _sets_of(summary) if not _is_set(folder / name)]
@@ -99,6 +98,21 @@ def _is_set(path: Path) -> bool:
     return True
 
 
+def read_checkpoint(path: Path, remedy: str = "restore the file") -> dict[str, Any]:
+    """The content of a checkpoint, which fits its schema. Raises InputError for one that is damaged."""
+    from common.schemas.run import Checkpoint
+
+    try:
+        if not check_torch_file(path):
+            raise InputError(f"{path} is damaged (it holds no checksums): {remedy}")
+        content = load_torch(path)
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(f"{path} is damaged ({reason_of(error)}): {remedy}") from error
+    return door.check(content, Checkpoint, f"{path} is damaged: it", remedy)
+
+
 def how_far(folder: Path, iterations: int) -> tuple[str, int]:
     """What a run folder holds, in words ("new", "begun, ..." or "finished"), and how many iterations of it are made.
 
@@ -109,7 +123,7 @@ def how_far(folder: Path, iterations: int) -> tuple[str, int]:
     if not (folder / CONFIG).exists():
         return "new", 0
     try:
-        made = torch.load(folder / CHECKPOINTS[0], map_location="cpu", weights_only=True)["state"]["iteration"]
-    except (*UNREADABLE, RecursionError):
+        made = read_checkpoint(folder / CHECKPOINTS[0])["state"]["iteration"]
+    except (OSError, InputError):
         return "begun, without a checkpoint that can be read", 0
     return f"begun, {made:,} of {counted(iterations, 'iteration')} are made", made

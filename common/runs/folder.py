@@ -18,20 +18,22 @@ from common.config.places import dataset_folder
 from common.disk.listing import matching
 from common.disk.locks import Lock, take_lock
 from common.images.image_data import different_content
-from common.runs.finished import CHECKPOINTS, CHECKSUMS, METRICS, SUMMARY, read_finished, write_finished
+from common.runs.finished import (
+    CHECKPOINTS,
+    CHECKSUMS,
+    METRICS,
+    SUMMARY,
+    read_checkpoint,
+    read_finished,
+    write_finished,
+)
 from common.runs.identity import differences, folder_of, identity, wherever_it_lies
 from common.runs.track import TRACKER_FOLDERS
+from common.schemas import door
 from common.system import parallel
 from common.system.devices import describe_hardware
 from common.system.errors import InputError
-from common.system.files import (
-    UNREADABLE,
-    check_torch_file,
-    read_json,
-    torch_bytes,
-    write_atomically,
-    write_json,
-)
+from common.system.files import torch_bytes, write_atomically, write_json
 from common.system.signals import Stoppable
 from common.system.version import code_version
 
@@ -168,9 +170,9 @@ class Run(Stoppable):
         found = [self.folder / name for name in CHECKPOINTS if (self.folder / name).exists()]
         for path in found:
             try:
-                content = self._read_checkpoint(path)
-            except UNREADABLE as error:
-                self.log(f"{path} is damaged ({error}): trying the one before it")
+                content = self._read_checkpoint(path, "trying the one before it")
+            except InputError as error:
+                self.log(str(error))
                 continue
             with (self.folder / METRICS).open("r+b") as file:
                 file.truncate(content["metrics_bytes"])
@@ -195,14 +197,17 @@ class Run(Stoppable):
         """The state of the newest checkpoint, or None if it cannot be read. Nothing in the folder is changed."""
         try:
             return self._read_checkpoint(self.folder / CHECKPOINTS[0])["state"]
-        except UNREADABLE:
+        except InputError:
             return None
 
-    def _read_checkpoint(self, path: Path) -> dict[str, Any]:
-        content = _read_checkpoint(path, self.folder / METRICS)
+    def _read_checkpoint(self, path: Path, remedy: str = "restore it") -> dict[str, Any]:
+        """A checkpoint of this run, and of the metrics.jsonl that is there. Raises InputError for another one."""
+        content = _read_checkpoint(path, self.folder / METRICS, remedy)
         stored = content.get("identity")  # which older versions did not keep; `check_content` compares the images
         if stored is not None and (told := differences(wherever_it_lies(stored, self._options), self._options)):
-            raise ValueError(f"it is of another run: {told}")
+            raise InputError(f"{path} is of another run ({told}): {remedy}")
+        if (made := content["state"]["iteration"]) > self._options.Iteration:
+            raise InputError(f"{path} is of {made:,} iterations, of a run of {self._options.Iteration:,}: {remedy}")
         return content
 
     @property
@@ -259,15 +264,12 @@ class Run(Stoppable):
                     f"give another --name, or --resume never to replace them"
                 )
             return None
-        try:
-            config = dict(read_json(path))
-            stored = dict(config["identity"])
-            if "content" in config:  # which `check_content` compares
-                if not config["content"].keys() >= {"fingerprint", "class_names", "train", "test"}:
-                    raise LookupError("content")
-                stored = wherever_it_lies(stored, options)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"{path} is not the configuration of a run: give another --name") from error
+        from common.schemas.run import REMEDY, Identity
+
+        config = door.read(path, Identity, REMEDY)
+        stored: dict[str, Any] = config["identity"]
+        if "content" in config:  # which `check_content` compares
+            stored = wherever_it_lies(stored, options)
         told = differences(stored, options)
         if told:
             raise InputError(
@@ -328,15 +330,17 @@ def _unwritten(path: Path, error: OSError) -> InputError:
     return InputError(f"cannot write {path}: {error.strerror or error}; free space and run again to continue")
 
 
-def _read_checkpoint(path: Path, metrics: Path) -> dict[str, Any]:
-    if not check_torch_file(path):
-        raise ValueError("it holds no checksums")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if metrics.stat().st_size < content["metrics_bytes"]:
-        raise ValueError(f"{metrics.name} is shorter than it was")
-    if "metrics_checksum" in content:
+def _read_checkpoint(path: Path, metrics: Path, remedy: str = "restore both") -> dict[str, Any]:
+    """A checkpoint. Raises InputError if it is damaged, or if metrics.jsonl is not what the run had written then."""
+    content = read_checkpoint(path, remedy)
+    size, expected = content["metrics_bytes"], content.get("metrics_checksum")
+    try:
         with metrics.open("rb") as file:
-            written = hashlib.blake2b(file.read(content["metrics_bytes"]), digest_size=20).hexdigest()
-        if written != content["metrics_checksum"]:
-            raise ValueError(f"{metrics.name} is not what the run wrote")
+            written = file.read(size)
+    except OSError as error:
+        raise InputError(f"{path} cannot be used ({metrics.name}: {error.strerror}): {remedy}") from error
+    if len(written) < size:
+        raise InputError(f"{path} cannot be used ({metrics.name} is shorter than it was): {remedy}")
+    if expected is not None and hashlib.blake2b(written, digest_size=20).hexdigest() != expected:
+        raise InputError(f"{path} cannot be used ({metrics.name} is not what the run wrote): {remedy}")
     return content

@@ -25,9 +25,10 @@ from common.report.seeds import FILE, figures_over_sets, named_runs, write_seeds
 from common.runs.finished import CONFIG, is_finished_run
 from common.runs.identity import folder_of
 from common.runs.loop import Distillation
+from common.schemas import door
 from common.system import parallel
 from common.system.errors import InputError
-from common.system.files import read_json, write_json
+from common.system.files import write_json
 from common.system.text import points_in, sets_in_percent
 from common.system.version import code_version
 
@@ -112,7 +113,12 @@ def _write_summary(folder: Path, name: str | None, folders: dict[int, Path]) -> 
 
 def _but_for_seed(folder: Path) -> dict[str, Any] | None:
     """The options of a finished run that affect its result, without the seed; None for a folder of no finished run."""
-    return read_json(folder / CONFIG)["identity"] | {"seed": None} if is_finished_run(folder) else None
+    from common.schemas.run import REMEDY, Identity
+
+    if not is_finished_run(folder):
+        return None
+    identity: dict[str, Any] = door.read(folder / CONFIG, Identity, REMEDY)["identity"]
+    return identity | {"seed": None}
 
 
 def _say(text: str) -> None:

@@ -23,12 +23,12 @@ from common.networks.pools import build_pool, principal
 from common.recipes.shapes import DataShape, known_shape
 from common.runs.finished import CONFIG, SUMMARY
 from common.runs.identity import folder_of
+from common.schemas import door
 from common.synset.base import LearnedSet, order
 from common.synset.packed import coded_images
 from common.system import parallel
 from common.system.devices import can_compile, check_precision, resolve_device
 from common.system.errors import InputError
-from common.system.files import read_json
 from common.training.pool import EvaluationNetwork, evaluate_pool
 from common.training.train import Batches, EvaluationProtocol
 
@@ -180,12 +180,13 @@ def try_counts(options: DistillOptions, train: ImageData, network: Network) -> T
 
 
 def _tried_before(folder: Path) -> TriedCounts | None:
-    """What --n auto tried when the run in this folder was begun; None if there is none, or it cannot be read."""
-    try:
-        told = read_json(folder / CONFIG)["tried_n"]
-        return TriedCounts({int(count): float(accuracy) for count, accuracy in told.items()})
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None  # what is wrong with the folder is said when the run opens it
+    """What --n auto tried when the run in this folder was begun; None if none was. Raises InputError as `door.read`."""
+    from common.schemas.run import REMEDY, Tried
+
+    if not (folder / CONFIG).exists():
+        return None
+    told = door.read(folder / CONFIG, Tried, REMEDY).get("tried_n")
+    return told and TriedCounts({int(count): float(accuracy) for count, accuracy in told.items()})
 
 
 def check_chunk(options: DistillOptions, network: nn.Module) -> None:

@@ -23,7 +23,7 @@ from common.disk.paths import expanded, is_file
 from common.images.pixel_values import PixelValues
 from common.synset.soft_labels import SoftLabelKind, SoftLabels, checked
 from common.system.errors import InputError
-from common.system.files import UNREADABLE, load_torch
+from common.system.files import UNREADABLE, load_torch, reason_of
 
 SUFFIXES = (".pt", ".pth")
 _NAME = re.compile(r"(?P<before>.*)(?P<what>images|labels)(?P<after>[^/]*)")
@@ -132,9 +132,8 @@ def _load(file: Path) -> Any:
                 f"{file} asks for {asked[1]}, which a synthetic set does not need and which could run code: "
                 "it was not loaded"
             ) from error
-        reason = (told.splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise InputError(
-            f"{file} cannot be read ({reason}): it is damaged or no file of torch.save; copy it again"
+            f"{file} cannot be read ({reason_of(error)}): it is damaged or no file of torch.save; copy it again"
         ) from error
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from common.codec.payload import decode, read_head
 from common.disk.kinds import foreign_kind
 from common.disk.paths import expanded, is_file
 from common.networks.architecture import architecture
+from common.schemas import door
 from common.synset.base import LearnedSet
 from common.synset.packed import PackedArgs, PackedSet
 from common.synset.soft_labels import SoftLabels, checked
@@ -34,6 +36,7 @@ FORMAT = "fred-synset"
 VERSION = 2  # 2 has a checksum
 PACKED_VERSION = 3  # of files with a payload; all others stay of version 2
 SOFT_VERSION = 4  # of files with soft labels, which readers of older versions would pass over
+_REMEDY = "it is damaged, or was not written by this project; copy it again, or run the command that made it again"
 _METADATA_KEY = "fred"
 _FROM_SYNSET = (
     "channel", "num_classes", "im_size", "ipc", "msz_per_channel", "transform", "selection", "selection_images",
@@ -48,12 +51,17 @@ def save_synset(
     metadata: what an evaluation needs besides the tensors (dataset, mean, std, class_names, network, evaluation, ...),
     JSON values only. This function adds the set's shape, transform and learning rate, the kind of its soft labels if it
     has some, the checksum, and what the network is that the metadata name ("architecture", see `architecture_of`).
-    Raises InputError if the file cannot be written, or if the set holds no images yet.
+    Raises InputError if the file cannot be written, if the set holds no images yet, and for metadata that
+    `load_synset` would refuse: other types than JSON has, NaN, or values of another type than expected of their key.
     """
     from safetensors.torch import save
 
+    from common.schemas.synset import check_metadata
+
     synset.check_filled()
     path = expanded(path)
+    where, remedy = f"what {path} is to say of its set", "correct the metadata"
+    door.check_plain(metadata, where, remedy)
     found, stored = synset.file_contents()
     fields = {
         **{key: value for key, value in metadata.items() if key != "soft_labels" and (stored or key != "storage")},
@@ -77,6 +85,7 @@ def save_synset(
         fields |= {} if known is None else {"architecture": known}
     # The checksum is of the values as they will be read: lists for tuples, text for the keys of a table.
     read = json.loads(json.dumps({key: value for key, value in fields.items() if key != "checksum"}, allow_nan=False))
+    check_metadata(read, where, remedy)
     text = json_text(read | {"checksum": set_checksum(read, tensors)})
     content = save(tensors, metadata={_METADATA_KEY: text})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
@@ -91,25 +100,18 @@ def load_synset(path: Path | str, device: torch.device | str = "cpu") -> StoredS
     """
     path = expanded(path)
     metadata, tensors = _read(path)
-    device = torch.device(device)
+    _check_tensors(path, metadata, tensors)
+    fields = {key: metadata[key] for key in (*_FROM_SYNSET, "lr_freq", "mom_freq")}
+    fields |= {"lr_freq": fields["lr_freq"] or 0.0, "device": torch.device(device)}
+    synset: LearnedSet
+    packed = tensors.get("payload")
     try:
-        fields = {key: metadata[key] for key in (*_FROM_SYNSET, "lr_freq", "mom_freq")}
-        _check_types(path, fields, metadata, tensors)
-        fields["lr_freq"] = fields["lr_freq"] or 0.0
-        synset: LearnedSet
-        if "payload" in tensors:
-            synset = _packed(tensors["payload"], metadata["storage"], fields | {"device": device})
-        else:
-            expected = [fields["num_classes"], fields["channel"], fields["msz_per_channel"]]
-            if [size for i, size in enumerate(tensors["coefficients"].shape) if i != 1] != expected:
-                raise _damaged(path, "coefficients of other shapes than the metadata say")
-            synset = SynSet(SynSetArgs(device=device, **fields))
-            synset.load_state_dict({key: tensors[key].to(device) for key in ("coefficients", "positions")})
-        if "soft_labels" in tensors:
-            told = _soft_labels(path, tensors["soft_labels"], metadata["soft_labels"], synset)
-            synset.soft_labels = told.to(device)
-    except KeyError as error:
-        raise InputError(f"{path} lacks {error}: it is damaged or was not written by this project") from error
+        synset = _plain(tensors, fields) if packed is None else _packed(packed, metadata["storage"], fields)
+    except InputError as error:
+        raise InputError(f"{path} holds no set that this code can decode: {error}") from error
+    if "soft_labels" in tensors:
+        told = _soft_labels(path, tensors["soft_labels"], metadata["soft_labels"], synset)
+        synset.soft_labels = told.to(device)
     for key in tensors.keys() & {"coefficients", "step_size"}:
         if not tensors[key].isfinite().all():
             raise InputError(f"{path} holds {key} that are not finite (NaN or infinity): its run diverged")
@@ -136,53 +138,40 @@ def file_bytes(path: Path | str) -> dict[str, int]:
     return {"needed": needed, "metadata": beside, "header": path.stat().st_size - needed - beside}
 
 
-_WHOLE = ("channel", "num_classes", "ipc", "msz_per_channel")
-_STORED = ("bits_per_class", "images_per_class", "bytes")
+def _check_tensors(path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Raise InputError unless the tensors are those that the metadata tell of, of their types and shapes.
 
-
-def _check_types(path: Path, fields: dict[str, Any], metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Raise InputError for metadata or a step size of other types than `save_synset` writes; KeyError if missing."""
+    Nothing has been made of either before: metadata may tell of more images than fit into the memory.
+    """
     version, packed = metadata["format_version"], "payload" in tensors
-    least = 0 if packed else 1  # a packed set may do without ipc, a coded one without positions
     if packed != ("storage" in metadata) or (version != SOFT_VERSION and packed != (version == PACKED_VERSION)):
         raise _damaged(path, f"a payload, or none, against its format version {version}")
     if {"soft_labels" in there for there in (metadata, tensors)} != {version == SOFT_VERSION}:
         raise _damaged(path, f"soft labels, or none, against its format version {version}")
-    sides = fields["im_size"]
-    wrong = [key for key in _WHOLE if not _whole(fields[key], least if key in ("ipc", "msz_per_channel") else 1)]
-    if not (isinstance(sides, list) and len(sides) in (2, 3) and all(_whole(side, 1) for side in sides)):
-        wrong.append("im_size")
-    wrong += [key for key in ("transform", "selection", "selection_images") if not isinstance(fields[key], str)]
-    wrong += [key for key in ("lr_freq", "mom_freq") if not _number(fields[key], key == "lr_freq")]
+    if "step_size" in tensors and (tensors["step_size"].numel() != 1 or tensors["step_size"].dtype != torch.float32):
+        raise _damaged(path, "a step_size that is not one float32")
     if packed:
-        storage = metadata["storage"]
-        if not isinstance(storage, dict):
-            raise _damaged(path, "a wrong storage in its metadata")
-        wrong += [f"storage {key}" for key in _STORED if not _whole(storage[key], 1)]
-        wrong += [f"storage {key}" for key in ("block", "numbers") if not _whole(storage[key], 0)]
-        wrong += [f"storage {key}" for key in ("kind", "colour", "positions") if not isinstance(storage[key], str)]
-    if "step_size" in tensors and tensors["step_size"].numel() != 1:
-        wrong.append("step_size")
-    if (network := metadata.get("architecture")) is not None and not (
-        isinstance(network, dict) and _whole(network.get("parameters"), 0) and isinstance(network.get("hash"), str)
-    ):
-        wrong.append("architecture")
-    if wrong:
-        raise _damaged(path, f"a wrong {wrong[0]} in its metadata")
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 53
-
-
-def _number(value: Any, or_none: bool) -> bool:
-    if value is None:
-        return or_none
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+        return
+    if lacking := {"coefficients", "positions"} - tensors.keys():
+        raise _damaged(path, f"no {min(lacking)}")
+    classes, k = metadata["num_classes"], metadata["msz_per_channel"]
+    n = metadata["ipc"] * math.prod(metadata["im_size"]) // k
+    wanted = {"coefficients": ("float32", [classes, n, metadata["channel"], k]), "positions": ("int32", [classes, k])}
+    for key, told in wanted.items():
+        found = str(tensors[key].dtype).removeprefix("torch."), list(tensors[key].shape)
+        if found != told:
+            raise _damaged(path, f"{key} {found[0]} {found[1]}, and {told[0]} {told[1]} by its metadata")
 
 
 def _damaged(path: Path, what: str) -> InputError:
     return InputError(f"{path} is damaged (it holds {what}): copy it again, or run the command that made it again")
+
+
+def _plain(tensors: dict[str, Tensor], fields: dict[str, Any]) -> SynSet:
+    """The set of coefficients and positions."""
+    synset = SynSet(SynSetArgs(**fields))
+    synset.load_state_dict({key: tensors[key].to(fields["device"]) for key in ("coefficients", "positions")})
+    return synset
 
 
 def _packed(tensor: Tensor, storage: dict[str, Any], fields: dict[str, Any]) -> PackedSet:
@@ -236,13 +225,15 @@ def export_pair(synset: LearnedSet, folder: Path | str) -> tuple[Path, Path]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The metadata, which fit their schema, and the tensors. Raises InputError as `load_synset`."""
+    from common.schemas.synset import check_metadata
+
     if not is_file(path):
         raise InputError(f"no synthetic set at {path}: check the path (a run leaves synset.safetensors in its folder)")
     try:
         with opened_tensors(path) as file:
             text = (file.metadata() or {}).get(_METADATA_KEY)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        metadata = json.loads(text) if text else {}
     except (OSError, ValueError) as error:
         if (other := foreign_kind(path)) is not None:
             raise InputError(
@@ -252,7 +243,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise InputError(
             f"{path} is not a readable synthetic set ({error}): it may be truncated; copy it again"
         ) from error
-    if metadata.get("format") != FORMAT:
+    metadata = door.parse(text or "{}", str(path), _REMEDY)
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise InputError(f"{path} is a safetensors file, but not a synthetic set of this project")
     version = metadata.get("format_version")
     if not isinstance(version, int) or isinstance(version, bool) or version > SOFT_VERSION:
@@ -261,7 +253,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         version > 1 and metadata.pop("checksum", None) != set_checksum(metadata, tensors)
     ):
         raise InputError(f"{path} is damaged (wrong checksum): copy it again, or run the command that made it again")
-    return metadata, tensors
+    return check_metadata(metadata, str(path), _REMEDY), tensors
 
 
 def set_checksum(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,12 +16,14 @@ import torch
 import torch.distributed as dist
 
 from common.system import parallel
-from common.system.errors import InputError, ProcessLost, Stopped, disk_refusal
+from common.system.errors import InputError, ProcessLost, Stopped, disk_refusal, printable
 
 # Long, because the other processes may wait hours while one process evaluates. No timeout is needed to notice a dead
 # process: torchrun then ends the others.
 _TIMEOUT = timedelta(days=7)
 _NO_READER = 141  # 128 + SIGPIPE, as of a program that the signal has ended; Windows has no such signal
+# What tqdm begins a line of a progress bar with: to the start of the line, and of a bar below others, lines up.
+_MOVES = re.compile(r"[\r\n]*(?:\x1b\[A)*")
 
 
 def run_command(main: Callable[[], None], several: bool = False) -> None:
@@ -37,9 +40,10 @@ def run_command(main: Callable[[], None], several: bool = False) -> None:
         if launch.world > 1 and several:
             parallel.check_meeting()
             _run_as_one_of_several(main, launch.rank)
-        if launch.world > 1:
-            raise InputError("this command is one process: start it with python, without torchrun (and NPROC)")
-        main()
+        with shown_as_text():
+            if launch.world > 1:
+                raise InputError("this command is one process: start it with python, without torchrun (and NPROC)")
+            main()
         sys.stdout.flush()  # here, so that a full disk is told of
 
     code = exit_code(begin)
@@ -69,7 +73,7 @@ def exit_code(main: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Stopped as stop:
-        print(stop, file=sys.stderr)
+        print(printable(str(stop), keep="\n"), file=sys.stderr)
         return stop.exit_code
     except ProcessLost as lost:
         print(f"error: {lost}", file=sys.stderr)
@@ -89,7 +93,7 @@ def exit_code(main: Callable[[], None]) -> int:
 
 
 def _run_as_one_of_several(main: Callable[[], None], rank: int) -> NoReturn:
-    with output_of(rank):
+    with output_of(rank), shown_as_text():
         try:
             code = exit_code(lambda: _in_group(main))
         except Exception:  # a bug: print the traceback and exit, so that the other processes do not wait for this one
@@ -125,6 +129,43 @@ def output_of(rank: int) -> Iterator[None]:
         stack.enter_context(redirect_stdout(nowhere))
         stack.enter_context(redirect_stderr(said))
         yield
+
+
+@contextmanager
+def shown_as_text() -> Iterator[None]:
+    """Inside, nothing that is printed steers the terminal: names of classes and metadata are the text of others."""
+    with redirect_stdout(AsText(sys.stdout)), redirect_stderr(AsText(sys.stderr)):
+        yield
+
+
+class AsText(io.TextIOBase):
+    """A stream that writes what is not printable as escapes, but for line ends, tabs and what moves a progress bar."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.stream.encoding
+
+    def write(self, text: str) -> int:
+        moved = _MOVES.match(text)
+        rest = text[moved.end() :] if moved else text
+        self.stream.write((moved[0] if moved else "") + printable(rest, keep="\n\t"))
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
 class _Lines(io.TextIOBase):

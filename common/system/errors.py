@@ -8,8 +8,21 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def printable(text: str, keep: str = "") -> str:
+    r"""The text with characters that are not shown, such as those that steer a terminal, as escapes: "\x1b".
+
+    keep: characters to leave as they are. Texts come from files, too: names of classes and files, and metadata.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in keep else ascii(each)[1:-1] for each in text)
+
+
 class InputError(ValueError):
     """Something that the user gave is wrong. The message is one sentence: what is wrong, and what to do about it."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message), keep="\n"))
 
 
 # Errors of a file system that need not name a file: of a stream that is written to, or of a folder that is gone.

@@ -27,9 +27,16 @@ UNREADABLE = (
     OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError,
     AttributeError, pickle.UnpicklingError,
 )  # fmt: skip
+"""The errors of `load_torch` for a file that cannot be read. `reason_of` says why in a few words."""
 _ZIP = b"PK\x03\x04"  # the first bytes of a zip file, by which torch.load recognises one
 _ZIP_FOLDER = 0x10  # attribute of a folder; torch.load would silently leave the entry's memory uninitialised
+_MOST_REPEATED = 1 << 28  # bytes that tensors of a file may have beyond those that it stores
 _BLOCK = 1 << 20  # bytes that are read at a time
+
+
+def reason_of(error: Exception) -> str:
+    """The first sentence of an error of UNREADABLE: torch goes on about how the file could be trusted."""
+    return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -83,11 +90,6 @@ def json_text(content: Any, **how: Any) -> str:
     makes the same surrogates again.
     """
     return json.dumps(content, ensure_ascii=False, **how).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, such as `write_json` writes."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -167,12 +169,39 @@ def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
     """The content of a file of torch.save, on the CPU: tensors, numbers, text, and lists and dicts of them.
 
     allowed: other types and functions that the file may name, as `torch.serialization.safe_globals` takes them.
-    Raises an error of UNREADABLE for a damaged file, and for one that names anything else, which is never called.
+    Raises an error of UNREADABLE for a damaged file, for one that names anything else, which is never called, and for
+    tensors that `check_tensors` refuses.
     """
     with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of pickles that torch.save did not write; they are refused
         check_torch_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    check_tensors(content)
+    return content
+
+
+def check_tensors(content: Any) -> None:
+    """Raise ValueError for tensors, anywhere in what torch.load returned, that are not plain numbers in the file.
+
+    These are tensors without numbers (meta), sparse, quantised and nested ones, and those of which one stored number
+    stands for so many that to copy them would take far more memory than the file has bytes.
+    """
+    claimed, waiting, seen = 0, [content], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (dict, list, tuple)):
+            if id(value) not in seen:  # what a file refers to twice is looked at once
+                seen.add(id(value))
+                waiting += [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        elif isinstance(value, torch.Tensor):
+            if value.is_nested or value.is_quantized or value.layout != torch.strided or value.device.type != "cpu":
+                kind = "nested" if value.is_nested else "quantised" if value.is_quantized else None
+                kind = kind or (value.device.type if value.layout == torch.strided else "sparse")
+                raise ValueError(f"it holds a {kind} tensor, and a plain one of numbers is expected")
+            claimed += max(0, value.numel() * value.element_size() - value.untyped_storage().nbytes())
+            if claimed > _MOST_REPEATED:
+                shape = list(value.shape)
+                raise ValueError(f"it holds a tensor {shape} that repeats a few stored numbers, which fills the memory")
 
 
 def check_torch_file(path: Path, storages: bool = True) -> set[tuple[int, int]]:
@@ -187,8 +216,11 @@ def check_torch_file(path: Path, storages: bool = True) -> set[tuple[int, int]]:
         if file.read(len(_ZIP)) != _ZIP:
             return set()
     known = set()
+    size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
+            if info.file_size > size:  # a few bytes may be unpacked to any number of zeros
+                raise ValueError(f"{info.filename} is packed, which torch.save does not do")
             if info.external_attr & _ZIP_FOLDER:
                 raise ValueError(f"{info.filename} is marked as a folder")
             is_storage = PurePosixPath(info.filename).parent.name == "data"

@@ -22,7 +22,7 @@ from common.system.files import write_csv, write_json
 from common.system.text import networks_of, point_of
 from common.system.version import code_version
 from common.training import references
-from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation
+from common.training.evaluation_setup import EvaluationSetup, prepare_evaluation, said_by
 from common.training.pool import EvaluationNetwork, evaluate_pool, networks_at_once
 from common.training.stored_real import describe_storage, storage_columns
 
@@ -64,7 +64,8 @@ def evaluate_file(
     device = resolve_device(options.device)
     setup = prepare_evaluation(options, objective, defaults, device, stored)
     compiles = options.compile and can_compile()
-    networks = networks_to_train(options, setup)
+    with said_by(options.synset):
+        networks = networks_to_train(options, setup)
     setup.check_networks(networks, options.synset)
     pool = {name: EvaluationNetwork(each.to(device), compiles) for name, each in networks.items()}
     times: dict[str, list[float]] = {name: [] for name in pool}  # when each network was finished

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -96,6 +97,17 @@ def prepare_evaluation(
     return _of_file(options, options.synset, device, stored)
 
 
+@contextmanager
+def said_by(file: str | None) -> Iterator[None]:
+    """Inside, an InputError about a value names the synthetic-set file that may say it; None: there is no file."""
+    try:
+        yield
+    except InputError as error:
+        if file is None or file in str(error):
+            raise
+        raise InputError(f"{error} (this is what {file} says, unless a flag gives it)") from error
+
+
 def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: StoredSet | None) -> EvaluationSetup:
     if any(value is not None for value in (options.ipc, options.recipe, options.cifar100_stats)):
         raise InputError("--ipc, --recipe and --cifar100_stats are for baselines: a synthetic set has its own")
@@ -106,7 +118,9 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
     zca = metadata.get("zca")  # files older than the option lack the key
     if options.zca is not None and options.zca != (zca is not None):
         raise InputError(f"{file} was made {'without' if zca is None else 'with'} ZCA whitening: leave out --zca")
-    settings = _settings(options, file, synset, metadata)
+    with said_by(file):
+        settings = _settings(options, file, synset, metadata)
+        protocol = override(settings.protocol, options)
     with parallel.main_first():
         train, test = load_dataset(
             settings.dataset,
@@ -128,7 +142,7 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
             f"the synthetic ones {(synset.channel, *synset.im_size)}: give the --dataset it was made from"
         )
     train, test = _with_classes_of(file, metadata.get("class_names"), synset.num_classes, train, test)
-    if zca is not None and zca["fingerprint"] not in (None, whitening_fingerprint(train.images, zca["eps"])):
+    if zca is not None and zca["fingerprint"] not in (None, whitening_fingerprint(train.images, float(zca["eps"]))):
         raise InputError(
             f"{file} was whitened by other training images than those of {train.name}: "
             "give the --dataset it was made from"
@@ -136,7 +150,7 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
     _check_content(options, file, metadata, train, test)
     if zca is not None:
         with parallel.main_first():
-            whitening = whitening_of(train, zca["eps"], parallel.is_main())
+            whitening = whitening_of(train, float(zca["eps"]), parallel.is_main())
         test = whiten(test, whitening, parallel.is_main())
     budget = _budget(options, synset, metadata.get("storage"), test)
 
@@ -155,7 +169,7 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
         test.to(device),
         made_from,
         settings.network,
-        override(settings.protocol, options),
+        protocol,
         resized,
         metadata.get("accuracy"),
         files=metadata.get("files"),
@@ -299,6 +313,11 @@ def _settings(options: EvaluateOptions, file: str, synset: LearnedSet, metadata:
         flags_to_give = f"{', '.join(most)}{' and ' * bool(most)}{last}"
         raise InputError(f"{file} does not say all that an evaluation needs: give {flags_to_give}{hint}")
     check_dataset(dataset, options.subset)
+    if options.image_size is None and metadata.get("image_size") not in (None, synset.im_size[0]):
+        raise InputError(
+            f"{file} says that images were resized to {metadata['image_size']} pixels, and its own have "
+            f"{synset.im_size[0]}: it is damaged, copy it again"
+        )
     image_size = options.image_size or metadata.get("image_size")
     if image_size is None and resizable and metadata.get("dataset") is None:
         image_size = synset.im_size[0]
@@ -373,8 +392,13 @@ def override(protocol: EvaluationProtocol, options: EvaluateOptions) -> Evaluati
     }
     protocol = dataclasses.replace(protocol, **{key: value for key, value in asked.items() if value is not None})
     epochs, lr = protocol.epochs, protocol.lr
-    if not ((epochs is None or epochs >= 0) and (lr is None or lr > 0) and protocol.batch >= 1):
-        raise InputError(f"--epoch_eval_train, --lr_net and --batch_train must be positive: {protocol}")
+    wrong = {
+        f"--epoch_eval_train {epochs} is too small: give at least 0": epochs is not None and epochs < 0,
+        f"--lr_net {lr} must be positive": lr is not None and not lr > 0,
+        f"--batch_train {protocol.batch} is too small: give at least 1": protocol.batch < 1,
+    }
+    for told in (each for each, is_wrong in wrong.items() if is_wrong):
+        raise InputError(told)
     parse_strategy(protocol.strategy)
     if options.augmentation != "dsa":
         return dataclasses.replace(protocol, strategy="", augmentation=options.augmentation)
