@@ -56,9 +56,9 @@ def prose(file: str) -> str:
 
 
 def commands(file: str) -> Iterator[Command]:
-    """Every command in the `sh` blocks of a document, without comments; a line may go on after a backslash."""
+    """Every command in the `sh` blocks of a document, without comments; `&&` joins two, and a backslash goes on with a line."""
     for block in blocks(file, "sh"):
-        for line in block.replace("\\\n", " ").splitlines():
+        for line in re.split(r"\n| && ", block.replace("\\\n", " ")):
             words = shlex.split(line, comments=True)
             environment = {}
             while words and re.match(r"[A-Z_]+=", words[0]):

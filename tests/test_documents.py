@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import runpy
@@ -13,6 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 
 import pytest
+import torch
 import tyro
 
 from common import recipes
@@ -350,3 +352,37 @@ def test_the_version_is_said_once_and_repeated_right():
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert re.search(rf"^version: {re.escape(version)}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert re.search(rf"^## (?:Unreleased|{re.escape(version)}\b)", read("CHANGELOG.md"), re.MULTILINE)
+
+
+# -- the notebook ----------------------------------------------------------------------------------------------------
+
+NOTEBOOK = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text(encoding="utf-8"))
+SHORTER = {"range(40)": "range(2)", '"epochs": 100': '"epochs": 1'}
+
+
+def test_the_notebook_runs_from_top_to_bottom(capsys, monkeypatch):
+    """With fewer updates and epochs; a figure is drawn, not shown."""
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    cells = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
+    assert len(NOTEBOOK["cells"]) == 12
+    assert all(any(number in cell for cell in cells) for number in SHORTER)
+    names: dict = {}
+    for cell in cells:
+        for number, fewer in SHORTER.items():
+            cell = cell.replace(number, fewer)
+        exec(compile(cell, "docs/quickstart.ipynb", "exec"), names)
+    assert names["both"].shape == (40, 100)
+    assert names["loss"].isfinite()
+    assert not torch.equal(names["synset"].coefficients, names["new_set"]().coefficients)
+    assert "ten real images" in capsys.readouterr().out
+
+
+def test_outputs_of_the_notebook_are_stored():
+    for cell in NOTEBOOK["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["execution_count"]
+            assert cell["outputs"], cell["source"]
+            assert {output["output_type"] for output in cell["outputs"]} <= {"stream", "display_data"}
+            assert all(output.get("name", "stdout") == "stdout" for output in cell["outputs"])
+    shown = [output for cell in NOTEBOOK["cells"] for output in cell.get("outputs", ()) if "data" in output]
+    assert any("image/png" in output["data"] for output in shown)
