@@ -18,11 +18,18 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 _NOT_OURS = {"data", "runs", "build", "pretrained", "buffers"}  # ignored by git, and may hold documents of others
+
+
+def _is_ours(path: Path) -> bool:
+    first = path.relative_to(ROOT).parts[0]
+    return first not in _NOT_OURS and (first == ".github" or not first.startswith("."))
+
+
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
     for pattern in ("*.md", "*/*.md", "results/*/*.md", ".github/**/*.md")
     for path in ROOT.glob(pattern)
-    if not _NOT_OURS & set(path.relative_to(ROOT).parts) and not path.relative_to(ROOT).parts[0].startswith(".venv")
+    if _is_ours(path)
 )
 _AGENT = {"User-Agent": "Mozilla/5.0 (a check of links)"}
 _SECONDS = 30
@@ -56,7 +63,7 @@ def prose(file: str) -> str:
 
 
 def commands(file: str) -> Iterator[Command]:
-    """Every command in the `sh` blocks of a document, without comments; `&&` joins two, and a backslash goes on with a line."""
+    """Every command in the `sh` blocks of a document; `&&` joins two, and after a backslash a line goes on."""
     for block in blocks(file, "sh"):
         for line in re.split(r"\n| && ", block.replace("\\\n", " ")):
             words = shlex.split(line, comments=True)

@@ -145,6 +145,19 @@ def test_a_command_is_one_that_works(command, only_parsed, examples):
         assert not parses(rest)
 
 
+# Of programs that are not ours, and of the benchmarks, which parse their own.
+OTHER_FLAGS = {"help", "nproc_per_node", "signal"}
+BENCHMARKS = {"authors", "memory", "no_memory", "only", "repeats", "same_allocator", "threads"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_flags_that_a_document_names_exist(file):
+    known = set(re.findall(r" --(\w+)", (ROOT / "tests" / "public_names.txt").read_text(encoding="utf-8")))
+    known |= OTHER_FLAGS | (BENCHMARKS if file in ("benchmarks/README.md", "results/README.md") else set())
+    named = re.findall(r"--([a-zA-Z_]\w*)", prose(file))
+    assert not {flag for flag in named if not {flag, flag.removeprefix("no_")} & known}
+
+
 SHORT = {"Iteration": 1, "eval_it": 0, "num_eval": 1, "epoch_eval_train": 0, "batch_real": 8, "device": "cpu"}
 SHORT_STUDENT = {"syn_steps": 1, "max_start_epoch": 1, "expert_epochs": 1}
 SHORT_EXPERTS = {"num_experts": 1, "train_epochs": 2, "device": "cpu"}
