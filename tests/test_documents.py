@@ -10,7 +10,8 @@ import shlex
 import subprocess
 import sys
 import textwrap
-from contextlib import redirect_stderr, redirect_stdout
+import urllib.error
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from io import StringIO
 
 import pytest
@@ -22,6 +23,7 @@ from common.config import command_line
 from common.datasets import DATASETS, PREFIXES
 from DC import distill as dc
 from DM import distill as dm
+from tests import documents
 from tests.command_line import call
 from tests.conftest import ROOT
 from tests.documents import FILES, anchors, blocks, commands, links, prose, read
@@ -251,6 +253,26 @@ def test_links_within_the_repository_lead_somewhere(file):
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target.resolve().relative_to(ROOT).as_posix()), link
+
+
+def test_links_to_the_outside_that_do_not_answer_are_listed(monkeypatch, capsys):
+    """One that asks robots to stay away answers."""
+    answers = {"arxiv.org": None, "kaggle.com": 403, "zenodo.org": 404}
+
+    def open_(request, timeout):
+        code = next((code for name, code in answers.items() if name in request.full_url), None)
+        if code is not None:
+            raise urllib.error.HTTPError(request.full_url, code, "No", {}, None)
+        return nullcontext()
+
+    monkeypatch.setattr("urllib.request.urlopen", open_)
+    assert documents.main() == 1
+    *wrong, last = capsys.readouterr().out.splitlines()
+    assert wrong
+    assert all(line.startswith("https://zenodo.org/") and line.endswith("404 No") for line in wrong)
+    assert last.endswith(f"{len(wrong)} without an answer")
+    answers["zenodo.org"] = None
+    assert documents.main() == 0
 
 
 def test_every_page_of_the_docs_is_in_the_index():
