@@ -3,6 +3,7 @@
 # make same AGAINST=COMMIT   check that the working tree distils the same results as a commit, bit for bit (one or two
 #                            minutes); with RESUMED=1 the commit begins the runs, and the working tree finishes them
 # make install   only make the virtual environment; needed after a pull if a script says "run make install"
+# make api       make the API reference from the docstrings, in build/api       make links   open every external link
 # VENV=DIR puts the virtual environment elsewhere. PYTHON=python3.12 chooses the interpreter for the environment.
 VENV ?= .venv
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 # The stamp's name is a checksum of the requirements, so checkouts with equal requirements can share an environment.
 STAMP := $(VENV)/.installed-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lint bench same install env clean
+.PHONY: demo test lint bench same api links install env clean
 
 demo: env
 	$(BIN)/python demo.py
@@ -34,6 +35,17 @@ bench: env
 same: $(if $(AGAINST),env)
 	@[ -n '$(AGAINST)' ] || { echo 'make same compares with a commit, and was given none: make same AGAINST=HEAD~1' >&2; exit 2; }
 	$(BIN)/python tests/same.py '$(AGAINST)' $(if $(RESUMED),--resumed)
+
+# pdoc is in the extra docs, which no other target needs. It is given every module, because it would skip those that
+# __all__ does not name. Its warnings are about inherited types, which it then shows as they are written.
+MODULES = find common DM DC TM -name '*.py' ! -name __main__.py | sed 's|/__init__\.py$$||; s|\.py$$||; s|/|.|g' | sort
+api: env
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	$(BIN)/python -W ignore -m pdoc --docformat google -o build/api $$($(MODULES))
+
+# Of all documents; the links within the repository are checked by the tests.
+links: env
+	$(BIN)/python -m tests.documents
 
 # This installs the checkout again even if it is installed: an install knows only the packages that existed then.
 install: env

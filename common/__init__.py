@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from common.networks import build_network
     from common.synset.file import load_synset, save_synset
     from common.synset.synset import SynSet
+    from common.system.version import __version__ as __version__
     from common.training.evaluate import evaluate
 
 __all__ = ["SynSet", "build_network", "evaluate", "load_dataset", "load_synset", "save_synset"]
@@ -24,6 +25,7 @@ _MODULES = {
     "load_dataset": "common.datasets",
     "load_synset": "common.synset.file",
     "save_synset": "common.synset.file",
+    "__version__": "common.system.version",
 }
 
 _PACKAGES = {each.name for each in iter_modules(__path__)}

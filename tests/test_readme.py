@@ -22,6 +22,8 @@ def test_the_snippet_runs_as_it_stands(capsys):
     assert names["images"].shape == (40, 1, 8, 8)
     assert not names["images"].requires_grad
     assert names["loss"].isfinite()
+    assert "train.batch(" in snippet
+    assert "network.embed(" in snippet
     assert "the budget of 1 image per class" in capsys.readouterr().out
 
 

@@ -1,4 +1,3 @@
-import importlib.metadata
 import re
 import subprocess
 
@@ -13,8 +12,7 @@ def test_a_checkout_names_its_commit(tmp_path, monkeypatch):
     for words in (["init", "-q"], ["add", "file"], [*who, "commit", "-q", "-m", "A file"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     monkeypatch.setattr(version, "ROOT", tmp_path)
-    package = importlib.metadata.version("fred-distillation")
-    assert re.fullmatch(rf"{re.escape(package)}-[0-9a-f]{{12}}", version.code_version())
+    assert re.fullmatch(rf"{re.escape(version.__version__)}-[0-9a-f]{{12}}", version.code_version())
     (tmp_path / "file").write_text("changed")
     assert version.code_version().endswith("+changes")
 
@@ -22,7 +20,7 @@ def test_a_checkout_names_its_commit(tmp_path, monkeypatch):
 def test_an_installed_package_names_no_commit_of_the_repository_around_it(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     monkeypatch.setattr(version, "ROOT", tmp_path / "site-packages")
-    assert version.code_version() == importlib.metadata.version("fred-distillation")
+    assert version.code_version() == version.__version__
 
 
 def test_the_root_is_that_of_the_scripts():

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from common.system.version import __version__
 from tests.conftest import ROOT
 
 PACKAGES = ("common", "DM", "DC", "TM")
@@ -98,6 +99,10 @@ def done(installed, tmp_path_factory):
     return subprocess.run(
         [sys.executable, "driver.py"], env=environment, cwd=folder, capture_output=True, text=True, check=False
     )
+
+
+def test_it_has_the_version_of_the_code(wheel):
+    assert wheel.name.startswith(f"fred_distillation-{__version__}-")
 
 
 def test_it_holds_every_module_and_what_lies_beside(wheel):
