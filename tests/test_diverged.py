@@ -345,7 +345,7 @@ def test_a_pool_reports_a_kind_of_network_that_diverged_altogether(tmp_path, mon
         assert entry["networks"][second]["mean"] is not None
 
 
-def test_an_evaluation_that_is_stopped_goes_on_after_a_network_that_diverged(tmp_path, monkeypatch):
+def test_an_evaluation_that_is_stopped_goes_on_after_a_network_that_diverged(tmp_path, monkeypatch, whole_run):
     with pytest.MonkeyPatch.context() as patch:
         poison(patch, 0, 3)
         whole = call("DM/distill.py", *RUN, "--name", "run", "--save_path", tmp_path / "whole")
