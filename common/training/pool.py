@@ -212,8 +212,8 @@ def _rounds(network: nn.Module, count: int, together: int) -> Iterator[range]:
 def networks_at_once(wanted: int, device: torch.device) -> int:
     """How many networks to train together: `wanted`, or the number that suits the device if `wanted` is 0.
 
-    A GPU trains all networks at once, because with one network it waits for the CPU to launch many small steps (not yet
-    measured). A CPU trains one by one, because training together is slower (5 networks on 160 images of 32 px: 37 s
+    An accelerator trains all networks at once, because with one network it waits for the CPU to launch many small steps
+    (not yet measured). A CPU trains one by one, because training together is slower (5 networks on 160 images of 32 px: 37 s
     together, 21 s one by one).
     """
-    return wanted or (_ALL if device.type == "cuda" else 1)
+    return wanted or (1 if device.type == "cpu" else _ALL)
