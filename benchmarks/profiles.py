@@ -41,7 +41,7 @@ class Options:
     threads: int = 1
     """threads of torch"""
     device: str = "auto"
-    """auto (an accelerator if there is one), cpu, cuda, mps, xpu, or one with its number, such as cuda:1"""
+    """auto (an accelerator if there is one), cpu, cuda, cuda:N, mps or xpu"""
     output: str | None = None
     """also write each table to a text file in this folder"""
 

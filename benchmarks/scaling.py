@@ -51,7 +51,7 @@ class Options:
     plain_most: int = 50
     """largest number of steps for which the plain unroll is measured too"""
     device: str = "auto"
-    """auto (an accelerator if there is one), cpu, cuda, mps, xpu, or one with its number, such as cuda:1"""
+    """auto (an accelerator if there is one), cpu, cuda, cuda:N, mps or xpu"""
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """A device that is none, on which a step is run to see what a real accelerator would be asked to do.
 
-Tensors on it have a shape and no data (torch's fake tensors), so a step takes no time and no memory, whatever its size.
-What lies on the CPU is computed as ever: draws, and copies of what is drawn. The stand-in counts the operations that the
-device would execute, and sees what a real one would make slow or refuse:
+Tensors on it have a shape and no data (torch's fake tensors), so a step computes nothing and takes no memory, whatever
+its size. What lies on the CPU is computed as ever: draws, and copies of what is drawn. The stand-in counts the
+operations that the device would execute, and sees what a real one would make slow or refuse:
 
 - operations on tensors of two devices, which fail on a real one;
 - the CPU waiting for the device: `.item()`, `.cpu()`, `nonzero`, an index by a mask, ...;
@@ -17,6 +17,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -45,14 +46,25 @@ LAUNCH_NOTHING = frozenset({
 
 # What autocast computes in the lower type, and what in float32, of what networks and losses here use
 # (docs.pytorch.org/docs/stable/amp.html). Torch has no such list for a device that it does not know.
-_IN_LOWER = ("addmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d", "linear", "matmul", "mm", "scaled_dot_product_attention")
+_IN_LOWER = (
+    "addmm",
+    "baddbmm",
+    "bmm",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "linear",
+    "matmul",
+    "mm",
+    "scaled_dot_product_attention",
+)
 _IN_FLOAT32 = (
-    "cosine_similarity", "group_norm", "layer_norm", "log_softmax.int", "nll_loss", "norm.Scalar", "prod", "softmax.int",
-    "sum", "sum.dim_IntList",
+    "cosine_similarity", "group_norm", "layer_norm", "log_softmax.int", "nll_loss", "norm.Scalar", "prod",
+    "softmax.int", "sum", "sum.dim_IntList",
 )  # fmt: skip
 
 
-class Refused(RuntimeError):  # noqa: N818 (what a step is refused for, not an error of this module)
+class Refused(RuntimeError):
     """A step asks the device for something that would fail there, or that the CPU would wait for."""
 
 
@@ -63,6 +75,9 @@ def can_stand_in() -> str:
     if hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
         return ""
     return f"torch {torch.__version__} cannot register a device in Python"
+
+
+_MEMORY = 80 * 2**30  # bytes that the device tells: with as much, TM keeps the graphs of a published update
 
 
 class _Module:
@@ -95,6 +110,9 @@ class _Module:
     def set_rng_state(self, state: Tensor, device: object = None) -> None:
         pass
 
+    def mem_get_info(self, device: object = None) -> tuple[int, int]:
+        return _MEMORY, _MEMORY
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
@@ -110,11 +128,13 @@ def register() -> torch.device:
 
     if not _kept:
         # Not in versions before 2.10 or so: see `can_stand_in`.
-        backend_registration._setup_privateuseone_for_python_backend(NAME, _Module())  # type: ignore[arg-type]
+        backend_registration._setup_privateuseone_for_python_backend(NAME, _Module())
+        fallback = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
+        fallback.fallback(torch.library.fallthrough_kernel)
         library = torch.library.Library("aten", "IMPL")
         for name, kind in (*((each, None) for each in _IN_LOWER), *((each, torch.float32) for each in _IN_FLOAT32)):
             library.impl(name, _casting(name, kind), "AutocastPrivateUse1")
-        _kept.append(library)
+        _kept.extend((fallback, library))
     return torch.device(NAME, 0)
 
 
@@ -122,7 +142,9 @@ def _casting(name: str, kind: torch.dtype | None) -> Callable[..., Any]:
     """An operation that casts its floating-point arguments, as autocast has it. kind: None for autocast's own type."""
     packet, _, overload = name.partition(".")
     operation = getattr(getattr(torch.ops.aten, packet), overload or "default")
-    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+    key = torch._C._parse_dispatch_key("AutocastPrivateUse1")
+    assert key is not None
+    keys = torch._C.DispatchKeySet(key)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         to = kind or torch.get_autocast_dtype(NAME)
@@ -148,12 +170,11 @@ class _Fakes(FakeTensorMode):
 _FAKES = _Fakes()  # one for all, since caches hold constants on the device
 
 
-
 class StandIn(TorchDispatchMode):
     """Inside this context tensors on the stand-in are fake, and what is done to them is watched.
 
-    What would fail on a real device fails. What would be waited for is answered with made-up numbers, and refused inside
-    `step`. Whole numbers whose values are known, since they came from the CPU, are answered as they are.
+    What would fail on a real device fails. What would be waited for is answered with made-up numbers, and refused
+    inside `step`. Whole numbers whose values are known, since they came from the CPU, are answered as they are.
     float64: whether the device has it.
     """
 
@@ -171,6 +192,8 @@ class StandIn(TorchDispatchMode):
         """copies to the device that are not waited for"""
         self.blocking = 0
         """copies to the device that the CPU waits for"""
+        self.types = set[torch.dtype]()
+        """those of the results of convolutions"""
         self._fake = _FAKES
         self._told: torch.UntypedStorage | None = None  # what a number was read from last
         self._pinned = set[int]()  # addresses
@@ -183,14 +206,17 @@ class StandIn(TorchDispatchMode):
         torch._C._set_only_lift_cpu_tensors(True)
         # Optimisers take all parameters in one operation if they are of these types.
         _foreach_supported_types.append(FakeTensor)
+        self._synchronize = torch.accelerator.synchronize
+        torch.accelerator.synchronize = lambda *device: self._wait("the CPU waits for the device")
         self._move = nn.Module.to
-        nn.Module.to = self._moved  # type: ignore[assignment, method-assign]
+        nn.Module.to = self._moved  # type: ignore[method-assign]
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         nn.Module.to = self._move  # type: ignore[method-assign]
+        torch.accelerator.synchronize = self._synchronize
         _foreach_supported_types.remove(FakeTensor)
         torch._C._set_only_lift_cpu_tensors(self._lifted)
         lacks.cache_clear()
@@ -217,6 +243,7 @@ class StandIn(TorchDispatchMode):
     def count_anew(self) -> None:
         """Count from zero."""
         self.launches, self.waits, self.copies, self.blocking, self.by_name = 0, 0, 0, 0, {}
+        self.types.clear()
 
     @contextmanager
     def step(self, waits: int = 0) -> Iterator[None]:
@@ -254,7 +281,7 @@ class StandIn(TorchDispatchMode):
                 self._wait(f"aten.{name}: an index on the CPU is copied to the device")
             elif each.ndim:
                 raise Refused(f"aten.{name} has a tensor {list(each.shape)} on the CPU among those on the device")
-        return self._on_device(name, func, args, kwargs)
+        return self._on_device(name, func, args, kwargs, bool(here))
 
     def _on_cpu(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         if name == "is_pinned":
@@ -274,19 +301,23 @@ class StandIn(TorchDispatchMode):
     def _is_pinned(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self._pinned
 
-    def _on_device(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+    def _on_device(self, name: str, func: Any, args: Any, kwargs: Any, mixed: bool) -> Any:
         if name in ("_local_scalar_dense", "equal", "is_nonzero"):
             return self._answer(name, func, args)
         known = self._computed(func, args, kwargs)
+        if mixed:
+            args, kwargs = tree_map(self._as_fake, args), tree_map(self._as_fake, kwargs)
         try:
             with self._fake:
-                out = func(*tree_map(self._as_fake, args), **tree_map(self._as_fake, kwargs))
+                out = func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
             self._wait(f"aten.{name} has a result whose shape the CPU has to wait for")
             if known is None:
                 raise
             out = tree_map(self._placed, known)
         self._count(name)
+        if name == "convolution":
+            self.types.add(out.dtype)
         self._check_type(name, out)
         self._remember(out, known)
         return out
@@ -348,7 +379,7 @@ class StandIn(TorchDispatchMode):
 
     def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The result on the CPU, if it is of whole numbers that are all known; None otherwise."""
-        if func._schema.is_mutable:
+        if _writes(func):
             for each in tree_leaves((args, kwargs)):
                 if isinstance(each, FakeTensor):
                     each.known = None  # type: ignore[attr-defined]
@@ -383,6 +414,12 @@ class StandIn(TorchDispatchMode):
         for each in tree_leaves(out):
             if isinstance(each, Tensor) and each.dtype == torch.float64 and not self._float64:
                 raise TypeError(f"aten.{name}: the stand-in has no float64")
+
+
+@cache
+def _writes(func: Any) -> bool:
+    """Whether an operation writes into a tensor that it is given."""
+    return bool(func._schema.is_mutable)
 
 
 def _known(tensor: FakeTensor) -> Tensor | None:

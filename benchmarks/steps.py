@@ -45,7 +45,7 @@ class Options:
     memory: bool = True
     """measure peak memory too, of each version in a separate process"""
     device: str = "auto"
-    """auto (an accelerator if there is one), cpu, cuda, mps, xpu, or one with its number, such as cuda:1"""
+    """auto (an accelerator if there is one), cpu, cuda, cuda:N, mps or xpu"""
     output: str | None = None
     """also write the results to this JSON file"""
 

@@ -116,4 +116,3 @@ def measure_set(synset: LearnedSet) -> tuple[float, float]:
     synset.optim_zero_grad()
     wait_for(synset.device)
     return clock() - begun, synset.coding_seconds
-

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,8 @@ class DSAParams:
         if any(each.device.type != "cpu" for each in given.values()):
             return params._map(lambda tensor: tensor.to(there), self.strategies)
         moved = all_to_device(list(given.values()), there)  # in one copy, which the CPU does not wait for
-        return replace(params, **dict(zip(given, moved, strict=True)))
+        on_device: dict[str, Any] = dict(zip(given, moved, strict=True))
+        return replace(params, **on_device)
 
     def __getitem__(self, groups: slice) -> DSAParams:
         if not isinstance(groups, slice):

@@ -75,8 +75,9 @@ def default_chunk(device: torch.device, batch_real: int, compiled: bool, im_size
     """Return the images per pass; None stands for one class per pass.
 
     On a CPU classes do not share a pass, which is a tenth slower (`vmap`). On an accelerator as many share one as take
-    about 6 GB (by `costs`; untried), since the CPU then launches few operations: GROUPED per update of CIFAR-10 in place of
-    ALONE (benchmarks/launches.json). batch_real: real images per class.
+    about 5.4 GB for CIFAR-10 and a ConvNetD3 (by `costs`; untried): five, so that the CPU launches 1,421 operations
+    per update in place of about 4,800. All ten would take 719 operations and 10.8 GB. batch_real: real images per
+    class.
     """
     if device.type == "cpu" and not compiled:
         return min(_CPU_IMAGES, batch_real)

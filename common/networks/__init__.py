@@ -123,10 +123,13 @@ def _plain_twin(network: nn.Module) -> nn.Module:
 
     So are the statistics of BatchNorm layers, to be reset next: the CPU does not wait for their values.
     """
-    placed: dict[int, object] = {id(p): nn.Parameter(_blank(p), requires_grad=p.requires_grad) for p in network.parameters()}
+    placed: dict[int, object] = {}
+    for p in network.parameters():
+        placed[id(p)] = nn.Parameter(_blank(p), requires_grad=p.requires_grad)
     for module in network.modules():
         for buffer in module.buffers(recurse=False):
-            placed[id(buffer)] = _blank(buffer) if isinstance(module, _BatchNorm) else buffer.detach().cpu().contiguous()
+            reset = isinstance(module, _BatchNorm)
+            placed[id(buffer)] = _blank(buffer) if reset else buffer.detach().cpu().contiguous()
     return copy.deepcopy(network, placed)
 
 

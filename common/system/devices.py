@@ -141,9 +141,7 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
         if has_tf32(device):
             settings.enter_context(_tf32(name == "tf32"))
         if torch.amp.is_autocast_available(device.type):
-            autocast = torch.autocast(
-                device.type, dtype=torch.bfloat16, enabled=name == "bf16", cache_enabled=False
-            )
+            autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16", cache_enabled=False)
             settings.enter_context(autocast)
         yield
 
@@ -219,7 +217,10 @@ def _accelerator_memory(device: torch.device) -> tuple[int | None, int | None]:
     """(free, total) memory of an accelerator in bytes, None where it does not tell."""
     told = _asked(device, "mem_get_info")
     if told is not None:
-        free, total = told(device)
+        try:
+            free, total = told(device)
+        except RuntimeError:  # drivers of some Intel cards do not tell
+            return None, None
         return free, total
     most = _asked(device, "recommended_max_memory")  # MPS, which shares the memory of the machine
     return (None, None) if most is None else (max(0, most() - reserved_memory(device)), most())
@@ -325,6 +326,4 @@ def all_to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tenso
     for part, each in zip(block.split(sizes), tensors, strict=True):
         part[: each.nbytes].view(each.dtype).copy_(each.reshape(-1))
     there = block.to(device, non_blocking=pins(device)).split(sizes)
-    return [
-        part[: each.nbytes].view(each.dtype).view(each.shape) for part, each in zip(there, tensors, strict=True)
-    ]
+    return [part[: each.nbytes].view(each.dtype).view(each.shape) for part, each in zip(there, tensors, strict=True)]
