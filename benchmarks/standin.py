@@ -195,6 +195,7 @@ class StandIn(TorchDispatchMode):
         self.types = set[torch.dtype]()
         """those of the results of convolutions"""
         self._fake = _FAKES
+        self._made_up = 0
         self._told: torch.UntypedStorage | None = None  # what a number was read from last
         self._pinned = set[int]()  # addresses
 
@@ -371,11 +372,14 @@ class StandIn(TorchDispatchMode):
             return torch.empty(value.shape, dtype=value.dtype, device=NAME)
 
     def _real(self, value: Any) -> Any:
-        """Numbers in place of a tensor on the device: those that are known, else ones."""
+        """Numbers in place of a tensor on the device: those that are known, else made-up ones, each time others."""
         if not isinstance(value, FakeTensor):
             return value
         known = _known(value)
-        return torch.ones(value.shape, dtype=value.dtype) if known is None else known
+        if known is not None:
+            return known
+        self._made_up += value.is_floating_point()
+        return torch.full(value.shape, 1 + self._made_up / 1024).to(value.dtype)
 
     def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The result on the CPU, if it is of whole numbers that are all known; None otherwise."""

@@ -32,7 +32,7 @@ from common.config.command_line import parse, parse_buffer
 from common.config.options import BufferOptions
 from common.datasets import load_dataset
 from common.experts.folder import describe
-from common.matching import augment
+from common.matching import augment, gradient
 from common.matching.step_size import StepSize
 from common.networks import build_network
 from common.runs.pieces import rehearsal
@@ -84,10 +84,17 @@ def twice(prepare, waits=0):
 
 # -- steps, as the benchmarks prepare them ---------------------------------------------------------------------------
 
+
+def class_by_class():
+    with mock.patch.object(gradient, "default_chunk", return_value=None):
+        return ours.dc(TINY, DEVICE, False)
+
+
 # What a step waits for by intention: whether an expert's weights are finite, and the accuracy of a network.
 STEPS = {
     "dm": (lambda: ours.dm(TINY, DEVICE, False), 0),
     "dc": (lambda: ours.dc(TINY, DEVICE, False), 0),
+    "dc, class by class": (class_by_class, 0),
     "tm": (lambda: ours.tm(TINY, DEVICE, False), 0),
     "expert": (lambda: ours.expert(TINY, DEVICE, False), 1),
     "test": (lambda: ours.test_pass(TINY, DEVICE, False), 1),
@@ -107,8 +114,11 @@ FAULTS = {
     "a copy that is waited for": lambda: torch.ones(3).to(DEVICE),
     "a copy from pageable memory": lambda: torch.ones(3).to(DEVICE, non_blocking=True),
 }
-# Where: what the step calls on its way.
-PLACES = {"decode": (frequency, "inverse"), "test": (torch.Tensor, "argmax"), "dsa": (augment, "apply")}
+# Where: what the step calls at its begin, so that it ends soon.
+PLACES = {
+    "test": (torch.Tensor, "argmax"),
+    **dict.fromkeys(("dm", "dc", "dc, class by class", "tm", "decode"), (frequency, "inverse")),
+}
 
 
 def on_device(*shape):
@@ -125,10 +135,8 @@ def watched(name):
         # The stand-in has no tf32; what networks compute there is what they compute where there is.
         with mock.patch.object(devices, "has_tf32", return_value=True):
             for precision in PRECISIONS if name in NETWORKS else ("fp32",):
-                with devices.precision(precision, DEVICE):
+                with devices.precision(precision, DEVICE), there.step(waits):
                     step()
-                    with there.step(waits):
-                        step()
                 types[precision] = sorted(map(str, there.types))
         for fault, plant in FAULTS.items():
             with planted(name, plant, waits + 1):
@@ -142,7 +150,7 @@ def watched(name):
 
 @contextlib.contextmanager
 def planted(name, plant, times):
-    owner, attribute = PLACES.get(name.partition(" ")[0], (torch.optim.SGD, "step"))
+    owner, attribute = PLACES.get(name, (augment, "apply"))
     wanted = getattr(owner, attribute)
 
     def faulty(*args, **kwargs):
@@ -199,15 +207,10 @@ FOLLOWING = [
     "--buffer_path", FOLDER / "buffers",
 ]  # fmt: skip
 BN = ["--model", "ConvNetD1W16BN"]
-INT8, CODED = (["--storage", kind, "--bits_per_class", 8192] for kind in ("int8", "coded"))
 UPDATES = {
     "DM": ("DM", BY_CLASS),
     "DM with batch statistics": ("DM", [*BY_CLASS, *BN]),
-    "DM with dropout": ("DM", [*BY_CLASS, "--model", "ViT"]),
-    "DM of an int8 set": ("DM", [*BY_CLASS, *INT8]),
-    "DM of a coded set": ("DM", [*BY_CLASS, *CODED]),
     "DC, trained between updates": ("DC", [*BY_CLASS, "--outer_loop", 2, "--inner_loop", 1]),
-    "DC class by class": ("DC", [*BY_CLASS, "--method", "DSA", "--chunk", 4]),
     "DC with batch statistics": ("DC", [*BY_CLASS, *BN]),
     "TM": ("TM", FOLLOWING),
     "TM, plain": ("TM", [*FOLLOWING, "--unroll", "plain"]),
@@ -303,15 +306,13 @@ def sets():
 @case("a coded set looks for its step")
 def refresh():
     """Every ten updates it waits once, for the number of halvings; without float64 the CPU does all of it."""
-    with standin.StandIn(float64=True) as there:
-        synset = packed("coded", num_per_class=6)
-        for _ in range(9):
-            update(synset)
-        with there.step(waits=1):
-            update(synset)
     with standin.StandIn():
-        synset = packed("coded", num_per_class=6, rate_weight=1.0)
-        for _ in range(11):
+        synset, weighted = packed("coded", num_per_class=6), packed("coded", num_per_class=6, rate_weight=1.0)
+        weighted._updates = 9
+        update(weighted)
+    with standin.StandIn(float64=True) as there:
+        synset._exact_on, synset._code_bits, synset._updates = DEVICE, synset._code_bits.to(DEVICE), 9
+        with there.step(waits=1):
             update(synset)
     return {"waits": there.waits}
 
@@ -404,7 +405,8 @@ def main():
             except Exception:  # whatever it is, it is the result of this case
                 results[name] = {"error": traceback.format_exc()}
         results[name]["seconds"] = round(time.process_time() - begun, 2)
-    (FOLDER / "results.json").write_text(json.dumps(results))
+        print(results[name]["seconds"], name, *(["failed"] if "error" in results[name] else []), flush=True)
+        (FOLDER / "results.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def test_every_step_is_refused_with_a_fault_in_it(results):
         "a copy from pageable memory": "aten._to_copy: the copy of [3] to the device is not from pinned memory",
     }
     steps = of(results, "step")
-    assert len(steps) == 8 + 12
+    assert len(steps) == 9 + 12
     for name, found in steps.items():
         assert found["refused"] == wanted, name
 
