@@ -214,7 +214,7 @@ UPDATES = {
     "DC with batch statistics": ("DC", [*BY_CLASS, *BN]),
     "TM": ("TM", FOLLOWING),
     "TM, plain": ("TM", [*FOLLOWING, "--unroll", "plain"]),
-    "TM in batches and chunks": ("TM", [*FOLLOWING, "--batch_syn", 7, "--chunk", 3, "--experts_per_iteration", 2]),
+    "TM in batches and chunks": ("TM", [*FOLLOWING, "--batch_syn", 9, "--chunk", 5]),
 }
 for update_name, (objective, flags) in UPDATES.items():
     case(f"script: {update_name}")(partial(updates, objective, flags))
