@@ -125,6 +125,11 @@ def on_device(*shape):
     return torch.ones(shape, device=DEVICE)
 
 
+def as_asked(precision, name, device):
+    """The precision of a step that was prepared with another one."""
+    return devices.precision(precision, device)
+
+
 def watched(name):
     """A step in each precision: the types that networks compute in there. And with each fault: why it is refused."""
     prepare, waits = STEPS[name]
@@ -135,7 +140,13 @@ def watched(name):
         # The stand-in has no tf32; what networks compute there is what they compute where there is.
         with mock.patch.object(devices, "has_tf32", return_value=True):
             for precision in PRECISIONS if name in NETWORKS else ("fp32",):
-                with devices.precision(precision, DEVICE), there.step(waits):
+                asked = partial(as_asked, precision)
+                with (
+                    mock.patch("common.runs.pieces.precision", asked),
+                    mock.patch("common.training.pool.computing_in", asked),
+                    devices.precision(precision, DEVICE),
+                    there.step(waits),
+                ):
                     step()
                 types[precision] = sorted(map(str, there.types))
         for fault, plant in FAULTS.items():
