@@ -103,7 +103,7 @@ class Run(Scaled, sweep.Cluster):
     resume: Literal["auto", "never"] = "auto"
     """auto: keep finished cells and resume unfinished ones; never: start the cells from scratch"""
     device: str = "auto"
-    """auto (a CUDA GPU if there is one), cpu, cuda or cuda:N"""
+    """auto (an accelerator if there is one), cpu, cuda, cuda:N, mps or xpu"""
     precision: Precision = "fp32"
     """precision in which networks compute: fp32, tf32 or bf16"""
     compile: bool = False

@@ -78,7 +78,9 @@ def distill(options: Options, sources: Sources, objective: str = "DC") -> Distil
     with Distillation(options, sources, objective) as run:
         check_no_dropout(options, run.network)
         network = run.network
-        chunk = options.chunk or gradient.default_chunk(run.device, options.batch_real, run.compiler is not None)
+        chunk = options.chunk or gradient.default_chunk(
+            run.device, options.batch_real, run.compiler is not None, run.train.im_size
+        )
 
         # Several processes divide the C classes among them. This process has c classes, with m real and n synthetic
         # images of each; an image has ch channels, height H and width W.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import common.system.start  # noqa: F401 (before torch is loaded)
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from tqdm import tqdm
@@ -55,7 +55,10 @@ def train_experts(options: BufferOptions) -> None:
     known = known_shape(options.dataset, options.image_size)
     if known is not None:
         check_memory("TM", options, known, device, loaded=False)
-    train, test = (part.to(device) for part in options.load())
+    train, test = options.load()
+    # `describe` tells the images by their fingerprint. Here they are still on the CPU, and need not be copied back.
+    train = replace(train, raw_fingerprint=train.fingerprint)
+    train, test = train.to(device), test.to(device)
     options = with_network(options, train.im_size)
     if known is None:
         check_memory("TM", options, DataShape.of(train, test), device, loaded=True)

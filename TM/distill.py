@@ -164,7 +164,7 @@ def student_steps(
         shuffled = torch.randperm(count, generator=draws) if batch < count else torch.arange(count)
         for rows in shuffled.split(batch):
             drawn = augment.sample(options.strategy, len(rows), draws, im_size, one_strategy=True, device=device)
-            steps.append(Step(rows.to(device, non_blocking=True) if batch < count else None, drawn))
+            steps.append(Step(to_device(rows, device) if batch < count else None, drawn))
     return steps[: options.syn_steps]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from common.system.devices import describe_hardware, peak_memory
+from common.system.devices import describe_hardware, peak_memory, wait_for
 from common.system.errors import InputError
 from common.system.files import write_json
 from common.system.progress import Progress
@@ -70,8 +70,7 @@ def _timed(version: Callable[[], object], calls: int, device: torch.device) -> t
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(calls):
         version()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return (time.perf_counter() - wall) / calls, (time.process_time() - cpu) / calls
 
 
@@ -94,9 +93,9 @@ def apart(function: Callable[..., Any], *given: object) -> Any:
 
 def _peak(prepare: Callable[..., Callable[[], object]], given: tuple[object, ...], device: torch.device) -> float:
     version = prepare(*given)
-    if device.type == "cuda":
+    if device.type != "cpu":
         version()
-        return torch.cuda.max_memory_allocated(device) / 2**20
+        return (peak_memory(device).get(device.type) or 0) / 2**20
     before = _forget_most_held()
     version()
     return max(0.0, _most_held() - before)

@@ -147,7 +147,9 @@ def dc(size: Size, device: torch.device, compile: bool) -> Run:
     """One update of DC, as in DC/distill.py at ipc 1 and 2, where each network serves for a single update."""
     options, sources = options_of(DCOptions, "DC", size, size.dc, device, compile)
     run = Pieces(set_up(options, sources))
-    chunk = options.chunk or gradient.default_chunk(run.device, options.batch_real, run.compiler is not None)
+    chunk = options.chunk or gradient.default_chunk(
+        run.device, options.batch_real, run.compiler is not None, run.train.im_size
+    )
     iterations = count()
 
     def update() -> None:

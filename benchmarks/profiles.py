@@ -24,6 +24,7 @@ from common.system.errors import InputError
 from common.system.files import write_atomically
 from common.system.version import code_version
 
+_ACTIVITIES = (ProfilerActivity.CUDA, ProfilerActivity.XPU)  # of accelerators that torch can profile
 _PIECES = ("dm", "dc", "tm", "expert", "test", "evaluation_1")
 
 
@@ -40,7 +41,7 @@ class Options:
     threads: int = 1
     """threads of torch"""
     device: str = "auto"
-    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
+    """auto (an accelerator if there is one), cpu, cuda, cuda:N, mps or xpu"""
     output: str | None = None
     """also write each table to a text file in this folder"""
 
@@ -72,10 +73,10 @@ def profiled(name: str, version: str, rows: int, device: torch.device) -> str:
     case = CASES[name]
     run = case.ours[version](case.size, device)
     run()
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    activities = [ProfilerActivity.CPU, *(each for each in _ACTIVITIES if each.name.lower() == device.type)]
     with profile(activities=activities) as profiler:
         run()
-    by = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    by = f"self_{device.type}_time_total"
     table = profiler.key_averages().table(sort_by=by, row_limit=rows, max_name_column_width=48)
     told = {"version": code_version(), **describe_hardware(device)}
     about = "".join(f"{key}: {value}\n" for key, value in told.items())

@@ -51,7 +51,7 @@ class Options:
     plain_most: int = 50
     """largest number of steps for which the plain unroll is measured too"""
     device: str = "auto"
-    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
+    """auto (an accelerator if there is one), cpu, cuda, cuda:N, mps or xpu"""
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ class Options:
     memory: bool = True
     """measure peak memory too, of each version in a separate process"""
     device: str = "auto"
-    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
+    """auto (an accelerator if there is one), cpu, cuda, cuda:N, mps or xpu"""
     output: str | None = None
     """also write the results to this JSON file"""
 
@@ -114,7 +114,7 @@ def dm_cifar10(device: torch.device, compiles: bool) -> Versions:
     """An update of DM, published for CIFAR-10, on a CPU 2 classes of it: 256 real and 32 synthetic images each, DSA."""
     synset, real, network = _cifar10(64, device)
     network.requires_grad_(False)
-    chunk = 4096 if device.type == "cuda" else REAL
+    chunk = REAL if device.type == "cpu" else 4096
 
     def loop() -> None:
         """Compute the update as the authors do: class by class, eager, with one backward pass at the end."""
@@ -175,7 +175,7 @@ def dc_cifar10(device: torch.device, compiles: bool) -> Versions:
         "class by class": matched(None),
         "pieces of 32": matched(32),
     }
-    if device.type == "cuda":
+    if device.type != "cpu":
         versions |= {f"{k} classes at once": matched(k * REAL) for k in (2, 5, 10)}
     if compiles:
         versions["class by class, compiled"] = matched(None, lambda pass_: torch.compile(pass_, dynamic=False))

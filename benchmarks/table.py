@@ -29,11 +29,16 @@ def renew(results: Path, readme: Path = README) -> None:
     from common.schemas.results import Comparisons
 
     rendered = render(door.read(results, Comparisons, "give the file of versus_authors.py --output"), results.name)
+    put(rendered, readme, BEGIN, END)
+
+
+def put(rendered: str, readme: Path, begin: str, end: str) -> None:
+    """Put lines between two marks of a file in place of those that are there. Raises InputError if it lacks them."""
     text = readme.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise InputError(f"{readme} lacks the lines {BEGIN} and {END}: put them where the table belongs")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    whole = f"{before}{BEGIN}\n{rendered}{END}{after}"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise InputError(f"{readme} lacks the lines {begin} and {end}: put them where the table belongs")
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    whole = f"{before}{begin}\n{rendered}{end}{after}"
     write_atomically(readme, lambda temporary: temporary.write_text(whole, encoding="utf-8"))
 
 

@@ -243,7 +243,7 @@ def _synset(code: Code, size: Size, budget: tuple[int, int], device: torch.devic
         device=device, ipc=ipc, msz_per_channel=k, lr_freq=STILL, mom_freq=DistillOptions.mom_freq,
     )  # fmt: skip
     synset = code["SynSet"](args)
-    synset.init_mask = _nothing
+    synset.init_mask = synset.show_budget = _nothing
     images, rows = _floats(training_images(size, device))
     with _quiet():
         synset.init(images, None, rows)

@@ -51,7 +51,7 @@ class Options:
     memory: bool = True
     """measure the peak memory of each version too"""
     device: str = "auto"
-    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
+    """auto (an accelerator if there is one), cpu, cuda, cuda:N, mps or xpu"""
     output: str | None = None
     """also write the results to this JSON file"""
 

@@ -53,7 +53,7 @@ class Options:
     threads: int = 1
     """threads of torch; the committed table is of 1"""
     device: str = "auto"
-    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:N"""
+    """auto (an accelerator if there is one), cpu, cuda, cuda:N, mps or xpu"""
     output: str | None = None
     """also write the results to this JSON file, anew after every case"""
     table: str | None = None

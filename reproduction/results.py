@@ -276,8 +276,8 @@ def _percent(figures: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _peak(memory: dict[str, int | None]) -> int | None:
-    """The peak memory of the GPU if there is one, otherwise of the process."""
-    return memory.get("cuda", memory.get("cpu"))
+    """The peak memory of the accelerator if there is one that tells it, otherwise of the process."""
+    return next((each for kind, each in memory.items() if kind != "cpu"), memory.get("cpu"))
 
 
 def _departures(cell: Cell, run: RunRecord, summary: dict[str, Any]) -> str:

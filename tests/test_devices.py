@@ -150,8 +150,9 @@ def test_digits_on_cuda_from_end_to_end(flags, tmp_path, monkeypatch, capsys):
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     """As torchrun tells it by the environment; on a machine that shows two GPUs."""
     current: list[int] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert devices.resolve_device("cuda:1") == torch.device("cuda", 1)
     for key, value in {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}.items():

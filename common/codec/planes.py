@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, get_args
+from functools import cached_property, lru_cache
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -77,22 +77,24 @@ class Planes:
     def forward(self, images: Tensor) -> Tensor:
         """The coefficients [..., P] of images [..., ch, *im_size]; their squares add up to those of the pixels."""
         ndim = len(self.im_size)
-        rotated = self._rotate(images, self._colours.to(images))
+        constants = _constants(self, images.device, images.dtype)
+        rotated = self._rotate(images, constants.colours)
         blocks = rotated.unflatten(-ndim, (-1, self.sides[0]))
         for axis in range(1, ndim):
             blocks = blocks.unflatten(axis - ndim, (-1, self.sides[axis]))
         # [..., ch, B1, s1, B2, s2(, B3, s3)] to [..., ch, B1, B2(, B3), s1, s2(, s3)]
         first = blocks.ndim - 2 * ndim
         order = [*range(first), *range(first, blocks.ndim, 2), *range(first + 1, blocks.ndim, 2)]
-        coefficients = frequency.forward(blocks.permute(order), ndim) / self._scale.to(images)
+        coefficients = frequency.forward(blocks.permute(order), ndim) / constants.of_block
         coefficients = coefficients.flatten(-ndim).flatten(first, first + ndim - 1)  # [..., ch, blocks, frequencies]
         return coefficients.transpose(-1, -2).flatten(-3)
 
     def inverse(self, coefficients: Tensor) -> Tensor:
         """The images [..., ch, *im_size] of coefficients [..., P]."""
-        blocks = self._blocks(coefficients) * self._scale.to(coefficients)
+        constants = _constants(self, coefficients.device, coefficients.dtype)
+        blocks = self._blocks(coefficients) * constants.of_block
         pixels = self._joined(frequency.inverse(blocks, len(self.im_size)))
-        return self._rotate(pixels, self._colours.T.to(coefficients))
+        return self._rotate(pixels, constants.colours.T)
 
     def laid_out(self, values: Tensor) -> Tensor:
         """What belongs to the coefficients, [..., P], as pictures [..., ch, *im_size], each block where it lies."""
@@ -129,6 +131,10 @@ class Planes:
         blocks = self.d // math.prod(self.sides)
         return self._scale.flatten().repeat_interleave(blocks).repeat(self.channels)
 
+    def scale_on(self, device: torch.device) -> Tensor:
+        """`scale` on a device, to which it is copied once."""
+        return _constants(self, device, torch.float32).scale
+
     def _rotate(self, images: Tensor, matrix: Tensor) -> Tensor:
         if self.colour == "rgb":
             return images
@@ -143,3 +149,17 @@ class Planes:
     @cached_property
     def _scale(self) -> Tensor:
         return frequency.orthonormal_scale(self.sides).float()
+
+
+class _Constants(NamedTuple):
+    """`Planes.scale`, the same of one block [*sides], and the rows of the colours, on a device."""
+
+    scale: Tensor
+    of_block: Tensor
+    colours: Tensor
+
+
+@lru_cache(maxsize=64)
+def _constants(planes: Planes, device: torch.device, dtype: torch.dtype) -> _Constants:
+    made = planes.scale, planes._scale, planes._colours
+    return _Constants(*(each.to(dtype).to(device) for each in made))

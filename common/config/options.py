@@ -79,7 +79,7 @@ NetworksAtOnce = Annotated[
     ),
 ]
 Seed = Annotated[int, tyro.conf.arg(help="random seed; determines every random draw")]
-Device = Annotated[str, tyro.conf.arg(help="auto (a CUDA GPU if there is one), cpu, cuda, cuda:N")]
+Device = Annotated[str, tyro.conf.arg(help="auto (an accelerator if there is one), cpu, cuda, cuda:N, mps or xpu")]
 NetworkPrecision = Annotated[Precision, tyro.conf.arg(help="precision of the networks: fp32, tf32 or bf16")]
 Compile = Annotated[bool, tyro.conf.arg(help="compile the network: takes about 30 s once, makes epochs faster")]
 

@@ -14,7 +14,7 @@ from common.costs.estimate import Estimate
 from common.costs.forecast import needs_of, peak_of
 from common.recipes.shapes import DataShape
 from common.system import parallel
-from common.system.devices import free_memory, resident_memory, total_memory
+from common.system.devices import free_memory, reserved_memory, resident_memory, total_memory
 from common.system.errors import InputError
 from common.system.text import describe_bytes
 
@@ -47,11 +47,11 @@ def too_large(
     # Processes share the memory of a machine; each has a GPU of its own.
     sharing = parallel.launch().local_world if device.type == "cpu" else 1
     needed, free, total = sharing * peak_of(needs, device, loaded), free_memory(device), total_memory(device)
-    taken = resident_memory() if device.type == "cpu" else torch.cuda.memory_reserved(device)
+    taken = resident_memory() if device.type == "cpu" else reserved_memory(device)
     hopeless = total is not None and needed > total
     if not hopeless and (free is None or needed - sharing * taken <= free):
         return None
-    where = "this machine" if device.type == "cpu" else "the GPU"
+    where = "this machine" if device.type == "cpu" else "the accelerator"
     there = f"{where} has {describe_bytes(total or 0)}" if hopeless else f"{describe_bytes(free or 0)} are free"
     kind = "estimated peak memory" if sharing == 1 else f"estimated peak memory of {sharing} processes"
     return f"the {kind} is {describe_bytes(needed)}, and {there}: lower {_flags(needs, options, shape)}", hopeless

@@ -20,7 +20,7 @@ from common.networks import build_network
 from common.recipes.shapes import DataShape
 from common.synset.base import LearnedSet
 from common.synset.packed import PackedSet
-from common.system.devices import Precision, precision
+from common.system.devices import Precision, precision, wait_for
 from common.system.seeds import generator
 from common.system.text import counted
 from common.training.train import MOMENTUM
@@ -76,7 +76,7 @@ def measure(
         labels = torch.zeros(len(images), dtype=torch.long, device=device)
         F.cross_entropy(network(augment.apply(images, drawn)), labels).backward()
         optimizer.step()
-        _wait(device)
+        wait_for(device)
         return _Step(time.perf_counter() - begun[0], time.process_time() - begun[1])
 
     def images(count: int) -> torch.Tensor:
@@ -114,10 +114,5 @@ def measure_set(synset: LearnedSet) -> tuple[float, float]:
     images = synset.decode()
     images.backward(torch.zeros_like(images))
     synset.optim_zero_grad()
-    _wait(synset.device)
+    wait_for(synset.device)
     return clock() - begun, synset.coding_seconds
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from common.images.image_data import ImageData
+from common.system.devices import to_device
 from common.system.errors import InputError
 from common.system.seeds import generator
 from common.system.text import counted
@@ -55,7 +56,7 @@ class ClassSampler:
             order = keys.argsort(axis=1)
         columns = torch.arange(n) % self.counts[:, None]  # [C, n]; starts again at 0 after the last image of a class
         drawn = self.indices.gather(1, torch.from_numpy(order).gather(1, columns))
-        return drawn.to(self.device, non_blocking=True)
+        return to_device(drawn, self.device)
 
 
 class Gathered:

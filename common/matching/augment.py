@@ -22,16 +22,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from common.system.devices import all_to_device
 from common.system.errors import InputError
 
 STRATEGIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
 _GEOMETRIC = ("crop", "scale", "rotate")  # strategies that resample the image by an affine map
+_STAGES = ("theta", "moved", "flipped", "color", "colored", "cutout")  # the tensors of DSAParams
 _CROP_RATIO = 0.125
 _CUTOUT_RATIO = 0.5
 _SCALE_RATIO = 1.2
@@ -65,11 +68,19 @@ class DSAParams:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> DSAParams:
         """Return the same parameters on another device, or in another floating-point type."""
 
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            precision = dtype if tensor.is_floating_point() else None
-            return tensor.to(device=device, dtype=precision, non_blocking=True)
+        def cast(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
-        return self._map(move, self.strategies)
+        params = self._map(cast, self.strategies)
+        there = None if device is None else torch.device(device)
+        given = {name: getattr(params, name) for name in _STAGES if getattr(params, name) is not None}
+        if there is None or not given:
+            return params
+        if any(each.device.type != "cpu" for each in given.values()):
+            return params._map(lambda tensor: tensor.to(there), self.strategies)
+        moved = all_to_device(list(given.values()), there)  # in one copy, which the CPU does not wait for
+        on_device: dict[str, Any] = dict(zip(given, moved, strict=True))
+        return replace(params, **on_device)
 
     def __getitem__(self, groups: slice) -> DSAParams:
         if not isinstance(groups, slice):

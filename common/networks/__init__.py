@@ -18,9 +18,10 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from common.networks import alexnet, convnet, convnet3d, resnet, small, vgg, vit
 from common.networks.network import Network
+from common.system.devices import all_to_device
 from common.system.errors import InputError, close_names
 
-__all__ = ["FAMILIES", "Family", "Network", "build_network", "has_batchnorm", "has_dropout", "reinitialise"]
+__all__ = ["FAMILIES", "Family", "Network", "build_network", "drawn_in", "has_batchnorm", "has_dropout", "reinitialise"]
 
 
 class Family(NamedTuple):
@@ -73,7 +74,7 @@ def reinitialise(network: nn.Module, seed: int) -> None:
     for module in network.modules():
         if not hasattr(module, "reset_parameters") and next(module.parameters(recurse=False), None) is not None:
             raise TypeError(f"{type(module).__name__} owns parameters: it needs a reset_parameters method.")
-    twin = network if _drawable_in_place(network) else _plain_twin(network)
+    twin = drawn_in(network)
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also reseed the generators of the GPUs, which `fork_rng` does not restore here.
         torch.default_generator.manual_seed(seed)
@@ -82,9 +83,17 @@ def reinitialise(network: nn.Module, seed: int) -> None:
             if reset is not None:
                 reset()
     if twin is not network:
+        targets, sources = _tensors(network), _tensors(twin)
         with torch.no_grad():
-            for target, source in zip(_tensors(network), _tensors(twin), strict=True):
-                target.copy_(source, non_blocking=True)
+            torch._foreach_copy_(targets, all_to_device([each.detach() for each in sources], targets[0].device))
+
+
+def drawn_in(network: nn.Module) -> nn.Module:
+    """The network that `reinitialise` draws weights in: this one, if that gives the same weights as a new network.
+
+    Otherwise a copy of it on contiguous CPU tensors, whose weights are yet to be drawn.
+    """
+    return network if _drawable_in_place(network) else _plain_twin(network)
 
 
 def has_batchnorm(network: nn.Module) -> bool:
@@ -110,9 +119,19 @@ def _drawable_in_place(network: nn.Module) -> bool:
 
 
 def _plain_twin(network: nn.Module) -> nn.Module:
-    """A copy of the network on contiguous CPU tensors; the parameters are left uninitialised, to be drawn next."""
-    placed: dict[int, object] = {id(buffer): buffer.detach().cpu().contiguous() for buffer in network.buffers()}
+    """A copy of the network on contiguous CPU tensors; parameters are left uninitialised, to be drawn next.
+
+    So are the statistics of BatchNorm layers, to be reset next: the CPU does not wait for their values.
+    """
+    placed: dict[int, object] = {}
     for p in network.parameters():
-        empty = torch.empty_like(p, device="cpu", memory_format=torch.contiguous_format)
-        placed[id(p)] = nn.Parameter(empty, requires_grad=p.requires_grad)
+        placed[id(p)] = nn.Parameter(_blank(p), requires_grad=p.requires_grad)
+    for module in network.modules():
+        for buffer in module.buffers(recurse=False):
+            reset = isinstance(module, _BatchNorm)
+            placed[id(buffer)] = _blank(buffer) if reset else buffer.detach().cpu().contiguous()
     return copy.deepcopy(network, placed)
+
+
+def _blank(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)

@@ -17,6 +17,7 @@ from common.codec.planes import Planes
 from common.codec.quantise import Rounding, StraightThrough, fit_step, int8_scales, rate_gradient
 from common.synset import selection
 from common.synset.base import LearnedSet, SetArgs
+from common.system.devices import exact
 from common.system.errors import InputError
 from common.system.seeds import generator
 from common.system.text import counted
@@ -84,6 +85,7 @@ class PackedSet(LearnedSet):
         super().__init__(args)
         self.storage, self.bits_per_class, self.kept = args.storage, args.bits_per_class, args.kept
         self.planes = Planes(self.channel, self.im_size, args.colour, args.block)
+        self._exact_on = exact(self.device)  # code lengths are float64
         self.coded = args.storage == "coded"
         self.selection = "energy" if args.kept == "joint" else args.selection
         self.selection_images = args.selection_images
@@ -100,7 +102,9 @@ class PackedSet(LearnedSet):
         self._exact: Tensor | None = None  # the coefficients of a file, [C, n, K], in orthonormal units
         self._updates = 0
         self._step = torch.ones(self.num_classes, dtype=torch.float32, device=self.device)
-        self._code_bits = torch.full_like(self._step, _CODES * self.bits_per_class)
+        self._code_bits = torch.full(
+            (self.num_classes,), _CODES * self.bits_per_class, dtype=torch.float32, device=self._exact_on
+        )
 
     def _check_options(self) -> None:
         if self.kept not in POSITIONS:
@@ -129,10 +133,14 @@ class PackedSet(LearnedSet):
     @property
     def units(self) -> Tensor:
         """What an orthonormal coefficient is multiplied by to give a learned one, [C, 1, K]."""
-        return self.planes.scale.to(self.device)[self.positions][:, None]
+        return self.planes.scale_on(self.device)[self.positions][:, None]
 
     def _orthonormal(self) -> Tensor:
         return self.coefficients.detach() / self.units
+
+    def _exactly(self) -> tuple[Tensor, Tensor]:
+        """The orthonormal coefficients and the bits of the codes, where code lengths can be computed."""
+        return self._orthonormal().to(self._exact_on), self._code_bits
 
     def _decode_classes(self, classes: slice, copy: bool) -> Tensor:
         coefficients = self.coefficients.detach() if copy else self.coefficients
@@ -177,7 +185,7 @@ class PackedSet(LearnedSet):
         self._changed()
         self._updates += 1
         if self.coded and self._updates % _REFRESH == 0:
-            self._step = fit_step(self._orthonormal(), self._code_bits, self._step)
+            self._step = fit_step(*self._exactly(), self._step.to(self._exact_on)).to(self.device)
 
     @torch.no_grad()
     def _add_rate(self) -> None:
@@ -187,10 +195,11 @@ class PackedSet(LearnedSet):
         they have shrunk: the weight is steered toward codes that keep to the budget with the step as it is.
         """
         assert self.coefficients.grad is not None
-        toward, bits = rate_gradient(self._orthonormal(), self._step)
-        toward /= self.units
+        values, code_bits = self._exactly()
+        toward, bits = rate_gradient(values, self._step.to(self._exact_on))
+        toward = toward.to(self.device) / self.units
         sizes = [each.square().mean(dim=(1, 2), keepdim=True).sqrt() for each in (self.coefficients.grad, toward)]
-        steered = (bits / self._code_bits).clamp(0.5, 2.0).float()[:, None, None] ** _STEERED
+        steered = (bits / code_bits).clamp(0.5, 2.0).float().to(self.device)[:, None, None] ** _STEERED
         self.coefficients.grad += self.args.rate_weight * steered * sizes[0] / sizes[1].clamp_min(1e-30) * toward
 
     def _changed(self) -> None:
@@ -208,15 +217,15 @@ class PackedSet(LearnedSet):
             self.coefficients.copy_(dense * self.units)
         self._filled = True
         if self.coded:
-            fitted = self._fit(fit_step(dense, self._code_bits))
-            self._step, self._code_bits = fitted.steps, fitted.bits
+            fitted = self._fit(fit_step(dense.to(self._exact_on), self._code_bits))
+            self._step, self._code_bits = fitted.steps.to(self.device), fitted.bits
 
     def _choose(self, dense: Tensor) -> Tensor:
         """The positions int64 [C, K]: those of the largest energy over all P, or those of a rule for each channel."""
         if self.kept == "joint":
-            energy = dense.double().square().mean(dim=1)  # [C, P]
+            energy = dense.to(self._exact_on).double().square().mean(dim=1)  # [C, P]
             order = energy.argsort(dim=1, descending=True, stable=True)
-            return order[:, : self.coefficients.shape[2]].sort(dim=1).values
+            return order[:, : self.coefficients.shape[2]].sort(dim=1).values.to(self.device)
         assert self._survey is not None
         draws = generator(self.seed, "selection")
         chosen = selection.select(self.selection, self._survey, self.msz_per_channel, self.transform, draws)
@@ -292,7 +301,8 @@ class PackedSet(LearnedSet):
     def _fit(self, step: Tensor) -> Fitted:
         """The best payload that keeps to the budget. step: where to begin. Raises InputError if there is none."""
         allowed = self.num_classes * self.bits_per_class // 8
-        found = best_payload(self._orthonormal(), self.planes, allowed, self._code_bits, step)
+        values, code_bits = self._exactly()
+        found = best_payload(values, self.planes, allowed, code_bits, step.to(self._exact_on))
         if found is None:
             raise InputError(
                 f"{self.bits_per_class:,} bits per class do not hold {counted(self.num_per_class, 'image')}, "
@@ -394,7 +404,7 @@ class PackedSet(LearnedSet):
         """Restore the result of `state_dict`; "optimizer" may be missing. Raises InputError if a shape differs."""
         super().load_state_dict(state)
         self._changed()
-        self._step, self._code_bits = (state[key].to(self.device) for key in ("step", "code_bits"))
+        self._step, self._code_bits = state["step"].to(self.device), state["code_bits"].to(self._exact_on)
         self._updates = state["updates"]
 
     def _position_limit(self) -> int:

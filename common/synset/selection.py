@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from common import frequency
+from common.system.devices import exact
 from common.system.errors import InputError
 
 SelectionRule = Literal["variance", "energy", "low", "random"]
@@ -79,28 +80,28 @@ def _select_class(
         if generator is None:
             raise InputError("selection 'random' needs a generator")
         return torch.randperm(d, generator=generator, device="cpu")[:k].to(first.device)
-    variance, energy = _moments(first, chunks, transform)
+    variance, energy = _moments(first, chunks, transform, exact(first.device))
     order = energy.argsort(descending=True, stable=True)
     if rule == "variance":
         # The stable sort keeps the energy order among equal variances, so the result is well defined for a single
         # image (no variance at all) and for constant coefficients.
         variance = torch.where(variance > _ROUNDING * energy.max(), variance, 0.0)
         order = order[variance[order].argsort(descending=True, stable=True)]
-    return order[:k]
+    return order[:k].to(first.device)
 
 
-def _moments(first: Tensor, rest: Iterator[Tensor], transform: str) -> tuple[Tensor, Tensor]:
-    """Return (variance, energy) of the coefficients over all chunks, float64 [d] each.
+def _moments(first: Tensor, rest: Iterator[Tensor], transform: str, where: torch.device) -> tuple[Tensor, Tensor]:
+    """Return (variance, energy) of the coefficients over all chunks, float64 [d] each, computed on `where`.
 
     The variance is that of the channel-mean coefficient (unbiased; zero for one image). The energy is the mean square
     of the orthonormal coefficient over images and channels.
     """
     ndim = first.dim() - 2
-    scale = frequency.orthonormal_scale(tuple(first.shape[2:]), transform).flatten().to(first.device)
+    scale = frequency.orthonormal_scale(tuple(first.shape[2:]), transform).flatten().to(where)
     count, values = 0, 0
-    mean = squares = energy = torch.zeros((), dtype=torch.float64, device=first.device)
+    mean = squares = energy = torch.zeros((), dtype=torch.float64, device=where)
     for chunk in chain([first], rest):
-        x = frequency.forward(chunk.double(), ndim, transform).flatten(2)  # [B, ch, d]
+        x = frequency.forward(chunk.to(where).double(), ndim, transform).flatten(2)  # [B, ch, d]
         channel_mean = x.mean(dim=1)
         # Chan et al.'s update joins the chunk's centred sum of squares to the running one without cancellation.
         chunk_mean = channel_mean.mean(dim=0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -56,16 +56,38 @@ def seeded(network: nn.Module, seed: int, purpose: str, *numbers: int) -> Iterat
     """Seed torch's global generators for one purpose inside this context, and restore them afterwards.
 
     This is for dropout, which can only draw from the global generators. It seeds the generator of the CPU and, if the
-    network is on a GPU, the generator of that GPU.
+    network is on an accelerator, the generator of that accelerator.
     """
     device = next(network.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        # torch.manual_seed would also reseed the generators of the other GPUs.
+    with torch.random.fork_rng(devices=[]), _restored(device):
+        # torch.manual_seed would also reseed the generators of the other accelerators.
         torch.default_generator.manual_seed(derive(seed, purpose, *numbers))
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(derive(seed, purpose, *numbers))
+        if device.type != "cpu":
+            with _current(device):
+                torch.get_device_module(device).manual_seed(derive(seed, purpose, *numbers))
         yield
+
+
+@contextmanager
+def _restored(device: torch.device) -> Iterator[None]:
+    """Restore the generator of an accelerator afterwards; that of a CPU is left to others."""
+    if device.type == "cpu":
+        yield
+        return
+    module = torch.get_device_module(device)
+    with _current(device):
+        before = module.get_rng_state()
+    try:
+        yield
+    finally:
+        with _current(device):
+            module.set_rng_state(before)
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Make an accelerator the current one inside the context; MPS has but one."""
+    choose = getattr(torch.get_device_module(device), "device", None)
+    return nullcontext() if choose is None else choose(device)
 
 
 @contextmanager

@@ -15,12 +15,14 @@ keeps the middle of the rotated image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from common.matching.augment import parse_strategy
+from common.system.devices import all_to_device
 from common.system.errors import InputError
 
 STRATEGIES = ("crop", "scale", "rotate", "noise")
@@ -40,6 +42,14 @@ class DCParams:
     # Operation -> (int64 [K] positions in the batch of the K images that drew it, their parameters [K, ...] as the
     # functions below take them). Operations that no image drew are absent.
     operations: dict[str, tuple[Tensor, Tensor]]
+
+    def to(self, device: torch.device | str | None) -> DCParams:
+        """The same parameters on another device, all in one copy; those that are there already are not copied."""
+        given = [each for pair in self.operations.values() for each in pair]
+        if device is None or not given or given[0].device.type == torch.device(device).type:
+            return self
+        moved = iter(all_to_device(given, torch.device(device)))
+        return replace(self, operations={name: (next(moved), next(moved)) for name in self.operations})
 
 
 def strategy_for(dataset: str, network: str) -> str:
@@ -84,8 +94,8 @@ def sample(
             values = torch.randint(-_ROTATE_DEGREES, _ROTATE_DEGREES, (len(rows),), generator=generator)
         else:
             values = torch.randn(len(rows), *shape, generator=generator)
-        operations[name] = (rows.to(device, non_blocking=True), values.to(device, non_blocking=True))
-    return DCParams(count, tuple(shape), operations)
+        operations[name] = (rows, values)
+    return DCParams(count, tuple(shape), operations).to(device)
 
 
 def apply(images: Tensor, params: DCParams) -> Tensor:
@@ -101,6 +111,7 @@ def apply(images: Tensor, params: DCParams) -> Tensor:
         raise ValueError(f"{params.count} images {list(params.shape)} were drawn for, given {list(images.shape)}.")
     if images.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"DC's augmentation works in float32 and float64, not in {images.dtype}.")
+    params = params.to(images.device)
     mean = images.mean(dim=(0, 2, 3), keepdim=True)  # [1, ch, 1, 1]
     augmented = images.clone()
     for name, (rows, values) in params.operations.items():
@@ -171,7 +182,7 @@ def _rotate(x: Tensor, degrees: Tensor, fill: Tensor) -> Tensor:
     inside = (row >= 0) & (row <= height - 1) & (column >= 0) & (column <= width - 1)
 
     # An image [H, W] equals B_H c B_W^T, where c are its spline coefficients and B is `_spline_samples`.
-    to_rows, to_columns = (torch.linalg.inv(_spline_samples(side)).to(x) for _, side in _sides(x))
+    to_rows, to_columns = (_spline_coefficients(side, x.dtype, x.device) for _, side in _sides(x))
     coefficients = (to_rows @ x @ to_columns.mT).flatten(2)  # [K, ch, H * W]
     rotated = torch.zeros_like(coefficients)
     for i, row_weight in zip(*_taps(row, height), strict=True):
@@ -192,6 +203,12 @@ def _taps(position: Tensor, side: int) -> tuple[list[Tensor], list[Tensor]]:
         t**3 / 6,
     ]
     return [_mirrored(first.long() + step, side) for step in (-1, 0, 1, 2)], weights
+
+
+@lru_cache(maxsize=64)
+def _spline_coefficients(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The inverse of `_spline_samples`, computed in float64 and kept on the device."""
+    return torch.linalg.inv(_spline_samples(side)).to(dtype).to(device)
 
 
 def _spline_samples(side: int) -> Tensor:

@@ -19,7 +19,8 @@ from torch.func import functional_call, stack_module_state, vmap
 from common.datasets import ImageData
 from common.matching import augment
 from common.matching.transforms import Augmenter
-from common.networks import reinitialise
+from common.networks import drawn_in, reinitialise
+from common.system.devices import all_to_device, to_device
 from common.training import dc_augment
 from common.training.train import (
     EvaluationProtocol,
@@ -86,9 +87,8 @@ class Ensemble:
         """The accuracy of each of the n networks on `data`."""
         count, device = len(next(iter(weights.values()))), data.labels.device
         correct = torch.zeros(count, dtype=torch.long, device=device)
-        finite = torch.ones(count, dtype=torch.bool, device=device)
-        for tensor in (*weights.values(), *buffers.values()):
-            finite &= _finite_rows(tensor)
+        every = [tensor.detach().reshape(count, -1) for tensor in (*weights.values(), *buffers.values())]
+        finite = _finite_rows(torch.cat(every, dim=1))
         for indices in test_indices(data):
             images = data.batch(indices)
             logits = self._testing(weights, buffers, images.expand(count, *images.shape))  # [n, B, C]
@@ -96,8 +96,8 @@ class Ensemble:
             finite &= _finite_rows(logits)
             for _ in range(count):
                 on_batch()
-        accuracies, sound = torch.stack([correct.double() / len(data), finite.double()]).tolist()
-        return [each if fine else None for each, fine in zip(accuracies, sound, strict=True)]
+        counts, sound = torch.stack([correct, finite.long()]).tolist()
+        return [each / len(data) if fine else None for each, fine in zip(counts, sound, strict=True)]
 
 
 def _finite_rows(tensor: Tensor) -> Tensor:
@@ -107,11 +107,17 @@ def _finite_rows(tensor: Tensor) -> Tensor:
 
 def initial(network: nn.Module, seeds: Sequence[int]) -> tuple[State, State]:
     """Weights and buffers, each [n, ...], of n networks that `reinitialise` initialises from the n seeds."""
-    networks = [copy.deepcopy(network) for _ in seeds]
+    device = next(network.parameters()).device
+    drawn = network if device.type == "cpu" else drawn_in(network)
+    networks = [copy.deepcopy(drawn) for _ in seeds]
     for each, seed in zip(networks, seeds, strict=True):
         reinitialise(each, seed)
     weights, buffers = stack_module_state(networks)
-    return weights, buffers
+    if device.type == "cpu":
+        return weights, buffers
+    # All in one copy, and not network by network.
+    moved = iter(all_to_device([each.detach() for each in (*weights.values(), *buffers.values())], device))
+    return {name: next(moved).requires_grad_() for name in weights}, {name: next(moved) for name in buffers}
 
 
 def stacked(network: nn.Module, compiler: Callable[..., Any] | None = None) -> Stack:
@@ -165,10 +171,9 @@ def _train_epoch(
     """Train every network for one epoch, each on its own images in its own order."""
     device = training_sets[0].labels.device
     count = len(training_sets[0].labels)
-    orders = torch.stack([torch.randperm(count, generator=each) for each in draws]).to(device, non_blocking=True)
+    orders = to_device(torch.stack([torch.randperm(count, generator=each) for each in draws]), device)
     for indices in orders.split(protocol.batch, dim=1):  # [n, B]
-        images = torch.cat([data.batch(rows) for data, rows in zip(training_sets, indices, strict=True)])
-        labels = torch.cat([targets(data, rows) for data, rows in zip(training_sets, indices, strict=True)])
+        images, labels = _gathered(training_sets, indices)
         images = _augmented(images, protocol, draws)
         if augmenter is not None:
             parts = zip(images.chunk(len(draws)), labels.chunk(len(draws)), draws, strict=True)
@@ -184,6 +189,16 @@ def _train_epoch(
             on_batch()
 
 
+def _gathered(training_sets: Sequence[TrainingSet], indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Images [n * B, ch, ...] of n training sets at `indices` [n, B], and what the loss compares outputs with."""
+    first = training_sets[0]
+    if all(data is first for data in training_sets):
+        rows = indices.flatten()
+        return first.batch(rows), targets(first, rows)
+    pairs = list(zip(training_sets, indices, strict=True))
+    return torch.cat([data.batch(rows) for data, rows in pairs]), torch.cat([targets(*pair) for pair in pairs])
+
+
 def _augmented(images: Tensor, protocol: EvaluationProtocol, draws: Sequence[torch.Generator]) -> Tensor:
     """Augment images [n * B, ch, ...], B for each network, with the draws that each network would make alone."""
     each = len(images) // len(draws)
@@ -191,7 +206,8 @@ def _augmented(images: Tensor, protocol: EvaluationProtocol, draws: Sequence[tor
     for generator in draws:
         drawn.append(augment.sample(protocol.strategy, each, generator, images.shape[2:], one_strategy=True))
         if protocol.dc_strategy:
-            after.append(dc_augment.sample(protocol.dc_strategy, each, generator, images.shape[1:]))
+            drawing = dc_augment.sample(protocol.dc_strategy, each, generator, images.shape[1:], device=images.device)
+            after.append(drawing)
     images = augment.apply(images, augment.join(drawn))
     if after:
         parts = zip(images.split(each), after, strict=True)

@@ -169,7 +169,9 @@ def train_and_test(
     def trained(some: Sequence[int]) -> Iterator[list[float | None]]:
         if not some:
             return
-        if together > 1 and not has_dropout(network.network):
+        # To an accelerator one network in an ensemble would only be more operations.
+        alone = len(some) == 1 and tests[0].device.type != "cpu"
+        if together > 1 and not alone and not has_dropout(network.network):
             yield from network.ensemble.accuracies(
                 [derive(seed, "evaluation network", point, number) for number in some],
                 [training_sets(number) for number in some],
@@ -212,8 +214,8 @@ def _rounds(network: nn.Module, count: int, together: int) -> Iterator[range]:
 def networks_at_once(wanted: int, device: torch.device) -> int:
     """How many networks to train together: `wanted`, or the number that suits the device if `wanted` is 0.
 
-    A GPU trains all networks at once, because with one network it waits for the CPU to launch many small steps (not yet
-    measured). A CPU trains one by one, because training together is slower (5 networks on 160 images of 32 px: 37 s
-    together, 21 s one by one).
+    An accelerator trains all networks at once, because with one network it waits for the CPU to launch many small
+    steps (not yet measured). A CPU trains one by one, because training together is slower (5 networks on 160 images of
+    32 px: 37 s together, 21 s one by one).
     """
-    return wanted or (_ALL if device.type == "cuda" else 1)
+    return wanted or (1 if device.type == "cpu" else _ALL)

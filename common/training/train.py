@@ -16,6 +16,7 @@ from common.datasets import ImageData
 from common.matching import augment
 from common.matching.transforms import Augmentation, Augmenter
 from common.networks.pools import EvalProtocol
+from common.system.devices import to_device
 from common.training import dc_augment
 
 MOMENTUM = 0.9
@@ -256,7 +257,7 @@ def train_epoch(
     forward = network if forward is None else forward
     device = data.labels.device
     network.train()
-    order = torch.randperm(len(data.labels), generator=draws).to(device, non_blocking=True)
+    order = to_device(torch.randperm(len(data.labels), generator=draws), device)
     for indices in order.split(batch):
         images, labels = data.batch(indices), targets(data, indices)
         drawn = augment.sample(strategy, len(indices), draws, images.shape[2:], one_strategy=True, device=device)
@@ -317,7 +318,5 @@ def batches_of_test(images: int, im_size: Sequence[int]) -> int:
 
 def all_finite(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
     """Whether no number in the tensors is NaN or infinite: bool [] on their device, for which nothing waits."""
-    finite = torch.ones((), dtype=torch.bool, device=device)
-    for tensor in tensors:
-        finite &= tensor.detach().isfinite().all()
-    return finite
+    whole = [tensor.detach().reshape(-1) for tensor in tensors]
+    return torch.cat(whole).isfinite().all() if whole else torch.ones((), dtype=torch.bool, device=device)

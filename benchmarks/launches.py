@@ -1,0 +1,120 @@
+"""Counts what a step asks an accelerator to do: `python benchmarks/launches.py --authors PATH` writes launches.json.
+
+PATH is a checkout of sdh0818/FreD. Both sides do the pieces of work of cases.py once to warm up and once to be counted,
+eager, on a device that is none (standin.py): no accelerator is needed, and no time is measured. Without --authors the
+counts of theirs stay as they are in the file. The counts depend on the version of torch, which the file names.
+"""
+
+from __future__ import annotations
+
+import common.system.start  # noqa: F401 (before torch is loaded)
+
+import json
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import standin
+import table
+import torch
+from cases import AS_SHIPPED, OURS, cases_of
+from checkout import check_checkout
+from measure import apart
+from sizes import SMALL
+from tqdm import tqdm
+
+from common.config.command_line import parse_plain
+from common.system.command import run_command
+from common.system.errors import InputError
+from common.system.files import write_json
+
+TABLE = Path(__file__).parent / "launches.json"
+BEGIN, END = "<!-- launches: begin -->", "<!-- launches: end -->"
+
+# Neither the images of a class nor those of a test change what is launched, beyond the batches of the test: two here.
+SIZE = replace(SMALL, per_class=64, test_images=600)
+_ONCE = ("selection", "test_batches")  # not steps: positions are chosen once in a run, and batches are part of a test
+_SIZED = {name.removesuffix("_32"): case for name, case in cases_of(SIZE).items()}
+CASES = {name: case for name, case in _SIZED.items() if name not in _ONCE}
+
+Counts = dict[str, dict[str, dict[str, int]]]  # case -> version -> launches, waits and copies
+
+
+@dataclass
+class Options:
+    """Count the operations that a step asks an accelerator for, ours and the authors'."""
+
+    authors: str | None = None
+    """folder of a checkout of https://github.com/sdh0818/FreD; without it only ours are counted"""
+    output: str = str(TABLE)
+    """the file to renew"""
+
+
+def main() -> None:
+    options = parse_plain(Options)
+    why = standin.can_stand_in()
+    if why:
+        raise InputError(f"{why}, so nothing can be counted: use a newer version")
+    authors = None if options.authors is None else check_checkout(options.authors)
+    path = Path(options.output)
+    before: Counts = json.loads(path.read_text(encoding="utf-8"))["cases"] if path.exists() else {}
+    found: Counts = apart(counted, authors)  # the stand-in stays with a process until it ends
+    merged = {name: before.get(name, {}) | each for name, each in found.items()}
+    write_json(path, {"torch": torch.__version__.partition("+")[0], "cases": merged})
+    tqdm.write(render(merged))
+    if path == TABLE:
+        table.put(render(merged), table.README, BEGIN, END)
+
+
+def render(counts: Counts) -> str:
+    """The counts as a table in Markdown, a row for each case."""
+    lines = [
+        "| case | authors | ours | ours / authors | authors wait | we wait |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, versions in counts.items():
+        theirs, own = next((each for key, each in versions.items() if key != OURS), None), versions[OURS]
+        ratio = "-" if theirs is None else f"{own['launches'] / theirs['launches']:.2f}"
+        cells = [f"`{name}`", _launches(theirs), _launches(own), ratio, _waits(theirs), _waits(own)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _launches(counts: dict[str, int] | None) -> str:
+    return "-" if counts is None else f"{counts['launches']:,}"
+
+
+def _waits(counts: dict[str, int] | None) -> str:
+    """How often the CPU waits: for a result, or for a copy to the device."""
+    return "-" if counts is None else f"{counts['waits'] + counts['blocking']:,}"
+
+
+def counted(authors: Path | None, names: tuple[str, ...] = tuple(CASES)) -> Counts:
+    """The counts of our versions of these cases, and of the authors' if there is a checkout.
+
+    It makes the stand-in the accelerator of this process.
+    """
+    device = standin.register()
+    found: Counts = {}
+    for name in names:
+        case = CASES[name]
+        # Anomaly mode looks at numbers, of which there are none here.
+        theirs = [version for version in case.theirs if version != AS_SHIPPED]
+        versions = [*(theirs if authors else ()), OURS]
+        found[name] = {version: _count(case, version, authors or Path(), device) for version in versions}
+    return found
+
+
+def _count(case: Any, version: str, authors: Path, device: torch.device) -> dict[str, int]:
+    with warnings.catch_warnings(), standin.StandIn(float64=True) as there:
+        warnings.simplefilter("ignore")  # the authors' code is of another version of torch
+        once = case.prepare(version, authors, device)
+        once()
+        there.count_anew()
+        once()
+    return {"launches": there.launches, "waits": there.waits, "copies": there.copies, "blocking": there.blocking}
+
+
+if __name__ == "__main__":
+    run_command(main)
