@@ -53,7 +53,11 @@ CHANGES = [
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 @pytest.mark.parametrize("device", [None, "meta"])
-@pytest.mark.parametrize(("start", "changes"), [*((make, each) for each in CHANGES), (packed, {})], ids=str)
+@pytest.mark.parametrize(
+    ("start", "changes"),
+    [*((make, each) for each in CHANGES), (packed, {})],
+    ids=lambda each: str(each) if isinstance(each, dict) else each.__name__,
+)
 def test_the_defaults_of_the_host_change_nothing(torch_defaults, start, changes, dtype, device):
     expected, _ = after_an_update(start, **changes)
     torch.set_default_dtype(dtype)

@@ -130,7 +130,7 @@ def test_labels_from_1_are_told(tmp_path):
     [
         (b"\x93NUMPY\x01\x00v", "an array of NumPy (.npy)"),
         (b"PK\x03\x04", "a zip file, as are .npz and .pt"),
-        (gzip.compress(b"x"), "a gzip file"),
+        (gzip.compress(b"x", mtime=0), "a gzip file"),
         (b"<!DOCTYPE html>", "an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS"),
     ],
