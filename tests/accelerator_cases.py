@@ -32,7 +32,7 @@ from common.config.command_line import parse, parse_buffer
 from common.config.options import BufferOptions
 from common.datasets import load_dataset
 from common.experts.folder import describe
-from common.matching import augment, gradient
+from common.matching import augment, dc_augment, gradient
 from common.matching.step_size import StepSize
 from common.networks import build_network
 from common.runs.pieces import rehearsal
@@ -42,7 +42,6 @@ from common.synset.synset import SynSet
 from common.system import devices
 from common.system.files import load_torch, torch_bytes
 from common.system.seeds import generator, seeded
-from common.training import dc_augment
 from common.training.pool import EvaluationNetwork, evaluate_pool
 from common.training.train import Batches, EvaluationProtocol
 from DC import distill as dc

@@ -22,7 +22,12 @@ def in_float64() -> Iterator[None]:
     Networks follow torch's default type. What asks for float32 whatever the default is patched here, on the classes
     themselves, so that it holds for whoever has imported them.
     """
-    batch, gather, initialise, pair = ImageData.batch, SynSet._gather, StepSize.__init__, Buffer.pair
+    batch, gather, allocate = ImageData.batch, SynSet._gather, SynSet._allocate
+    initialise, pair = StepSize.__init__, Buffer.pair
+
+    def allocated(self: SynSet, *sizes: int) -> None:
+        allocate(self, *sizes)
+        self.coefficients.data = self.coefficients.data.double()  # their optimiser holds the tensor
 
     def exact(self: StepSize, initial: float, lr: float, device: torch.device) -> None:
         initialise(self, initial, lr, device)
@@ -37,6 +42,7 @@ def in_float64() -> Iterator[None]:
         patch.setattr(ImageData, "batch", lambda self, indices: batch(self, indices).double())
         # Else the initial coefficients would be float64 in name only: transformed, and surveyed, in float32.
         patch.setattr(SynSet, "_gather", lambda self, images, rows: gather(self, images, rows).double())
+        patch.setattr(SynSet, "_allocate", allocated)
         patch.setattr(StepSize, "__init__", exact)
         patch.setattr(Buffer, "pair", weights)
         torch.set_default_dtype(torch.float64)

@@ -27,7 +27,7 @@ from tests.readers import opened, shown_on_a_page, used, with_metadata
 COUNT, SEED = int(os.environ.get("FRED_ATTACK", "40")), int(os.environ.get("FRED_ATTACK_SEED", "0"))
 JSON = ("config.json", "summary.json", "checksums.json", "manifest.json")
 
-pytestmark = pytest.mark.usefixtures("no_pictures", "no_report", "one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

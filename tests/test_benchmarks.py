@@ -136,7 +136,8 @@ def test_without_a_checkout_there_is_nothing_to_compare_with(bench, tmp_path):
 def test_the_command_refuses_in_one_sentence(bench, tmp_path):
     assert_refused(call(SCRIPT), "give --authors the folder of a checkout")
     assert_refused(call(SCRIPT, "--authors", tmp_path), "has no DM/main_DM_FreD.py")
-    assert_refused(call(SCRIPT, "--table", tmp_path / "none.json"), "is no result of versus_authors.py")
+    refused = call(SCRIPT, "--table", tmp_path / "none.json")
+    assert_refused(refused, "none.json cannot be read", "give the file of versus_authors.py --output")
 
 
 # -- measuring, and the table ------------------------------------------------------------------------------------

@@ -219,7 +219,7 @@ def test_a_set_whose_networks_all_diverged_is_not_compared(made, tmp_path):
     shutil.copytree(path / "DM", tmp_path / "DM")
     summary = tmp_path / "DM/digits/ipc1/8-bits-seed4/summary.json"
     told = json.loads(summary.read_text())
-    told["last"]["mean"] = None
+    told["last"] |= {"mean": None, "std": None, "n": 0, "diverged": 1, "accuracies": [None]}
     summary.write_text(json.dumps(told))
     result = call("compare.py", written(tmp_path), "--output", tmp_path, "--run", "False")
     assert_refused(result, "8-bits-seed4: every network diverged, so row '8 bits' cannot be compared")

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from common.matching.augment import parse_strategy
+from common.matching.dc_augment import STRATEGIES, DCParams, apply, sample, strategy_for
 from common.system.errors import InputError
-from common.training.dc_augment import STRATEGIES, DCParams, apply, sample, strategy_for
 
 SHAPES = [(1, 28, 28), (3, 9, 9), (2, 12, 10)]
 

@@ -69,7 +69,9 @@ def test_no_more_than_the_pair_is_read(tmp_path):
     rows, count = 2**28, 64
     described = made_for(parameters={"weight": [count]}, parameter_count=count)
     fill(tmp_path / "folder", rows=[], described=described)
-    metadata = {"fred": json.dumps({"format": "fred-experts", "format_version": 1})}  # without checksums
+    metadata = {
+        "fred": json.dumps({"format": "fred-experts", "format_version": 1, "accuracies": {}})
+    }  # without checksums
     trajectory = {"dtype": "F32", "shape": [rows, count], "data_offsets": [0, 4 * rows * count]}
     stated = {"__metadata__": metadata, "trajectory": trajectory}
     header = json.dumps(stated).encode()
@@ -223,14 +225,20 @@ def test_weights_that_are_not_finite(folder, value):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "cannot be read"),
-        ("[]", "cannot be read"),
+        ("", "manifest.json is damaged (it is no JSON"),
+        ("[]", "holds a list of 0, and a table is expected: restore it"),
         ('{"format": "fred-synset", "format_version": 1}', "not of expert trajectories"),
         ('{"format": "fred-experts", "format_version": 3}', "format version 3, this code reads up to 2"),
         ('{"format": "fred-experts", "format_version": 2}', "is damaged: restore it, or remove the folder"),
-        ('{"format": "fred-experts", "format_version": 0}', "is damaged: restore it, or remove the folder"),
-        ('{"format": "fred-experts", "format_version": 1e400}', "cannot be read"),
-        ("[" * 100_000, "cannot be read"),
+        (
+            '{"format": "fred-experts", "format_version": 0}',
+            "has 0 for 'format_version', and a number of at least",
+        ),
+        (
+            '{"format": "fred-experts", "format_version": 1e400}',
+            "has inf for 'format_version', and a finite number",
+        ),
+        ("[" * 100_000, "has tables or lists in more than 100 levels"),
         (None, "has experts but no manifest.json"),
     ],
     ids=str,

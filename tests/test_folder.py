@@ -413,7 +413,7 @@ def test_hidden_folders_and_other_files_are_no_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ({"image_size": 0}, "at least 1"),
+        ({"image_size": 0}, "--image_size must be from 1 to 4,096 pixels, not 0"),
         ({"workers": 0}, "at least 1"),
         ({"resize": "squash"}, "--resize squash says how images are resized: give --image_size too"),
         ({"antialias": False}, "--no_antialias says how images are resized: give --image_size too"),

@@ -23,6 +23,7 @@ from common.runs.folder import Run
 from common.system.errors import InputError
 from tests.command_line import SHORT, assert_refused, call, run_folder
 from tests.conftest import ROOT
+from tests.image_sets import make_folder
 from TM.distill import Options as TMOptions
 
 
@@ -131,16 +132,17 @@ def test_help_shows_the_recipe_and_underscores():
     assert call("DM/evaluate.py", "--help").code == 0
 
 
-def test_borrowing_a_recipe():
+def test_borrowing_a_recipe(tmp_path):
+    own = f"folder:{make_folder(tmp_path)}"
     options, sources = read("--dataset", "folder:/somewhere", "--recipe", "CIFAR10", "--ipc", 2)
     assert (options.dataset, options.msz_per_channel, options.lr_freq) == ("folder:/somewhere", 64, 1e6)
     assert sources["lr_freq"].startswith("published")
     with pytest.raises(InputError, match="no recipe for 'Cifar'"):
         read("--recipe", "Cifar")
     with pytest.raises(InputError, match=r"at ipc 1 \(there is none for this dataset\): give --msz_per_channel"):
-        read("--dataset", "folder:/somewhere", "--transform", "dwt")  # the rule for own images is for the dct
+        read("--dataset", own, "--transform", "dwt")  # the rule for own images is for the dct
     with pytest.raises(InputError, match=r"on CIFAR10 at ipc 7 \(recipes exist for ipc 1, 2"):
-        read("--dataset", "folder:/somewhere", "--recipe", "CIFAR10", "--ipc", 7)
+        read("--dataset", own, "--recipe", "CIFAR10", "--ipc", 7)
 
 
 @pytest.fixture

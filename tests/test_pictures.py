@@ -5,6 +5,8 @@ from PIL import Image
 
 from common.report import pictures
 
+pytestmark = pytest.mark.usefixtures("whole_module")
+
 
 def pixels(path):
     with Image.open(path) as image:

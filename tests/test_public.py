@@ -67,7 +67,12 @@ def test_names_and_flags_are_those_of_the_list():
 
 PACKAGES = ("common", "reproduction", "DM", "DC", "TM")
 PROJECT = recipes.tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-NAMED_OTHERWISE = {"PIL": "pillow", "pywt": "pywavelets", "sklearn": "scikit-learn"}  # by what is imported
+NAMED_OTHERWISE = {
+    "PIL": "pillow",
+    "pydantic_core": "pydantic",
+    "pywt": "pywavelets",
+    "sklearn": "scikit-learn",
+}  # by what is imported
 EXTRAS = ("datasets", "gdown", "huggingface_hub", "pyarrow", "submitit", "tensorboard", "wandb")
 
 

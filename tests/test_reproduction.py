@@ -591,9 +591,11 @@ def test_a_job_array_is_submitted_to_slurm(monkeypatch, tmp_path):
     done = replace(SMALL, ipc=10)
     folder = folder_of(done, plan)
     write_json(folder / "config.json", {"identity": {}})
-    for name in ("synset.safetensors", "metrics.jsonl"):
+    for name in ("synset.safetensors", "synset_best.safetensors", "metrics.jsonl"):
         (folder / name).write_text("")
-    write_finished(folder, dict.fromkeys(("start", "last", "best_on_test", "file", "content")), {})
+    point = {"iteration": 0, "network": "A", "mean": 0.5, "std": 0.0, "n": 1, "accuracies": [0.5]}
+    summary = {"file": "x", "file_bytes": 1, "seconds": 1.0, "version": "x", "budget": {"coefficient_bytes": 1}}
+    write_finished(folder, dict.fromkeys(("start", "last", "best_on_test"), point) | summary, {})
     sweep.submit_slurm([CellJob(cell, plan) for cell in (SMALL, LONG, done)], cluster, tmp_path / "jobs")
     script = (tmp_path / "script").read_text()
     for line in (

@@ -425,7 +425,7 @@ def test_imagenetc_by_the_authors_names(tmp_path):
         (["--target_dataset", "CIFAR10.1", "--corruptions", "fog"], ["CIFAR10.1 has --versions"]),
         (["--target_dataset", "ImageNet-C"], ["ImageNet-C is not in", "https://zenodo.org/records/2235448"]),
         (["--target_path", "nowhere"], ["CIFAR10-C is not in nowhere", "https://zenodo.org/records/2535967"]),
-        (["--relative_to", "nothing.json"], ["nothing.json is not readable"]),
+        (["--relative_to", "nothing.json"], ["nothing.json cannot be read"]),
         (["--ipc", 1], ["--ipc, --recipe and --cifar100_stats are for baselines"]),
         (["--baseline", "random"], ["either --synset FILE or --baseline"]),
         (["--stored_as", "png"], ["give it with --baseline"]),

@@ -74,9 +74,9 @@ def test_flags_win_one_by_one():
 
 
 @pytest.mark.parametrize("words", [["--optimizer", "sgd"], ["--mom_freq", 0.9]], ids=str)
-def test_sgd_needs_a_step(words):
+def test_sgd_needs_a_step(tmp_path, words):
     with pytest.raises(InputError, match="give --msz_per_channel and --lr_freq"):
-        parsed("--dataset", "folder:images", *words)
+        parsed("--dataset", f"folder:{make_folder(tmp_path)}", *words)
 
 
 @pytest.mark.parametrize(

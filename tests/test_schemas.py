@@ -37,7 +37,7 @@ OLD = ROOT / "tests/old_runs"
 FIGURES = {"mean": 0.5, "std": 0.0, "n": 1, "accuracies": [0.5]}
 HARDWARE = {"device": "cpu", "cpu": "a CPU", "threads": 1, "torch": "2.6"}
 
-pytestmark = pytest.mark.usefixtures("no_pictures", "no_report", "one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def test_labels_that_their_version_or_metadata_deny_are_refused(tmp_path):
             load_synset(path)
     changed = told | {"soft_labels": "guesses"}
     save_file(tensors, path, {"fred": json.dumps(changed | {"checksum": set_checksum(changed, tensors)})})
-    with pytest.raises(InputError, match="a wrong soft_labels in its metadata"):
+    with pytest.raises(InputError, match="has \"guesses\" for 'soft_labels', and 'probabilities' or"):
         load_synset(path)
 
 

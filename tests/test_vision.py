@@ -268,7 +268,7 @@ def test_damaged_mat_file_is_named(tmp_path: Path, split: str, damage: str) -> N
         {"X": np.zeros((12, 3, 32, 32), np.uint8)},
         {"X": np.zeros((32, 32, 3, 12))},
         {"X": np.zeros((32, 32, 3, 0), np.uint8), "y": np.zeros((0, 1), np.uint8)},
-        {"y": np.zeros((12, 1), np.uint8)},
+        {"y": np.full((12, 1), 11, np.uint8)},
         {"y": np.full((12, 1), 1.5)},
         {"y": np.ones((12, 2), np.uint8)},
         {"y": "labels"},

@@ -14,11 +14,11 @@ from PIL import Image
 from scipy import fft
 
 from common.datasets import load_dataset, statistics
+from common.matching import dc_augment
 from common.synset.file import load_synset
 from common.synset.selection import RULES
 from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
-from common.training import dc_augment
 from tests.command_line import assert_refused, call, run_folder
 from tests.voxel_sets import SIDE, make_voxels, write_voxels
 

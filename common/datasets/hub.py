@@ -21,7 +21,8 @@ from urllib.parse import parse_qsl, urlencode
 import torch
 
 from common.datasets.stored_names import check_stored_names
-from common.disk.paths import expanded, is_folder
+from common.disk.listing import files_below
+from common.disk.paths import expanded, is_folder, is_home
 from common.images import disk_cache
 from common.images.decoded import check_request, decode_once
 from common.images.encoded import FORMAT, Encoded, Source, transparency
@@ -33,7 +34,7 @@ PREFIX = "hf:"
 KEYS = ("config", "image", "label", "train", "test")
 TEST_SPLITS = ("test", "validation", "valid", "val")  # the first that exists
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")  # where no column has the type ClassLabel
-_MOST_ENTRIES = 100_000  # files and folders of a dataset that is a folder
+_MOST_ENTRIES = 100_000  # files of a dataset that is a folder
 OLDEST = 4  # version of `datasets`, the first that cannot run a dataset's own code
 INSTALL = "pip install 'datasets>=4.0' (part of the extra hub)"
 
@@ -115,10 +116,9 @@ def load(text: str, request: Request) -> tuple[ImageData, ImageData]:
 def _check_folder(folder: Path) -> None:
     """Raise InputError for a folder that is no dataset: the library would look through all of it, and say nothing."""
     remedy = f"give the folder of the parquet files, as in {PREFIX}PATH"
-    if folder in (Path.home().resolve(), Path(folder.anchor)):
+    if is_home(folder) or folder == Path(folder.anchor):
         raise InputError(f"{PREFIX}{folder} is all that there is on this machine, or of yours: {remedy}")
-    found = (name for _, folders, names in os.walk(folder) for name in (*folders, *names))
-    if next(islice(found, _MOST_ENTRIES, None), None) is not None:
+    if next(islice(files_below(folder), _MOST_ENTRIES, None), None) is not None:
         raise InputError(f"{PREFIX}{folder} has more than {_MOST_ENTRIES:,} files: {remedy}")
 
 

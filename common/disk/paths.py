@@ -47,6 +47,14 @@ def resolved(path: str | Path) -> Path:
     return Path(os.path.realpath(expanded(path)))
 
 
+def is_home(folder: str | Path) -> bool:
+    """Whether a folder is the user's home folder; False for a user without one."""
+    try:
+        return resolved(folder) == resolved("~")
+    except InputError:
+        return False
+
+
 def expand_options(options: Any) -> None:
     """Expand every path in a dataclass of options, in place. Raises InputError as `expanded`.
 

@@ -8,6 +8,7 @@ the tensors and the name of the folder can be checked.
 from __future__ import annotations
 
 import re
+import warnings
 import zlib
 from functools import partial
 from pathlib import Path
@@ -80,7 +81,9 @@ def _read_replay(file: Path) -> tuple[list[list[list[Tensor]]], _StorageCheck]:
         known = check_torch_file(file, storages=False)
         check = _StorageCheck(file, known)
         # Only a zip file, as torch writes since version 1.6, can be mapped.
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=bool(known))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of pickles that torch.save did not write; they are refused
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=bool(known))
         check_tensors(content)
     except UNREADABLE as error:
         raise InputError(

@@ -16,7 +16,6 @@ from common.system.errors import InputError, printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-    from pydantic_core import ErrorDetails
 
 DEEPEST = 100
 """Tables and lists within each other; files of this project have at most eight."""
@@ -123,7 +122,7 @@ def _too_deep(where: str, key: str, remedy: str) -> InputError:
     return InputError(f"{where} has tables or lists in more than {DEEPEST} levels{_of(key)}: {remedy}")
 
 
-def _first(error: ErrorDetails, content: Any, schema: type[BaseModel], where: str) -> str:
+def _first(error: Mapping[str, Any], content: Any, schema: type[BaseModel], where: str) -> str:
     """The first of what is wrong, as the beginning of a sentence."""
     loc = error["loc"]
     if error["type"] == "missing":
@@ -135,7 +134,7 @@ def _first(error: ErrorDetails, content: Any, schema: type[BaseModel], where: st
     return f"{where} has {_shown(error['input'])}{_of(_key(loc))}, and {_expected(error)} is expected"
 
 
-def _if_given(content: Any, schema: type[BaseModel], loc: Sequence[Any]) -> ErrorDetails | None:
+def _if_given(content: Any, schema: type[BaseModel], loc: Sequence[Any]) -> Mapping[str, Any] | None:
     """What would be wrong with a value of no type at all in place of a key that is missing."""
     from pydantic import ValidationError
 
@@ -178,7 +177,7 @@ _EXPECTED = {
 }
 
 
-def _expected(error: ErrorDetails | None) -> str:
+def _expected(error: Mapping[str, Any] | None) -> str:
     """What would fit, as a noun phrase."""
     if error is None:
         return "a value"

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
+_LONGEST = 1 << 20  # characters
+
+
+def _text(value: Any) -> str:
+    """Any text: pydantic refuses the surrogates that stand for the bytes of a name that is no UTF-8."""
+    if not isinstance(value, str):
+        raise PydanticCustomError("expected", "text")
+    if len(value) > _LONGEST:
+        raise PydanticCustomError("expected", f"text of at most {_LONGEST} characters")
+    return value
+
+
 # No type is converted into another: a file whose number is a text was not written by this project.
-Text = Annotated[str, Strict(), Field(max_length=1 << 20)]
+Text = Annotated[str, PlainValidator(_text)]
 Objective = Annotated[Text, Field(max_length=200, pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$")]  # the name of a folder
 Flag = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0, lt=1 << 53)]

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from common.datasets import ImageData
-from common.matching import augment
+from common.matching import augment, dc_augment
 from common.matching.transforms import Augmenter
 from common.networks import drawn_in, reinitialise
 from common.system.devices import all_to_device, to_device
-from common.training import dc_augment
 from common.training.train import (
     EvaluationProtocol,
     TrainingSet,

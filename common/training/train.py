@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from common.config.options import DistillOptions
 from common.datasets import ImageData
-from common.matching import augment
+from common.matching import augment, dc_augment
 from common.matching.transforms import Augmentation, Augmenter
 from common.networks.pools import EvalProtocol
 from common.system.devices import to_device
-from common.training import dc_augment
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
