@@ -155,8 +155,8 @@ def test_names_from_files_are_text(folder):
     save_synset(synset, folder / "synset.safetensors", metadata | {"class_names": [HOSTILE, *"abcdefghi"]})
 
     def hostile(config):
-        config["options"]["model"]["value"] = config["version"] = config["objective"] = HOSTILE
-        config["hardware"] = {HOSTILE: HOSTILE, "half": "\ud800"}
+        config["options"]["model"]["value"] = config["version"] = HOSTILE  # the door takes no such objective
+        config["hardware"] |= {HOSTILE: HOSTILE, "half": "\ud800"}
         config["options"]["name"] = {"value": HOSTILE, "source": "flag"}
 
     change(folder / "config.json", hostile)
