@@ -12,8 +12,8 @@ from tests.imports import imported
 # In this order: a room may import itself and those before it. frequency is a module of its own, common/frequency.py.
 ROOMS = [
     "system", "disk", "schemas", "images", "datasets", "networks", "frequency", "codec", "synset", "matching",
-    "recipes", "config", "report", "training", "experts", "robustness", "costs", "runs", "preview", "pretrained", "DM",
-    "DC", "TM", "3D-MNIST", "ImageNet-abcde", "corruption-exp", "reproduction",
+    "recipes", "terminal", "config", "report", "training", "gallery", "experts", "robustness", "costs", "runs",
+    "preview", "pretrained", "DM", "DC", "TM", "3D-MNIST", "ImageNet-abcde", "corruption-exp", "reproduction",
 ]  # fmt: skip
 FOLDERS = ["common", *ROOMS[ROOMS.index("DM") :]]
 FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
