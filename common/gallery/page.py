@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from common.report.description import describe_set
 from common.report.page import TEMPLATES, png_uri, write_page
 from common.report.run_page import flat, side_on_page
 from common.report.show import shown
+from common.synset.base import LearnedSet
 from common.synset.file import load_synset
 from common.synset.hub import SUFFIX
 from common.system.errors import InputError
@@ -51,13 +51,19 @@ def write_gallery(options: GalleryOptions) -> Path:
     if not is_folder(folder):
         raise InputError(f"{folder} is not a folder: give one that holds synthetic sets, such as runs")
     real = None if options.stored_as == "none" else RealImages(options.stored_as, options.data_path)
-    sets, left_out = [], []
-    for file in Progress(list(_different(folder)), desc="gallery", unit="file"):
+    sets, left_out, known = [], [], set[tuple[Path, str]]()
+    files = [file for file in files_below(folder) if file.name.endswith(SUFFIX)]
+    for file in Progress(files, desc="gallery", unit="file"):
         name = file.relative_to(folder).as_posix()
         try:
-            sets.append(_set(file, name, real))
+            synset, metadata = load_synset(file)
         except InputError as error:
             left_out.append((name, str(error)))
+            continue
+        content = (file.parent, checksum(file))
+        if content not in known:  # a run's best set is often its last one
+            sets.append(_set(synset, metadata, name, real))
+        known.add(content)
     if not sets:
         raise InputError(f"{folder} holds no synthetic set, of {counted(len(left_out), 'file')} *{SUFFIX}")
     path = Path(options.output) if options.output else folder / "gallery.html"
@@ -68,20 +74,8 @@ def write_gallery(options: GalleryOptions) -> Path:
     return path
 
 
-def _different(folder: Path) -> Iterator[Path]:
-    """The files of sets below a folder; of several with the same bytes in one folder, such as a best set, the first."""
-    known: set[tuple[Path, str]] = set()
-    for file in files_below(folder):
-        if file.name.endswith(SUFFIX):
-            content = (file.parent, checksum(file))
-            if content not in known:
-                yield file
-            known.add(content)
-
-
-def _set(file: Path, name: str, real: RealImages | None) -> dict[str, Any]:
-    """What the page shows of a set. Raises InputError for a file that is none."""
-    synset, metadata = load_synset(file)
+def _set(synset: LearnedSet, metadata: dict[str, Any], name: str, real: RealImages | None) -> dict[str, Any]:
+    """What the page shows of a set."""
     images, remark = shown(synset.get(need_copy=True)[0], metadata)
     by_class = images.unflatten(0, (synset.num_classes, -1))[:_CLASSES]
     beside = None if real is None else real.of(synset, metadata)

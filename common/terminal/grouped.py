@@ -69,14 +69,17 @@ _TOLD = {
 
 
 def grouped(kind: type, default: Any = None) -> type:
-    """A dataclass with the options of `kind` in groups, for its help; `kind` itself if it has few options.
+    """A dataclass with the options of `kind` in groups, for its help; `kind` itself if it has few, or no source.
 
     Flags, types, help texts and defaults are the same. default: an instance that has the defaults.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if len(fields) <= MANY:
         return kind
-    hints, texts = get_type_hints(kind, include_extras=True), _docstrings(kind)
+    try:
+        hints, texts = get_type_hints(kind, include_extras=True), _docstrings(kind)
+    except OSError:  # there is no source to read the texts from, and tyro shows what it can
+        return kind
     members: dict[str, list[tuple[str, Any, Any]]] = {name: [] for name in _TOLD}
     main = [name for name in MATTER_FIRST if name in fields][:_FIRST]
     for name in (*main, *(name for name in fields if name not in main)):
