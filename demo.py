@@ -21,6 +21,7 @@ from common.report.record import read_run
 from common.system.command import run_command
 from common.system.files import write_json
 from common.system.scripts import run_script
+from common.terminal.next_step import to_evaluate
 
 FOLDER = Path("runs/demo")
 DATASET, IPC, NETWORKS = "digits", 1, 3
@@ -68,6 +69,7 @@ def main() -> None:
     print(f"\npicture        {fred['picture']}")
     print(f"synthetic set  {fred['file']} ({fred['file_bytes']:,} bytes)")
     print(f"table          {FOLDER / 'summary.json'}  ({time.monotonic() - started:.0f} s)")
+    print(to_evaluate("DM", fred["file"]))
 
 
 def distil(name: str, *flags: str) -> dict[str, Any]:

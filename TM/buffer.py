@@ -15,15 +15,16 @@ from __future__ import annotations
 import common.system.start  # noqa: F401 (before torch is loaded)
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import torch
 from tqdm import tqdm
 
 from common.config.checks import check_least
 from common.config.command_line import parse_buffer_with_sources
-from common.config.options import BufferOptions
+from common.config.options import BufferOptions, DataOptions, Sources
 from common.config.rule import with_network
+from common.config.validation import ValidationOptions
 from common.costs.forecast import say_forecast_experts
 from common.costs.memory import check_memory
 from common.experts.folder import buffer_folder, claimed, describe, filling, missing_experts, save_expert
@@ -37,6 +38,7 @@ from common.system.devices import can_compile, check_precision, precision, resol
 from common.system.progress import Progress
 from common.system.signals import Stoppable
 from common.system.text import counted, percent
+from common.terminal.next_step import to_distill
 from common.training.train import accuracy, batches_of_test
 
 
@@ -135,6 +137,15 @@ def main(kind: type[BufferOptions] = BufferOptions, objective: str = "TM") -> No
         dry_run(options, sources)
     else:
         train_experts(options)
+        if parallel.is_main():
+            tqdm.write(to_distill(objective, *_shared_flags(options, sources)))
+
+
+def _shared_flags(options: BufferOptions, sources: Sources) -> list[str]:
+    """The flags of this command that the student needs, too: those about the images, the network and the folder."""
+    shared = {field.name for kind in (DataOptions, ValidationOptions) for field in fields(kind)}
+    given = [key for key in vars(options) if key in shared | {"model", "buffer_path"} and sources[key] == "flag"]
+    return [word for key in given for word in (f"--{key}", str(getattr(options, key)))]
 
 
 if __name__ == "__main__":

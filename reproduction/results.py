@@ -88,8 +88,17 @@ class Row:
     @property
     def details(self) -> str:
         """Remarks that belong beside the accuracy, without the scale. At scale smoke, `reduced` is left out."""
-        reduced = "" if self.scale == "smoke" else self.reduced
-        return "; ".join(part for part in (reduced, self.images, self.note) if part)
+        return "; ".join(filter(None, (self.reduced_text, self.remarks_besides)))
+
+    @property
+    def reduced_text(self) -> str:
+        """What was less than the recipe says, joined by ", "; "" at scale smoke, which says so itself."""
+        return "" if self.scale == "smoke" else self.reduced
+
+    @property
+    def remarks_besides(self) -> str:
+        """The remarks on images and on the run, without what was reduced."""
+        return "; ".join(filter(None, (self.images, self.note)))
 
     @property
     def remarks(self) -> str:

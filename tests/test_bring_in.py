@@ -145,7 +145,7 @@ def test_an_exported_set_comes_back_with_its_accuracy(tmp_path):
     words = ["--model", "ConvNetD1W32", "--epochs", 3, "--dsa_strategy", "flip"]
     brought_in(tmp_path / "png", tmp_path / "b.safetensors", *words)
     again = call("DM/evaluate.py", "--synset", tmp_path / "b.safetensors", *QUICK[:4])
-    assert line.startswith(again.out.splitlines()[-1].partition(";")[0])
+    assert line.startswith(again.out.splitlines()[-2].partition(";")[0])
 
 
 # -- .npz and .pt --------------------------------------------------------------------------------------------------

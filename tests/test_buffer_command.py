@@ -62,8 +62,10 @@ def test_the_command_trains_the_experts(trained):
     expected = train_expert(network, data, protocol, 1)
     assert torch.equal(load_file(path / "digits" / MODEL / "expert_0001.safetensors")["trajectory"], expected)
     tested = 100 * accuracy(network, test)
-    assert f"after 1 epoch, {tested:.2f} % after 2 epochs" in result.out.splitlines()[-1]
-    assert result.out.splitlines()[-1].startswith("expert 1: ")
+    assert f"after 1 epoch, {tested:.2f} % after 2 epochs" in result.out.splitlines()[-2]
+    given = f"--dataset digits --model {MODEL} --buffer_path {path}"
+    assert result.out.splitlines()[-1] == f"next: python TM/distill.py {given}"
+    assert result.out.splitlines()[-2].startswith("expert 1: ")
     batches = 2 * (2 * 6 + 2)  # 2 experts, 2 epochs of 6 batches, 2 test passes
     assert f"expert 1: 100%| {batches}/{batches} batch [" in result.err
 

@@ -143,13 +143,14 @@ def test_the_command_says_and_draws(tmp_path):
     file = save_synset(synset, tmp_path / "set.safetensors", json.loads(json.dumps(metadata)))
     words = [sys.executable, "-m", "common.report", "show", str(file)]
     said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    rows = {line.split(maxsplit=1)[0]: line.split(maxsplit=1)[1] for line in said[:-3]}
+    rows = {line.split(maxsplit=1)[0]: line.split(maxsplit=1)[1] for line in said[:-4]}
     remark = shown(synset.get(need_copy=True)[0], metadata)[1]
     assert remark.startswith("values are stretched from -")
     parts = [int(count.replace(",", "")) for count in re.findall(r"\d[\d,]*(?= )", rows["file"])]
     assert parts[0] == sum(parts[1:]) == file.stat().st_size
     more = {"file": rows["file"], "pictures": remark}
     assert rows == describe_set(load_synset(file)[1]) | more
+    assert said[-1] == f"next: python -m common.report gallery {tmp_path}"
     assert [line for line in said if line.endswith(".png")] == [
         str(tmp_path / "set_pictures" / f"{name}.png") for name in ("images", "masks", "energy")
     ]

@@ -23,6 +23,8 @@ from common.datasets.imagenet_classes import canonical, resolve
 from common.disk.paths import expand_options
 from common.recipes.shapes import SHAPES
 from common.synset.adam import ADAM_STEP
+from common.system.errors import InputError, nearest_names
+from common.terminal.grouped import grouped, in_one_column
 
 Options = TypeVar("Options", bound=DistillOptions)
 
@@ -210,11 +212,18 @@ def parse_plain(kind: type[Plain], argv: Sequence[str] | None = None) -> Plain:
 
 
 def parse_command(kinds: dict[str, type], program: str, argv: Sequence[str] | None = None) -> Any:
-    """Return the options of a command line whose first word names one of `kinds`, as an instance of that class."""
+    """Return the options of a command line whose first word names one of `kinds`, as an instance of that class.
+
+    Raises InputError for another first word.
+    """
     words = _given(argv)
     kind = kinds.get(words[0]) if words else None
     if kind is not None:
         words = [words[0], *_spell_out_booleans(kind, words[1:])]
+    elif words and not words[0].startswith("-"):
+        raise InputError(f"there is no {words[0]!r} in {program}, did you mean {nearest_names(words[0], kinds)}?")
+    if _asks_for_help(words):
+        kinds = {name: grouped(each) for name, each in kinds.items()}
     named: Any = tuple(Annotated[each, tyro.conf.subcommand(name, prefix_name=False)] for name, each in kinds.items())
     return _read(Union[named], words, prog=program)  # noqa: UP007 (made from a tuple)
 
@@ -229,12 +238,18 @@ def _read(kind: Any, words: list[str], **more: Any) -> Any:
 
     Raises InputError for a number that is not finite, whichever option has it, and for a path in no home folder.
     """
-    with redirect_stdout(getattr(sys.stdout, "stream", sys.stdout)):  # help is in colours
+    if isinstance(kind, type) and _asks_for_help(words):
+        kind = grouped(kind, more.pop("default", None))
+    with in_one_column(), redirect_stdout(getattr(sys.stdout, "stream", sys.stdout)):  # help is in colours
         read = tyro.cli(kind, args=words, **more, **_STYLE)
     options = read[0] if more.get("return_unknown_args") else read
     check_floats(options)
     expand_options(options)
     return read
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+    return "-h" in words or "--help" in words
 
 
 def find_recipe(

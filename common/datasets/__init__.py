@@ -17,7 +17,7 @@ from common.images.image_data import ImageData, Loader, Request, Statistics, ref
 from common.images.pixels import Decoding, Resize, ResizeMode
 from common.images.sampling import ClassSampler, Gathered, draw_per_class
 from common.images.zca import whitened
-from common.system.errors import InputError, close_names
+from common.system.errors import InputError, nearest_names
 
 __all__ = [
     "DATASETS",
@@ -185,11 +185,11 @@ _CALLED = {
 
 
 def _meant(name: str) -> str:
-    """The datasets that a name may mean, as "A or B"; "" if none is close."""
+    """The datasets that a name may mean, as "A or B", at most three."""
     called = {_letters(each): each for each in DATASETS} | _CALLED
     called |= {_letters(key): canonical(f"{SUBSET}{key}") for key in (*imagenet.SUBSETS, *SYNONYMS)}
     exact = called.get(_letters(name))
-    return exact or close_names(name, [*DATASETS, *(key for key in imagenet.SUBSETS if len(key) > 1)])
+    return exact or nearest_names(name, [*DATASETS, *(key for key in imagenet.SUBSETS if len(key) > 1)])
 
 
 def _letters(name: str) -> str:
@@ -212,9 +212,7 @@ def check_dataset(name: str, subset: str | None = None) -> None:
         hub.parse(name.removeprefix(hub.PREFIX))
     if name in DATASETS or name.startswith(tuple(PREFIXES)):
         return
-    close = _meant(name)
-    guess = f", did you mean {close}?" if close else ":"
     raise InputError(
-        f"there is no dataset {name!r}{guess} give one of {', '.join(DATASETS)}, or {folder.PREFIX}PATH, "
-        f"{hub.PREFIX}owner/name or {hub.PREFIX}PATH"
+        f"there is no dataset {name!r}, did you mean {_meant(name)}? give a dataset (--help lists all), or "
+        f"{folder.PREFIX}PATH for images of your own, {hub.PREFIX}owner/name or {hub.PREFIX}PATH"
     )

@@ -19,7 +19,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from common.networks import alexnet, convnet, convnet3d, resnet, small, vgg, vit
 from common.networks.network import Network
 from common.system.devices import all_to_device
-from common.system.errors import InputError, close_names
+from common.system.errors import InputError, nearest_names
 
 __all__ = ["FAMILIES", "Family", "Network", "build_network", "drawn_in", "has_batchnorm", "has_dropout", "reinitialise"]
 
@@ -57,10 +57,9 @@ def build_network(name: str, channels: int, num_classes: int, im_size: Sequence[
         network = family.build(name, channels, num_classes, im_size)
         if network is not None:
             return network
-    close = close_names(name, [known for family in FAMILIES for known in family.names])
-    hint = f" Did you mean {close}?" if close else ""
-    accepted = "; ".join(family.accepts for family in FAMILIES)
-    raise InputError(f"There is no network '{name}'.{hint} Accepted: {accepted}.")
+    nearest = nearest_names(name, [known for family in FAMILIES for known in family.names])
+    accepted = next(family.accepts for family in FAMILIES if nearest.partition(" or ")[0] in family.names)
+    raise InputError(f"There is no network '{name}'. Did you mean {nearest}? Names of that kind: {accepted}.")
 
 
 def reinitialise(network: nn.Module, seed: int) -> None:

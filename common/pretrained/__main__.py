@@ -43,6 +43,7 @@ from common.system.command import run_command
 from common.system.errors import InputError
 from common.system.files import write_json
 from common.system.text import counted, in_percent, published_with_std
+from common.terminal.next_step import to_show
 from common.training.evaluate_command import evaluate_file
 
 FOLDER = "pretrained"
@@ -111,6 +112,7 @@ class Convert(Provenance):
         if metadata["evaluation"] is not None and "lr" not in metadata["evaluation"]:
             unknown.append("step size of the networks (--lr_net)")
         print(f"{self.output} written" + (f"; unknown in it: {', '.join(unknown)}" if unknown else ""))
+        print(to_show(self.output))
 
 
 @dataclass
@@ -191,7 +193,7 @@ class Pull:
 
     def run(self) -> None:
         path = hub.pull(self.address, None if self.output is None else Path(self.output))
-        print(f"{path} written: {load_synset(path)[0].describe_budget()}")
+        print(f"{path} written: {load_synset(path)[0].describe_budget()}\n{to_show(path)}")
 
 
 COMMANDS: dict[str, type] = {

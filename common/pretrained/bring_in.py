@@ -25,6 +25,7 @@ from common.synset.authors import AuthorsSet, checked_set
 from common.synset.file import save_synset
 from common.system.errors import InputError
 from common.system.text import counted, shortened
+from common.terminal.next_step import to_show
 
 
 @dataclass
@@ -98,7 +99,7 @@ class Import(Provenance):
         print(f"{of_each} {describe_files(metadata['files'])}")
         lacks_lr = "lr" not in (metadata["evaluation"] or {})
         unknown = "; unknown in it: step size of the networks (--lr_net)" if lacks_lr else ""
-        print(f"{self.output} written{unknown}")
+        print(f"{self.output} written{unknown}\n{to_show(self.output)}")
 
 
 def as_set_of(train: ImageData, found: Found, path: Path) -> AuthorsSet:

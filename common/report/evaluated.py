@@ -8,8 +8,10 @@ from typing import Any
 
 from common.report.verdict import describe
 from common.schemas import door
+from common.synset.hub import PREFIX, SUFFIX
 from common.system.errors import InputError
 from common.system.text import counted, describe_seconds, in_percent, networks_of, with_diverged
+from common.terminal.next_step import to_show
 
 
 def read_result(file: Path) -> dict[str, Any]:
@@ -20,7 +22,7 @@ def read_result(file: Path) -> dict[str, Any]:
 
 
 def lines_of(result: dict[str, Any]) -> Iterator[str]:
-    """The lines that evaluate.py prints of its result, less those about storage."""
+    """The lines that evaluate.py prints of its result, less those about storage; the last is the next command."""
     for name, figures in networks_of(result).items():
         yield f"{in_percent(figures)} ({figures['n']} x {name}{_differently(result, name)}){_times(result, name)}"
         yield from (f"  {line}" for line in _beside(result, name))
@@ -31,6 +33,9 @@ def lines_of(result: dict[str, Any]) -> Iterator[str]:
         # An evaluation's draws are a function of the seed and the run's iteration, which a file has no part in.
         drawn = "; its networks were other draws, whatever the --seed"
         yield f"{in_percent(stored)} is stored in the file ({stored['n']} x {name}){drawn}"
+    file = result["options"].get("synset")
+    if file is not None and file.endswith(SUFFIX) and not file.startswith(PREFIX):  # not on the hub, nor the authors'
+        yield to_show(file)
 
 
 def table_of(result: dict[str, Any], storage: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from common.system.files import write_atomically
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_THUMBNAIL = 320  # pixels of the longer side
+_SIDE, _QUALITY = 1200, 85  # pixels of the longer side of a picture that a page shows small and large; of WebP
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -48,14 +48,18 @@ def png_uri(pixels: np.ndarray) -> str:
     return _png_uri(Image.fromarray(levels[..., 0] if levels.shape[2:] == (1,) else levels))
 
 
-def thumbnail_uri(path: Path) -> str:
-    """Return the picture in a file as the data URI of a PNG whose sides are at most 320 pixels."""
-    from PIL import Image
+def picture_uri(path: Path) -> str:
+    """Return the picture in a file as a data URI, its sides at most 1200 pixels: as WebP, as PNG if Pillow has none."""
+    from PIL import Image, features
 
     with Image.open(path) as image:
         small = image.convert("RGB")
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    return _png_uri(small)
+    small.thumbnail((_SIDE, _SIDE))
+    if not features.check("webp"):
+        return _png_uri(small)
+    content = BytesIO()
+    small.save(content, format="WebP", quality=_QUALITY, method=6)
+    return _uri("webp", content.getvalue())
 
 
 def svg_uri(draw: Callable[[Path], None]) -> str:

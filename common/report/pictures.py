@@ -159,12 +159,14 @@ def draw_evaluations(path: Path, evaluations: Sequence[dict[str, Any]]) -> None:
 
 
 def draw_sets(path: Path, evaluations: Mapping[int, Sequence[dict[str, Any]]]) -> None:
-    """Plot accuracy in % against the updates, one line per synthetic set. evaluations: of each set, by its seed."""
+    """Plot accuracy in % (mean and standard deviation over networks) against the updates, one line per synthetic set.
+
+    evaluations: of each set, by its seed.
+    """
     figure = _figure(4.2, 3.2)
     axis = figure.subplots()
     for seed, points in evaluations.items():
-        accuracies = _in_percent([point["mean"] for point in points])
-        axis.plot([point["iteration"] for point in points], accuracies, marker="o", label=f"seed {seed}")
+        _plot_points(axis, [(point["iteration"], point) for point in points], f"seed {seed}")
     if len(evaluations) <= _LEGEND:
         axis.legend(fontsize=8)
     _label_updates(axis, "test accuracy, %")
@@ -176,7 +178,7 @@ def _plot_losses(axis: Axes, losses: Sequence[tuple[int, float]]) -> None:
         axis.plot(*zip(*losses, strict=True), linewidth=0.8)
         if any(loss > 0 for _, loss in losses):
             axis.set_yscale("log")
-    _label_updates(axis, "matching loss")
+    _label_updates(axis, "matching loss (no unit)")
 
 
 def _plot_accuracies(axis: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
@@ -186,17 +188,22 @@ def _plot_accuracies(axis: Axes, evaluations: Sequence[dict[str, Any]]) -> None:
         tested = [
             (point["iteration"], pool[name]) for point, pool in zip(evaluations, pools, strict=True) if name in pool
         ]
-        axis.errorbar(
-            [iteration for iteration, _ in tested],
-            _in_percent([figures["mean"] for _, figures in tested]),
-            yerr=_in_percent([figures["std"] for _, figures in tested]),
-            marker="o",
-            capsize=3,
-            label=_plain(name),
-        )
+        _plot_points(axis, tested, name)
     if len(names) > 1:
         axis.legend(fontsize=8)
     _label_updates(axis, "test accuracy, %")
+
+
+def _plot_points(axis: Axes, tested: Sequence[tuple[int, Mapping[str, Any]]], name: str) -> None:
+    """Draw a line through (iteration, figures) with the standard deviations as bars."""
+    axis.errorbar(
+        [iteration for iteration, _ in tested],
+        _in_percent([figures["mean"] for _, figures in tested]),
+        yerr=_in_percent([figures["std"] for _, figures in tested]),
+        marker="o",
+        capsize=3,
+        label=_plain(name),
+    )
 
 
 def _in_percent(fractions: Sequence[float | None]) -> np.ndarray:

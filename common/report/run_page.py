@@ -170,7 +170,7 @@ def _pictures(synset: LearnedSet, metadata: dict[str, Any]) -> dict[str, Any]:
     images, outside = shown(synset.get(need_copy=True)[0], metadata)
     images = images.unflatten(0, (synset.num_classes, -1))
     images = images[: pictures.MAX_CLASSES, : pictures.MAX_IMAGES]
-    rows = [_flat(row) for row in images]
+    rows = [flat(row) for row in images]
     masks = synset.mask[: pictures.MAX_CLASSES].cpu().numpy()
     if masks.ndim == 4:
         masks = np.nan_to_num(pictures.shares_along_axes(masks), nan=0.5)  # grey where there is no position
@@ -178,15 +178,12 @@ def _pictures(synset: LearnedSet, metadata: dict[str, Any]) -> dict[str, Any]:
     if synset.transform != "identity":
         frequencies, energies = energy_by_frequency(synset)
         energy = svg_uri(lambda path: pictures.draw_energy(path, frequencies, energies, names, ""))
-    height, width = rows[0].shape[1:3]
-    scale = max(1, round(_SIDE / max(height, width)))
     return {
         "classes": [
             {"name": name, "images": [png_uri(image) for image in row], "mask": png_uri(1.0 - mask)}
             for name, row, mask in zip(names, rows, masks, strict=False)
         ],
-        "width": width * scale,
-        "height": height * scale,
+        **side_on_page(rows[0], _SIDE),
         "num_classes": synset.num_classes,
         "num_per_class": synset.num_per_class,
         "shown": len(rows[0]),
@@ -200,7 +197,14 @@ def _pictures(synset: LearnedSet, metadata: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _flat(images: Tensor) -> np.ndarray:
+def side_on_page(images: np.ndarray, side: int) -> dict[str, int]:
+    """Width and height at which a page shows images [n, H, W, ch]: smaller ones scaled up to about `side` pixels."""
+    height, width = images.shape[1:3]
+    scale = max(1, round(side / max(height, width)))
+    return {"width": width * scale, "height": height * scale}
+
+
+def flat(images: Tensor) -> np.ndarray:
     """Return images [n, ch, H, W] as [n, H, W, ch], and volumes [n, ch, D, H, W] as renderings with one channel.
 
     Images with neither 1 nor 3 channels are averaged over channels.

@@ -17,6 +17,7 @@ from common.report.description import clipped, describe_set
 from common.synset.base import LearnedSet
 from common.synset.file import file_bytes, load_synset
 from common.synset.synset import SynSet
+from common.terminal.next_step import to_gallery
 
 
 @dataclass
@@ -45,6 +46,7 @@ def show(options: ShowOptions) -> None:
         print(f"{label:<14}{text}")
     for picture in draw(synset, metadata, folder):
         print(picture)
+    print(to_gallery(file.parent))
 
 
 def draw(synset: LearnedSet, metadata: dict[str, Any], folder: Path) -> list[Path]:

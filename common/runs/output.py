@@ -22,6 +22,7 @@ from common.system.devices import peak_memory
 from common.system.errors import InputError
 from common.system.files import checksum, write_atomically
 from common.system.text import best_by_network, chosen_of, counted, in_percent, points_in, points_of
+from common.terminal.next_step import to_evaluate
 from common.training.train import EvaluationProtocol
 
 
@@ -234,7 +235,7 @@ def export(run: Run) -> None:
 
 
 def say(summary: dict[str, Any], run: Run) -> None:
-    """Log the closing lines of a run: its accuracies and its synthetic-set file."""
+    """Log the closing lines of a run: its accuracies, its synthetic-set file, and the command to run next."""
     for key, label in points_in(summary).items():
         point = summary[key]
         if point is None:
@@ -249,3 +250,4 @@ def say(summary: dict[str, Any], run: Run) -> None:
     needed, count = needed_bytes(summary["budget"]), summary["budget"]["coefficient_bytes"]
     told = f"{summary['file_bytes']:,} bytes, {needed:,} bytes that a decoder needs, {count:,} by the paper's count"
     run.log(f"{'synthetic set':>20}: {summary['file']} ({told})")
+    run.log(to_evaluate(summary["objective"], summary["file"]))

@@ -31,6 +31,7 @@ from common.system.errors import InputError
 from common.system.files import write_json
 from common.system.text import points_in, sets_in_percent
 from common.system.version import code_version
+from common.terminal.next_step import to_gallery
 
 Options = TypeVar("Options", bound=DistillOptions)
 
@@ -61,6 +62,8 @@ def distill_seeds(
         for name, points in summary.get("networks", {}).items():
             _say(f"{name:>20}: last {sets_in_percent(points['last'])}")
         _say(f"{'sets of all seeds':>20}: {folder / FILE}")
+        _say(f"{'their page':>20}: {folder / 'report.html'}")
+        _say(to_gallery(folder.parent))
 
 
 def one_seed(options: Options, sources: Sources, seed: int) -> tuple[Options, Sources]:

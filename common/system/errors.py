@@ -47,6 +47,13 @@ def close_names(name: str, known: Iterable[str]) -> str:
     return " or ".join(by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case))
 
 
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """The known names that a misspelt name may mean, as `close_names`; if none is close, the three nearest."""
+    by_lower_case = {each.lower(): each for each in known}
+    nearest = get_close_matches(name.lower(), by_lower_case, cutoff=0)
+    return close_names(name, by_lower_case.values()) or " or ".join(by_lower_case[each] for each in nearest)
+
+
 class Stopped(Exception):
     """SIGINT or SIGTERM arrived, and the work has ended at a point where nothing is lost.
 
