@@ -3,6 +3,7 @@
 import resource
 import warnings
 import zipfile
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,6 @@ def test_a_folder_that_holds_everything(folder, tmp_path, monkeypatch):
 
 def test_a_folder_of_too_many_files(tmp_path, monkeypatch):
     pytest.importorskip("datasets")
-    names = [str(number) for number in range(100_001)]
-    monkeypatch.setattr("os.walk", lambda folder: iter([(str(folder), [], names)]))
+    monkeypatch.setattr("common.datasets.hub.files_below", lambda folder: repeat(folder / "x", 100_001))
     with pytest.raises(InputError, match="has more than 100,000 files"):
         load_dataset(f"{PREFIX}{Path(tmp_path)}")

@@ -107,7 +107,7 @@ def test_what_is_wrong_with_the_folder_is_said_first(tmp_path):
 def test_trajectory_matching_reads_the_curve_of_its_experts(tmp_path):
     images = make_folder(tmp_path / "images", count=20)
     data, buffers = ["--dataset", f"folder:{images}"], ["--buffer_path", tmp_path / "buffers"]
-    quick = ["--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0, "--syn_steps", 2, "--save_path", tmp_path]
+    quick = ["--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0, "--save_path", tmp_path]
     command = f"python TM/buffer.py --dataset folder:{images} --model ConvNetD3 --buffer_path {tmp_path / 'buffers'}"
     assert_refused(call("TM/distill.py", *data, *buffers, *quick), "no experts in", f"`{command}`")
     made = call("TM/buffer.py", *data, *buffers, "--num_experts", 1, "--train_epochs", 4)
@@ -121,8 +121,13 @@ def test_trajectory_matching_reads_the_curve_of_its_experts(tmp_path):
     assert suggested is not None
     assert options["max_start_epoch"] == {"value": suggested, "source": rule.SOURCE}
     assert options["lr_lr"] == {"value": 1e-6, "source": rule.SOURCE}
-    assert options["syn_steps"]["source"] == "flag"
+    assert options["syn_steps"] == {"value": 2, "source": rule.SOURCE}  # two epochs of 36 images are two steps
     assert "is finished" in call("TM/distill.py", *data, *buffers, *quick).out
+
+
+def test_a_student_takes_no_more_steps_than_an_expert():
+    assert rule.student_steps(50, 2, 50_000) == 50
+    assert rule.student_steps(50, 2, 1_294) == 12  # digits, a tenth held back: two epochs of six batches of 256
 
 
 def experts(folder, *curves):
