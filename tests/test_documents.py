@@ -190,7 +190,7 @@ def shrunk(words):
     return [*kept, *(str(each) for key, value in changes.items() for each in (f"--{key}", value))]
 
 
-def test_commands_on_built_in_images_run(examples, monkeypatch, no_report, no_pictures, cache):
+def test_commands_on_built_in_images_run(examples, monkeypatch, cache):
     """Every command on digits, on images that a document's own code makes, or on the set that `make demo` leaves.
 
     They run in the order of the documents, shrunk, for experts come before the student.

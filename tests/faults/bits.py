@@ -1,0 +1,179 @@
+"""Flipped bits and cut ends, in files of every kind: what is read is what was there, or the file is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from common.experts.folder import read_manifest, read_snapshots
+from common.synset.authors import read_authors
+from common.synset.file import export_pair, load_synset
+from common.system.errors import InputError
+from tests.authors_files import write_results
+from tests.bit_flips import same
+from tests.damage import cut, flipped
+from tests.faults.commands import COMMANDS, INPUTS, OUT, Undisturbed
+from tests.faults.events import disturbed
+from tests.faults.kind import REFUSED, RIGHT, Different, Fault, Kind, assert_same, enter, judged
+from tests.forks import forked
+
+_COUNT = 2_000
+_NO_RESULTS = (".png", ".html", ".lock", ".txt", ".csv")
+# What a command reads below in, and whether a change of it is noticed in the first run: images carry no checksum.
+_READ = {
+    "TM": ("buffers", True),
+    "evaluate": ("set.safetensors", True),
+    "export": ("set.safetensors", True),
+    "DM of own images": ("images", False),
+    "ImageNet": ("imagenet", False),
+    "voxels": ("voxels", False),
+    "corruptions": ("corrupted", False),
+}
+# Commands whose folder is damaged, finished or begun.
+_LEFT = ("DM", "DC", "TM", "DM of own images", "voxels", "experts", "reproduce")
+
+
+def _damage(file: Path, draws: Random) -> str:
+    """Flip a bit or cut the end off; what was done."""
+    content = file.read_bytes()
+    how = draws.choice((flipped, flipped, cut))
+    file.write_bytes(how(content, draws))
+    return f"{how.__name__} {file.name}"
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that is read by itself, whose numbers have a checksum."""
+
+    path: Path
+    read: Callable[[Path], Any]
+
+
+class Files:
+    """What is damaged: files by themselves, folders of commands, and what commands read."""
+
+    def __init__(self, folder: Path, undisturbed: Undisturbed) -> None:
+        self.undisturbed = undisturbed.prepare(tuple({*_READ, *_LEFT}), events=True)
+        self.alone = _files(enter(folder / "alone"), undisturbed)
+        self.left: list[tuple[str, Path]] = []
+        for name in _LEFT:
+            for state in ("finished", "begun"):
+                path = undisturbed.enter(folder / state / name.replace(" ", "-"))
+                event = undisturbed.events(name) * 2 // 3
+                if state == "finished":
+                    forked(COMMANDS[name].run)
+                else:
+                    forked(lambda name=name, event=event: disturbed(COMMANDS[name].run, event, lambda: os._exit(0)))
+                self.left.append((name, path / OUT))
+
+
+def _files(folder: Path, undisturbed: Undisturbed) -> list[_File]:
+    """A file of every kind that can be read by itself."""
+    kept = folder / "kept"
+    synset = load_synset(undisturbed.inputs / "set.safetensors")[0]
+    export_pair(synset, kept)
+    images, labels = synset.get(need_copy=True)
+    write_results(kept / "res_x.pt", (images, labels))
+    (buffer,) = (undisturbed.inputs / "buffers").glob("*/*")
+    shutil.copytree(buffer, kept / "buffer")
+    packed = forked(COMMANDS["DM of own images"].run) if undisturbed.enter(folder / "int8") else None
+    assert packed is not None
+    assert packed.code == 0, packed.err
+    (stored,) = (folder / "int8" / OUT).rglob("synset.safetensors")
+    shutil.copy(stored, kept / "int8.safetensors")
+    shutil.copy(undisturbed.inputs / "set.safetensors", kept / "set.safetensors")
+    experts = sorted((kept / "buffer").glob("expert_*.safetensors"))
+    return [
+        *(_File(kept / name, _set) for name in ("set.safetensors", "int8.safetensors")),
+        *(_File(kept / name, lambda path: _authors(path.parent)) for name in ("images_best.pt", "labels_best.pt")),
+        _File(kept / "res_x.pt", lambda path: _plain(read_authors(path))),
+        _File(kept / "buffer/manifest.json", lambda path: read_manifest(path.parent)),
+        _File(experts[0], lambda path: list(read_snapshots(path, [0, 1, 2]))),
+    ]
+
+
+def _set(path: Path) -> Any:
+    synset, metadata = load_synset(path)
+    return metadata, *(tensor.detach() for tensor in synset.get(need_copy=True))
+
+
+def _authors(folder: Path) -> Any:
+    return _plain(read_authors(folder / "images_best.pt"))
+
+
+def _plain(content: Any) -> Any:
+    """Tensors and plain values of what was read, which may be an object of any class."""
+    if isinstance(content, (torch.Tensor, str, int, float, type(None))):
+        return content
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_plain(each) for each in content]
+    return _plain(vars(content))
+
+
+def _alone(files: Files, draws: Random) -> str:
+    source = draws.choice(files.alone)
+    folder = shutil.copytree(source.path.parent, Path("copy"))
+    before = source.read(source.path)
+    told = _damage(folder / source.path.name, draws)
+    try:
+        after = source.read(folder / source.path.name)
+    except InputError as error:
+        if "\n" in str(error) or not str(error).isprintable():
+            raise Fault(f"{told}: {error!r} is no sentence") from error
+        return REFUSED
+    if not same(before, after):
+        raise Different(f"{told}: other values are read")
+    return RIGHT
+
+
+def _left(files: Files, draws: Random) -> str:
+    name, out = draws.choice(files.left)
+    INPUTS.symlink_to(files.undisturbed.inputs)
+    shutil.copytree(out, OUT)
+    found = [path for path in sorted(OUT.rglob("*")) if path.is_file() and path.suffix not in _NO_RESULTS]
+    told = _damage(draws.choice([path for path in found if path.stat().st_size]), draws)
+    outcome = judged(forked(COMMANDS[name].run))
+    if outcome == RIGHT:
+        assert_same(files.undisturbed.left(name), OUT, f"{told} in the folder of {name}, {out.parent.parent.name}")
+    return outcome
+
+
+def _read(files: Files, draws: Random) -> str:
+    name = draws.choice(tuple(_READ))
+    below, is_noticed = _READ[name]
+    INPUTS.mkdir()
+    for path in files.undisturbed.inputs.iterdir():
+        if path.name != below:
+            (INPUTS / path.name).symlink_to(path)
+        elif path.is_dir():
+            shutil.copytree(path, INPUTS / below)
+        else:
+            shutil.copy(path, INPUTS / below)
+    found = [INPUTS / below, *sorted((INPUTS / below).rglob("*"))]
+    told = _damage(draws.choice([path for path in found if path.is_file() and path.suffix != ".lock"]), draws)
+    outcome = judged(forked(COMMANDS[name].run))
+    if outcome == RIGHT and is_noticed:
+        assert_same(files.undisturbed.left(name), OUT, f"{told} of what {name} reads")
+    return outcome
+
+
+def damage(files: Files, number: int, draws: Random) -> str:
+    """Nine of ten cases are of files by themselves, which take milliseconds; the others of commands."""
+    if number % 10:
+        return _alone(files, draws)
+    return _left(files, draws) if number % 20 else _read(files, draws)
+
+
+def kinds(undisturbed: Undisturbed) -> dict[str, Kind]:
+    """By name."""
+    about = "flipped bits and cut ends, in every kind of file"
+    return {"bit": Kind(about, _COUNT, lambda folder: Files(folder, undisturbed), damage)}
