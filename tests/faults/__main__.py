@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -50,9 +51,8 @@ def set_up(folder: Path) -> None:
 
 
 def chosen(kind: Kind, share: float, seed: int) -> list[int]:
-    """The numbers of a share of the cases, evenly spread; another seed moves them. At least one."""
-    step = max(1, round(1 / share))
-    return [number for number in range(kind.count) if number % step == seed % step] or [seed % kind.count]
+    """The numbers of a share of the cases, drawn by the seed. At least one."""
+    return sorted(Random(seed).sample(range(kind.count), max(1, round(share * kind.count))))
 
 
 def table(tallies: dict[str, tuple[Kind, Tally]]) -> str:

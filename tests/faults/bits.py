@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -59,11 +59,14 @@ class _File:
 class Files:
     """What is damaged: files by themselves, folders of commands, and what commands read."""
 
-    def __init__(self, folder: Path, undisturbed: Undisturbed) -> None:
-        self.undisturbed = undisturbed.prepare(tuple({*_READ, *_LEFT}), events=True)
-        self.alone = _files(enter(folder / "alone"), undisturbed)
-        self.left: list[tuple[str, Path]] = []
-        for name in _LEFT:
+    def __init__(self, folder: Path, undisturbed: Undisturbed, numbers: Sequence[int]) -> None:
+        of_commands = [number for number in numbers if not number % 10]
+        left = {_LEFT[number // 20 % len(_LEFT)] for number in of_commands if number % 20}
+        read = {tuple(_READ)[number // 20 % len(_READ)] for number in of_commands if not number % 20}
+        self.undisturbed = undisturbed.prepare({*left, *read}, events=True)
+        self.alone = _files(enter(folder / "alone"), undisturbed) if len(of_commands) < len(numbers) else []
+        self.left: dict[str, list[Path]] = {name: [] for name in left}
+        for name in sorted(left):
             for state in ("finished", "begun"):
                 path = undisturbed.enter(folder / state / name.replace(" ", "-"))
                 event = undisturbed.events(name) * 2 // 3
@@ -71,7 +74,7 @@ class Files:
                     forked(COMMANDS[name].run)
                 else:
                     forked(lambda name=name, event=event: disturbed(COMMANDS[name].run, event, lambda: os._exit(0)))
-                self.left.append((name, path / OUT))
+                self.left[name].append(path / OUT)
 
 
 def _files(folder: Path, undisturbed: Undisturbed) -> list[_File]:
@@ -135,9 +138,9 @@ def _alone(files: Files, draws: Random) -> str:
     return RIGHT
 
 
-def _left(files: Files, draws: Random) -> str:
-    name, out = draws.choice(files.left)
-    INPUTS.symlink_to(files.undisturbed.inputs)
+def _left(files: Files, name: str, draws: Random) -> str:
+    out = draws.choice(files.left[name])
+    files.undisturbed.link()
     shutil.copytree(out, OUT)
     found = [path for path in sorted(OUT.rglob("*")) if path.is_file() and path.suffix not in _NO_RESULTS]
     told = _damage(draws.choice([path for path in found if path.stat().st_size]), draws)
@@ -147,8 +150,7 @@ def _left(files: Files, draws: Random) -> str:
     return outcome
 
 
-def _read(files: Files, draws: Random) -> str:
-    name = draws.choice(tuple(_READ))
+def _read(files: Files, name: str, draws: Random) -> str:
     below, is_noticed = _READ[name]
     INPUTS.mkdir()
     for path in files.undisturbed.inputs.iterdir():
@@ -170,10 +172,12 @@ def damage(files: Files, number: int, draws: Random) -> str:
     """Nine of ten cases are of files by themselves, which take milliseconds; the others of commands."""
     if number % 10:
         return _alone(files, draws)
-    return _left(files, draws) if number % 20 else _read(files, draws)
+    if number % 20:
+        return _left(files, _LEFT[number // 20 % len(_LEFT)], draws)
+    return _read(files, tuple(_READ)[number // 20 % len(_READ)], draws)
 
 
 def kinds(undisturbed: Undisturbed) -> dict[str, Kind]:
     """By name."""
     about = "flipped bits and cut ends, in every kind of file"
-    return {"bit": Kind(about, _COUNT, lambda folder: Files(folder, undisturbed), damage)}
+    return {"bit": Kind(about, _COUNT, lambda folder, numbers: Files(folder, undisturbed, numbers), damage)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +43,11 @@ class Command:
     flags: str
 
     @property
+    def locks(self) -> bool:
+        """Whether it locks the folders that it writes."""
+        return "evaluate" not in self.script and "pretrained" not in self.script
+
+    @property
     def words(self) -> list[str]:
         return self.flags.split()
 
@@ -59,10 +65,12 @@ COMMANDS = {
     "experts": Command("TM/buffer.py", f"--dataset digits {_EXPERTS} --buffer_path out"),
     "voxels": Command(
         "3D-MNIST/distill.py",
-        f"--data_path in/voxels --msz_per_channel 2048 --lr_freq 1 --Iteration 2 --batch_real 2 "
-        f"{_RUN.replace(_MODEL, 'Conv3DNet')}",
+        f"--data_path in/voxels --msz_per_channel 4096 --lr_freq 1 --Iteration 1 --batch_real 1 "
+        f"{_RUN.replace(_MODEL, 'Conv3DNet')} --epoch_eval_train 0 --eval_it 0",
     ),
-    "ImageNet": Command("ImageNet-abcde/distill.py", f"--objective DM {_WOOF} --Iteration 4 --batch_real 2 --eval_mode S"),
+    "ImageNet": Command(
+        "ImageNet-abcde/distill.py", f"--objective DM {_WOOF} --Iteration 4 --batch_real 2 --eval_mode S"
+    ),
     "ImageNet experts": Command(
         "ImageNet-abcde/buffer.py",
         f"--dataset imagenet-imagewoof --res 16 --data_path in/imagenet {_EXPERTS} --buffer_path out",
@@ -99,6 +107,9 @@ batch_real = 8
 num_eval = 1
 eval_it = 0
 epoch_eval_train = 1
+[search]
+seed = 100
+validation_share = 0.2
 [[rows]]
 name = "float32"
 lr_freq = [256]
@@ -150,13 +161,19 @@ class Undisturbed:
 
     def enter(self, folder: Path) -> Path:
         """Make a new folder the current one, with the inputs in it."""
+        inputs = self.inputs  # which other folders are entered for
         enter(folder)
-        INPUTS.symlink_to(self.inputs)
+        INPUTS.symlink_to(inputs)
         return folder
 
-    def prepare(self, names: tuple[str, ...] = tuple(COMMANDS), events: bool = False) -> Undisturbed:
+    def link(self) -> Undisturbed:
+        """Put the inputs into the current folder."""
+        INPUTS.symlink_to(self.inputs)
+        return self
+
+    def prepare(self, names: Collection[str], events: bool = False) -> Undisturbed:
         """Run these commands in this process, so that its forks find all modules imported. events: count theirs."""
-        for name in names:
+        for name in sorted(names):
             if name not in self._left:
                 self.enter(self._folder / "undisturbed" / name.replace(" ", "-"))
                 result = COMMANDS[name].run()

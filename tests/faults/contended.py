@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -13,11 +14,13 @@ from tests.faults.kind import REFUSED, RIGHT, Fault, Kind, assert_same, judged
 from tests.forks import Child, forked, told_of
 
 _NAMES = tuple(COMMANDS)
+_LOCKED = tuple(name for name in COMMANDS if COMMANDS[name].locks)
 _LONGEST = 0.5  # seconds that the second command begins later
 
 
 def two_at_once(undisturbed: Undisturbed, number: int, draws: Random) -> str:
     """Both end as alone, or one of them is refused; what they leave is what one leaves."""
+    undisturbed.link()
     name = _NAMES[number % len(_NAMES)]
     first = Child(COMMANDS[name].run)
     time.sleep(draws.choice((0.0, draws.uniform(0, _LONGEST))))
@@ -59,8 +62,8 @@ _LEFT = {
 
 def lock_left_behind(undisturbed: Undisturbed, number: int, draws: Random) -> str:
     """A lock that nobody holds keeps nobody out; one that a stopped process holds does, until it is gone."""
-    names = [name for name in _NAMES if undisturbed.locks(name)]
-    name = names[number % len(names)]
+    undisturbed.link()
+    name = _LOCKED[number % len(_LOCKED)]
     lock = OUT / draws.choice(undisturbed.locks(name))
     lock.parent.mkdir(parents=True)
     how = draws.choice((*_LEFT, "a folder", "held"))
@@ -93,7 +96,11 @@ def _assert_refused(name: str, after: str) -> None:
 
 def kinds(undisturbed: Undisturbed) -> dict[str, Kind]:
     """By name."""
+
+    def prepare(names: tuple[str, ...]) -> Callable[[Path, Sequence[int]], Undisturbed]:
+        return lambda _, numbers: undisturbed.prepare({names[number % len(names)] for number in numbers})
+
     return {
-        "two": Kind("two of every command at once", 45, lambda _: undisturbed.prepare(), two_at_once),
-        "lock": Kind("a lock left behind, or held", 45, lambda _: undisturbed.prepare(), lock_left_behind),
+        "two": Kind("two of every command at once", 45, prepare(_NAMES), two_at_once),
+        "lock": Kind("a lock left behind, or held", 48, prepare(_LOCKED), lock_left_behind),
     }

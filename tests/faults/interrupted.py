@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -17,8 +18,14 @@ _NAMES = tuple(COMMANDS)
 _SIGNALS = (signal.SIGHUP, signal.SIGSTOP, signal.SIGTERM, signal.SIGINT)
 
 
-def prepare(folder: Path, undisturbed: Undisturbed) -> Undisturbed:
-    return undisturbed.prepare(events=True)
+def _killed(number: int) -> str:
+    """The command that a case kills."""
+    return _NAMES[number % len(_NAMES)]
+
+
+def _signalled(number: int) -> tuple[signal.Signals, str]:
+    """The signal of a case, and the command that gets it."""
+    return _SIGNALS[number % len(_SIGNALS)], _NAMES[number // len(_SIGNALS) % len(_NAMES)]
 
 
 def _drawn(undisturbed: Undisturbed, name: str, draws: Random) -> int:
@@ -41,7 +48,8 @@ def _goes_on(undisturbed: Undisturbed, name: str, after: str) -> str:
 
 def kill(undisturbed: Undisturbed, number: int, draws: Random) -> str:
     """SIGKILL at an event, half of the time again while the same command goes on."""
-    name = _NAMES[number % len(_NAMES)]
+    undisturbed.link()
+    name = _killed(number)
     event = _drawn(undisturbed, name, draws)
     events = [event] if draws.random() < 0.5 else [event, _drawn(undisturbed, name, draws)]
     for each in events:
@@ -53,8 +61,8 @@ def kill(undisturbed: Undisturbed, number: int, draws: Random) -> str:
 
 def send(undisturbed: Undisturbed, number: int, draws: Random) -> str:
     """Another signal at an event: it ends as that signal ends programs, or goes on and ends as ever."""
-    sent = _SIGNALS[number % len(_SIGNALS)]
-    name = _NAMES[number // len(_SIGNALS) % len(_NAMES)]
+    undisturbed.link()
+    sent, name = _signalled(number)
     event = _drawn(undisturbed, name, draws)
     after = f"{sent.name} of {name} at event {event}"
     if sent == signal.SIGSTOP:
@@ -82,9 +90,14 @@ def _continued(name: str, event: int) -> SimpleNamespace:
 
 def kinds(undisturbed: Undisturbed) -> dict[str, Kind]:
     """By name."""
+
+    def to_kill(_: Path, numbers: Sequence[int]) -> Undisturbed:
+        return undisturbed.prepare(set(map(_killed, numbers)), events=True)
+
+    def to_signal(_: Path, numbers: Sequence[int]) -> Undisturbed:
+        return undisturbed.prepare({name for _, name in map(_signalled, numbers)}, events=True)
+
     return {
-        "kill": Kind("SIGKILL, over all scripts", 60, lambda folder: prepare(folder, undisturbed), kill),
-        "signal": Kind(
-            "SIGHUP, SIGSTOP and SIGCONT, SIGTERM, SIGINT", 60, lambda folder: prepare(folder, undisturbed), send
-        ),
+        "kill": Kind("SIGKILL, over all scripts", 60, to_kill, kill),
+        "signal": Kind("SIGHUP, SIGSTOP and SIGCONT, SIGTERM, SIGINT", 60, to_signal, send),
     }

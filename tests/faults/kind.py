@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -28,14 +28,15 @@ class Different(Fault):
 class Kind:
     """Cases of one kind, each in an empty folder that is the current one.
 
-    count: cases of a whole run. prepare: makes what all cases need, once, before the children are forked; the argument
-    is an empty folder. case: returns RIGHT or REFUSED, and raises anything for a fault; its arguments are what
-    `prepare` returned, the number of the case and its own random numbers. limit: seconds that a case may take.
+    count: cases of a whole run. prepare: makes what these cases need, once, before the children are forked; its
+    arguments are an empty folder and their numbers. case: returns RIGHT or REFUSED, and raises anything for a fault;
+    its arguments are what `prepare` returned, the number of the case and its own random numbers. limit: seconds that a
+    case may take.
     """
 
     about: str
     count: int
-    prepare: Callable[[Path], Any]
+    prepare: Callable[[Path, Sequence[int]], Any]
     case: Callable[[Any, int, Random], str]
     limit: int = 120
 

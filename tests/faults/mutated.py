@@ -26,7 +26,7 @@ _ENDS = (".json", ".jsonl", ".pt", ".safetensors")
 class Whole:
     """Files that nothing has happened to. places: (kind of file, number of its change) of every change by structure."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, numbers: Sequence[int]) -> None:
         self.folder = made(folder / "whole")
         content()  # kept for the forks
         self.places: list[tuple[str, int]] = []

@@ -189,12 +189,12 @@ def _told(result: SimpleNamespace, words: Sequence[str]) -> str:
 def kinds(undisturbed: Undisturbed) -> dict[str, Kind]:
     """By name."""
 
-    def prepare(folder: Path) -> list[Script]:
-        undisturbed.prepare(("DM", "DC", "TM", "experts", "evaluate", "voxels"))
+    def prepare(_: Path, numbers: Sequence[int]) -> list[Script]:
+        assert undisturbed.inputs.is_dir()  # made here, not in a fork
         return scripts()
 
     def case(known: list[Script], number: int, draws: Random) -> str:
-        Path("in").symlink_to(undisturbed.inputs)
+        undisturbed.link()
         return answer(known, number, draws)
 
     return {"option": Kind("option sets", _COUNT, prepare, case, limit=60)}

@@ -41,7 +41,7 @@ def tell(seed: int, name: str, number: int) -> str:
 def run_kind(name: str, kind: Kind, numbers: Sequence[int], seed: int, folder: Path, jobs: int) -> Tally:
     """Run these cases, `jobs` at a time."""
     begun, tally = time.monotonic(), Tally()
-    prepared = kind.prepare(enter(folder / "prepared"))
+    prepared = kind.prepare(enter(folder / "prepared"), numbers)
     size = max(1, min(_MOST, len(numbers) // (4 * jobs)))
     waiting = [list(numbers[at : at + size]) for at in range(0, len(numbers), size)][::-1]
     children: dict[int, _Batch] = {}
