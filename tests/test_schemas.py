@@ -187,6 +187,7 @@ HANDLED = {
     "common/images/disk_cache.py": "the cache, which is made again",
     "common/costs/meter.py": "arguments of operations that have no hash",
     "common/datasets/hub.py": "the query of a name",
+    "common/disk/paths.py": "a path with a null byte",
     "common/datasets/imagenet_devkit.py": "a MATLAB file",
     "common/experts/folder.py": "the tensors of a file",
     "common/pretrained/found.py": "arrays of others",
@@ -194,6 +195,7 @@ HANDLED = {
     "common/runs/track.py": "wandb",
     "common/schemas/door.py": "the door itself",
     "common/synset/authors.py": "the authors' files",
+    "common/synset/base.py": "an argument that is no whole number",
     "common/synset/file.py": "the tensors of a file",
     "common/system/devices.py": "the C library",
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import common.system.start  # noqa: F401 (before torch is loaded)
 
 import argparse
+import functools
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ import pytest
 import torch
 import tqdm
 
+from common.system import version
 from tests.command_line import InThisProcess
 from tests.faults import bits, contended, full_disk, interrupted, mutated, option_sets
 from tests.faults.commands import Undisturbed
@@ -44,6 +46,8 @@ def set_up(folder: Path) -> None:
     leave_out(patch)
     for place in ("common.system.scripts.Script", "reproduction.jobs.Script"):
         patch.setattr(place, InThisProcess)
+    patch.setattr(version, "_git", functools.cache(version._git))  # sets name the commit, which may change meanwhile
+    version.code_version()
     os.environ["FRED_CACHE"] = str(folder / "cache")
     os.environ["PYTHONWARNINGS"] = "ignore"
     tqdm.tqdm.monitor_interval = 0  # no thread of its own, which a fork would lose

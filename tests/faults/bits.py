@@ -10,8 +10,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
-
 from common.experts.folder import read_manifest, read_snapshots
 from common.synset.authors import read_authors
 from common.synset.file import export_pair, load_synset
@@ -95,8 +93,11 @@ def _files(folder: Path, undisturbed: Undisturbed) -> list[_File]:
     experts = sorted((kept / "buffer").glob("expert_*.safetensors"))
     return [
         *(_File(kept / name, _set) for name in ("set.safetensors", "int8.safetensors")),
-        *(_File(kept / name, lambda path: _authors(path.parent)) for name in ("images_best.pt", "labels_best.pt")),
-        _File(kept / "res_x.pt", lambda path: _plain(read_authors(path))),
+        *(
+            _File(kept / name, lambda path: _authors(path.parent / "images_best.pt"))
+            for name in ("images_best.pt", "labels_best.pt")
+        ),
+        _File(kept / "res_x.pt", _authors),
         _File(kept / "buffer/manifest.json", lambda path: read_manifest(path.parent)),
         _File(experts[0], lambda path: list(read_snapshots(path, [0, 1, 2]))),
     ]
@@ -107,19 +108,9 @@ def _set(path: Path) -> Any:
     return metadata, *(tensor.detach() for tensor in synset.get(need_copy=True))
 
 
-def _authors(folder: Path) -> Any:
-    return _plain(read_authors(folder / "images_best.pt"))
-
-
-def _plain(content: Any) -> Any:
-    """Tensors and plain values of what was read, which may be an object of any class."""
-    if isinstance(content, (torch.Tensor, str, int, float, type(None))):
-        return content
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_plain(each) for each in content]
-    return _plain(vars(content))
+def _authors(path: Path) -> Any:
+    found = read_authors(path)
+    return found.images, found.labels, found.kind
 
 
 def _alone(files: Files, draws: Random) -> str:

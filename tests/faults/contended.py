@@ -55,8 +55,13 @@ _LEFT = {
     "with a process number": lambda path: path.write_text(f"{2**22 - 1}\n"),
     "read-only": lambda path: (path.touch(), path.chmod(0o400)),
     "of no known time": lambda path: (path.touch(), os.utime(path, (0, 0))),
-    "a link to nothing": lambda path: path.symlink_to("nothing"),
     "half a file": lambda path: path.with_name(".summary.json.123.tmp").write_text("{"),
+}
+
+# What is no lock but in the place of one, and how it is removed.
+_BLOCKING: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
+    "a folder": (Path.mkdir, Path.rmdir),
+    "a link to nothing": (lambda path: path.symlink_to("nothing"), Path.unlink),
 }
 
 
@@ -66,12 +71,13 @@ def lock_left_behind(undisturbed: Undisturbed, number: int, draws: Random) -> st
     name = _LOCKED[number % len(_LOCKED)]
     lock = OUT / draws.choice(undisturbed.locks(name))
     lock.parent.mkdir(parents=True)
-    how = draws.choice((*_LEFT, "a folder", "held"))
+    how = draws.choice((*_LEFT, *_BLOCKING, "held"))
     after = f"a lock left behind ({how})"
-    if how == "a folder":
-        lock.mkdir()
+    if how in _BLOCKING:
+        put, remove = _BLOCKING[how]
+        put(lock)
         _assert_refused(name, after)
-        lock.rmdir()
+        remove(lock)
     elif how == "held":
         holder = _hold(lock)
         try:
@@ -85,7 +91,7 @@ def lock_left_behind(undisturbed: Undisturbed, number: int, draws: Random) -> st
     if judged(ended) == REFUSED:
         raise Fault(f"after {after}, {name}: {told_of(ended)}")
     assert_same(undisturbed.left(name), OUT, f"{name} with {after}")
-    return REFUSED if how in ("a folder", "held") else RIGHT
+    return RIGHT if how in _LEFT else REFUSED
 
 
 def _assert_refused(name: str, after: str) -> None:
