@@ -11,18 +11,22 @@ from random import Random
 from typing import Any
 
 from common.experts.folder import read_manifest, read_snapshots
+from common.experts.open import open_buffer
 from common.synset.authors import read_authors
 from common.synset.file import export_pair, load_synset
 from common.system.errors import InputError
 from tests.authors_files import write_results
 from tests.bit_flips import same
+from tests.command_line import SHORT, call
 from tests.damage import cut, flipped
+from tests.expert_buffers import EPOCHS, MODEL, made_for, random_rows, replay
 from tests.faults.commands import COMMANDS, INPUTS, OUT, Undisturbed
 from tests.faults.events import disturbed
 from tests.faults.kind import REFUSED, RIGHT, Different, Fault, Kind, assert_same, enter, judged
 from tests.forks import forked
 
 _COUNT = 2_000
+_PAIR = ("images_best.pt", "labels_best.pt")
 _NO_RESULTS = (".png", ".html", ".lock", ".txt", ".csv")
 # What a command reads below in, and whether a change of it is noticed in the first run: images carry no checksum.
 _READ = {
@@ -36,6 +40,11 @@ _READ = {
 }
 # Commands whose folder is damaged, finished or begun.
 _LEFT = ("DM", "DC", "TM", "DM of own images", "voxels", "experts", "reproduce")
+
+
+def _with_content(paths: Sequence[Path]) -> list[Path]:
+    """The files among them that are not empty."""
+    return [path for path in paths if path.is_file() and path.stat().st_size]
 
 
 def _damage(file: Path, draws: Random) -> str:
@@ -75,6 +84,13 @@ class Files:
                 self.left[name].append(path / OUT)
 
 
+# Flags of a distillation, by the storage of its set.
+_STORED = {
+    "int8": ("--storage", "int8", "--msz_per_channel", "16"),
+    "coded": ("--storage", "coded", "--n", "20", "--bits_per_class", "1500"),
+}
+
+
 def _files(folder: Path, undisturbed: Undisturbed) -> list[_File]:
     """A file of every kind that can be read by itself."""
     kept = folder / "kept"
@@ -82,30 +98,34 @@ def _files(folder: Path, undisturbed: Undisturbed) -> list[_File]:
     export_pair(synset, kept)
     images, labels = synset.get(need_copy=True)
     write_results(kept / "res_x.pt", (images, labels))
+    for name, flags in _STORED.items():
+        made = call("DM/distill.py", *SHORT, *flags, "--save_path", folder / name)
+        assert made.code == 0, made.err
+        (stored,) = (folder / name).rglob("synset.safetensors")
+        shutil.copy(stored, kept / f"{name}.safetensors")
+    shutil.copy(undisturbed.inputs / "set.safetensors", kept / "set.safetensors")
     (buffer,) = (undisturbed.inputs / "buffers").glob("*/*")
     shutil.copytree(buffer, kept / "buffer")
-    packed = forked(COMMANDS["DM of own images"].run) if undisturbed.enter(folder / "int8") else None
-    assert packed is not None
-    assert packed.code == 0, packed.err
-    (stored,) = (folder / "int8" / OUT).rglob("synset.safetensors")
-    shutil.copy(stored, kept / "int8.safetensors")
-    shutil.copy(undisturbed.inputs / "set.safetensors", kept / "set.safetensors")
     experts = sorted((kept / "buffer").glob("expert_*.safetensors"))
+    theirs = replay(folder / "made up_NO_ZCA" / MODEL, random_rows(count=1))
     return [
-        *(_File(kept / name, _set) for name in ("set.safetensors", "int8.safetensors")),
-        *(
-            _File(kept / name, lambda path: _authors(path.parent / "images_best.pt"))
-            for name in ("images_best.pt", "labels_best.pt")
-        ),
+        *(_File(kept / f"{name}.safetensors", _set) for name in ("set", *_STORED)),
+        *(_File(kept / name, lambda path: _authors(path.parent / "images_best.pt")) for name in _PAIR),
         _File(kept / "res_x.pt", _authors),
         _File(kept / "buffer/manifest.json", lambda path: read_manifest(path.parent)),
         _File(experts[0], lambda path: list(read_snapshots(path, [0, 1, 2]))),
+        _File(theirs / "replay_buffer_0.pt", _replayed),
     ]
 
 
 def _set(path: Path) -> Any:
     synset, metadata = load_synset(path)
     return metadata, *(tensor.detach() for tensor in synset.get(need_copy=True))
+
+
+def _replayed(path: Path) -> Any:
+    (expert,) = open_buffer(path.parent, made_for()).experts
+    return [expert.snapshot(epoch).clone() for epoch in range(EPOCHS + 1)]
 
 
 def _authors(path: Path) -> Any:
@@ -115,7 +135,8 @@ def _authors(path: Path) -> Any:
 
 def _alone(files: Files, draws: Random) -> str:
     source = draws.choice(files.alone)
-    folder = shutil.copytree(source.path.parent, Path("copy"))
+    # The authors' experts say by the names of their folders what they are of.
+    folder = shutil.copytree(source.path.parent, Path(source.path.parent.parent.name) / source.path.parent.name)
     before = source.read(source.path)
     told = _damage(folder / source.path.name, draws)
     try:
@@ -133,8 +154,8 @@ def _left(files: Files, name: str, draws: Random) -> str:
     out = draws.choice(files.left[name])
     files.undisturbed.link()
     shutil.copytree(out, OUT)
-    found = [path for path in sorted(OUT.rglob("*")) if path.is_file() and path.suffix not in _NO_RESULTS]
-    told = _damage(draws.choice([path for path in found if path.stat().st_size]), draws)
+    found = [path for path in sorted(OUT.rglob("*")) if path.suffix not in _NO_RESULTS]
+    told = _damage(draws.choice(_with_content(found)), draws)
     outcome = judged(forked(COMMANDS[name].run))
     if outcome == RIGHT:
         assert_same(files.undisturbed.left(name), OUT, f"{told} in the folder of {name}, {out.parent.parent.name}")
@@ -152,7 +173,7 @@ def _read(files: Files, name: str, draws: Random) -> str:
         else:
             shutil.copy(path, INPUTS / below)
     found = [INPUTS / below, *sorted((INPUTS / below).rglob("*"))]
-    told = _damage(draws.choice([path for path in found if path.is_file() and path.suffix != ".lock"]), draws)
+    told = _damage(draws.choice(_with_content(found)), draws)
     outcome = judged(forked(COMMANDS[name].run))
     if outcome == RIGHT and is_noticed:
         assert_same(files.undisturbed.left(name), OUT, f"{told} of what {name} reads")
