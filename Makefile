@@ -4,6 +4,8 @@
 #                            minutes); with RESUMED=1 the commit begins the runs, and the working tree finishes them
 # make install   only make the virtual environment; needed after a pull if a script says "run make install"
 # make api       make the API reference from the docstrings, in build/api       make links   open every external link
+# make test-faults   kills, damaged files, option sets and full disks by the thousand, not part of make test (under half
+#                    an hour on two idle cores); SHARE=0.01 runs a hundredth, SEED=1 repeats the cases of that seed
 # VENV=DIR puts the virtual environment elsewhere. PYTHON=python3.12 chooses the interpreter for the environment.
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,7 +13,7 @@ BIN := $(VENV)/bin
 # The stamp's name is a checksum of the requirements, so checkouts with equal requirements can share an environment.
 STAMP := $(VENV)/.installed-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lint bench same api links install env clean
+.PHONY: demo test test-faults lint bench same api links install env clean
 
 demo: env
 	$(BIN)/python demo.py
@@ -19,6 +21,9 @@ demo: env
 # Two processes of one thread each: with more, threads would wait for each other.
 test: env
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-faults: env
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m tests.faults $(if $(SHARE),--share $(SHARE)) $(if $(SEED),--seed $(SEED))
 
 lint: env
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ from torch import Tensor
 from common.config.checks import check_least, check_positive
 from common.config.command_line import parse
 from common.config.options import BufferOptions, DistillOptions, Sources
-from common.config.rule import is_left, student_steps
+from common.config.rule import is_left, steps_of_student
 from common.experts.buffer import ExpertOrder
 from common.experts.curve import suggest_max_start_epoch
 from common.experts.folder import describe
@@ -93,7 +93,7 @@ def distill(options: Options, sources: Sources, objective: str = "TM") -> Distil
         if is_left(sources, "max_start_epoch"):
             options = run.settle(options, max_start_epoch=suggest_max_start_epoch(folder, options.expert_epochs) or 0)
         if is_left(sources, "syn_steps"):
-            steps = student_steps(options.syn_steps, options.expert_epochs, len(run.train.labels))
+            steps = steps_of_student(options.syn_steps, options.expert_epochs, len(run.train.labels))
             options = run.settle(options, syn_steps=steps)
         last_epoch = options.max_start_epoch - 1 + options.expert_epochs if options.max_start_epoch else None
         made_for = describe(run.train, run.options.model, run.network, options.validation)

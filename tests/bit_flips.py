@@ -27,21 +27,21 @@ def assert_noticed(path: Path, read: Callable[[], Any], count: int) -> None:
         except InputError as error:
             told.add(str(error))
         else:
-            assert _same(before, found), f"bit {bit % 8} of byte {bit // 8} changes what is read"
+            assert same(before, found), f"bit {bit % 8} of byte {bit // 8} changes what is read"
     path.write_bytes(whole)
     assert told
     assert all("\n" not in each and str(path.parent) in each for each in told)
-    assert _same(before, read())
+    assert same(before, read())
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
     """Whether two results are of the same types and equal in every value."""
     if type(a) is not type(b):
         return False
     if isinstance(a, torch.Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
+        return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     return bool(a == b)

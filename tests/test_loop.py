@@ -19,6 +19,7 @@ from common.system.errors import InputError, ProcessLost
 from DM.distill import Options
 from tests.command_line import call
 from tests.conftest import ROOT
+from tests.outcomes import metrics_of
 
 KILLS = 5
 SETTING = [
@@ -38,9 +39,11 @@ EXPERTS = ["--dataset", "digits", "--model", "ConvNetD1W16", "--device", "cpu", 
 # a fork of this process, which has paid for the imports by the run that is never killed, 0.
 DRIVER = """
 import os, runpy, signal, sys
+from types import SimpleNamespace
 import pytest, tqdm
 from common.matching.step_size import StepSize
 from common.runs.loop import Distillation
+from tests.forks import forked
 from tests.left_out import leave_out
 
 kills, script, *flags = sys.argv[1:]
@@ -55,27 +58,28 @@ def run(name):
         runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
         return end.code or 0
+    return 0
 
-def forked(name, killed_after):
+def in_a_fork(name, killed_after):
     def counted(*positional, **named):
         update(*positional, **named)
         calls.append(None)
         if len(calls) == killed_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    child = os.fork()
-    if child == 0:
+    def action():
         Distillation.update = counted
         code = run(name)
         sys.stdout.flush()
-        os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return SimpleNamespace(code=code)
+
+    return forked(action).code
 
 assert run(0) == 0
 sys.stdout.flush()
 for n in range(1, int(kills) + 1):
-    assert forked(n, n) == -signal.SIGKILL, n
-    assert forked(n, None) == 0, n
+    assert in_a_fork(n, n) == -signal.SIGKILL, n
+    assert in_a_fork(n, None) == 0, n
 """
 
 
@@ -98,14 +102,8 @@ def test_a_kill_after_any_update_changes_nothing(tmp_path, objective):
 
 def outcome(folder):
     """Synthetic sets, byte for byte, and metrics but for the time they took."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    files = ("synset.safetensors", "synset_best.safetensors")
-    return {
-        **{file: (folder / file).read_bytes() for file in files},
-        "metrics": [
-            {key: value for key, value in line.items() if key not in ("seconds", "measured")} for line in lines
-        ],
-    }
+    sets = {name: (folder / name).read_bytes() for name in ("synset.safetensors", "synset_best.safetensors")}
+    return {**sets, "metrics": metrics_of(folder)}
 
 
 # -- leaving the block -------------------------------------------------------------------------------------------

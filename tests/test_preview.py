@@ -111,6 +111,13 @@ def test_a_dry_run_refuses_what_a_run_would_refuse(tmp_path, words):
     assert distil(tmp_path, "--dry_run", *words).code == 2
 
 
+@pytest.mark.parametrize("script", ["TM/buffer.py", "DM/evaluate.py --baseline random", "DM/distill.py"])
+@pytest.mark.parametrize("name", ["imagenet-", "imagenet-x"])
+def test_a_dry_run_refuses_a_subset_that_is_none(script, name):
+    script, *flags = script.split()
+    assert_refused(call(script, *flags, "--dataset", name, "--dry_run", "--device", "cpu"), f"no dataset '{name}'")
+
+
 def test_a_dry_run_lists_the_runs_of_all_seeds(tmp_path):
     assert distil(tmp_path, "--seed", "1", "--name", "run-seed1").code == 0
     told = " ".join(distil(tmp_path, "--dry_run", "--seeds", "0,1").out.split())

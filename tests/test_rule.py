@@ -126,8 +126,8 @@ def test_trajectory_matching_reads_the_curve_of_its_experts(tmp_path):
 
 
 def test_a_student_takes_no_more_steps_than_an_expert():
-    assert rule.student_steps(50, 2, 50_000) == 50
-    assert rule.student_steps(50, 2, 1_294) == 12  # digits, a tenth held back: two epochs of six batches of 256
+    assert rule.steps_of_student(50, 2, 50_000) == 50
+    assert rule.steps_of_student(50, 2, 1_294) == 12  # digits, a tenth held back: two epochs of six batches of 256
 
 
 def experts(folder, *curves):

@@ -24,15 +24,13 @@ from common.system.errors import InputError
 from common.system.files import UNREADABLE, write_atomically, write_json
 from tests.command_line import TINY, call, checkpoint, run_folder
 from tests.conftest import ROOT
+from tests.outcomes import metrics_of, summary_of
 
 UPDATES, NETWORKS = 12, 2
 SETTING = [
     *TINY, "--Iteration", UPDATES, "--eval_it", 4, "--num_eval", NETWORKS, "--epoch_eval_train", 3,
     "--checkpoint_every", 3, "--name", "run",
 ]  # fmt: skip
-# Of a summary: what may differ, the folder's place among it.
-TIMES = ("seconds", "distillation_seconds", "evaluation_seconds", "peak_memory_bytes", "file", "picture", "version")
-
 # Runs DM/distill.py in a process of its own and sends itself a signal when `function` of `module` is entered for the
 # `count`-th time. Pictures and report are left out, for speed.
 DRIVER = """
@@ -71,8 +69,6 @@ def never_stopped(tmp_path_factory):
 
 def outcome(folder):
     """Everything that a run leaves but the time it took."""
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    summary = json.loads((folder / "summary.json").read_text())
     content = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]
     tensors = {
         f"{file} {key}": value.numpy().tobytes()
@@ -85,10 +81,8 @@ def outcome(folder):
         "momentum": momentum.numpy().tobytes(),
         "coefficients": content["synset"]["coefficients"].numpy().tobytes(),
         "iteration": content["iteration"],
-        "metrics": [
-            {key: value for key, value in line.items() if key not in ("seconds", "measured")} for line in metrics
-        ],
-        "summary": {key: value for key, value in summary.items() if key not in TIMES},
+        "metrics": metrics_of(folder),
+        "summary": summary_of(folder),
     }
 
 

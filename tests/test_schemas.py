@@ -3,39 +3,21 @@
 import ast
 import json
 import shutil
-from functools import lru_cache
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from common.datasets import load_dataset
-from common.experts.curve import suggest_max_start_epoch
-from common.experts.folder import read_manifest, read_snapshots
-from common.pretrained.drive import record
-from common.pretrained.export import Export
-from common.report.evaluated import read_result
 from common.report.record import read_run
-from common.report.seeds import named_runs
-from common.robustness.conditions import Condition, Part, Target
-from common.robustness.figures import baseline_errors
 from common.runs.finished import how_far
 from common.synset.file import load_synset, save_synset
 from common.system.errors import InputError
-from common.system.files import json_checksum
-from reproduction.jobs import read_record, record_file
-from reproduction.plan import Plan
-from reproduction.results import row_of
-from reproduction.tables import Cell
 from tests.command_line import SHORT, assert_refused, call, run_folder
 from tests.conftest import ROOT
-from tests.mutations import answered, mutations
-from tests.readers import content, opened, shown_on_a_page, used, with_metadata
+from tests.mutations import answered
+from tests.readers import lighten, opened, with_metadata
+from tests.subjects import SUBJECTS
 from tests.synsets import started
-
-OLD = ROOT / "tests/old_runs"
-FIGURES = {"mean": 0.5, "std": 0.0, "n": 1, "accuracies": [0.5]}
-HARDWARE = {"device": "cpu", "cpu": "a CPU", "threads": 1, "torch": "2.6"}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,52 +33,27 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copy(finished, tmp_path, monkeypatch):
-    """The same; to open it asks nothing of the hardware, and waits for no disk."""
-    monkeypatch.setattr("os.fsync", lambda file: None)
-    monkeypatch.setattr("common.report.run_page.svg_uri", lambda draw: "")
-    monkeypatch.setattr("common.runs.folder.describe_hardware", lambda device: HARDWARE)
-    monkeypatch.setattr("common.runs.folder.code_version", lambda: "1")
+    lighten(monkeypatch)
     return run_folder(shutil.copytree(finished, tmp_path / "copy"))
 
 
-def assert_answered(content, file, write, readers, skip=(), least=0.5):
-    """Every change is used or refused by every reader; at least this share of them is refused by the first one."""
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_every_key_with_every_kind_of_value(finished, tmp_path, monkeypatch, capsys, name):
+    """Each change is used or refused by every reader; at least some share of them is refused by the first one."""
+    lighten(monkeypatch)
+    subject = SUBJECTS[name](finished, tmp_path)
     refused = total = 0
-    for what, text in mutations(content, skip):
-        write(text)
-        for number, read in enumerate(readers):
-            try:
-                is_refused = answered(read, file.parent)
-            except Exception as error:
-                raise AssertionError(f"{what}: {read}") from error
-            refused += is_refused and number == 0
+    for what, text in subject.changes():
+        try:
+            refused += subject.answer(text)[0]
+        except Exception as error:
+            raise AssertionError(what) from error
         total += 1
-    assert refused >= least * total
+    assert total
+    assert refused >= subject.least * total
 
 
 # -- synthetic sets ----------------------------------------------------------------------------------------------
-
-
-def _hashable(given):
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-
-
-@pytest.mark.parametrize("old", [False, True])
-def test_metadata_of_a_set(finished, tmp_path, capsys, monkeypatch, old):
-    monkeypatch.setattr("common.training.evaluation_setup.content_of", lambda *data: content())
-    load = lru_cache(load_dataset)
-    monkeypatch.setattr("common.training.evaluation_setup.load_dataset", lambda *a, **b: load(*a, **_hashable(b)))
-    source = OLD / "finished/TM.safetensors" if old else run_folder(finished) / "synset.safetensors"
-    tensors, metadata = load_file(source), load_synset(source)[1]
-    metadata.pop("step_size", None)
-    metadata |= {"source": {"residual": 0.1}, "tried_n": {"1": 0.5}, "zca": {"eps": 0.1, "fingerprint": None}}
-    metadata |= {"files": {"kind": "png", "name": "x", "bytes": 3, "bits_per_class": 9}, "validation": {"share": 0.1}}
-    file = tmp_path / "set.safetensors"
-
-    def write(text):
-        with_metadata(file, tensors, text)
-
-    assert_answered(metadata, file, write, [lambda: used(file)], skip=("content",) if old else ())
 
 
 def test_every_required_key_is_missed(tmp_path):
@@ -156,67 +113,12 @@ def test_metadata_that_contain_themselves(tmp_path):
         save_synset(started(), tmp_path / "set.safetensors", metadata)
 
 
-def test_export_uses_what_has_passed(finished, tmp_path, capsys):
-    """By structure, but of the keys that it uses alone: each export takes 10 ms."""
-    source = run_folder(finished) / "synset.safetensors"
-    tensors, metadata = load_file(source), load_synset(source)[1]
-    kept = ("mean", "std", "class_names", "dataset", "zca", "evaluation", "objective")
-    file = tmp_path / "set.safetensors"
-
-    def write(text):
-        with_metadata(file, tensors, json.dumps(metadata | json.loads(text)) if "[[[" not in text else text)
-
-    def export():
-        Export(str(file), to=f"pt:{tmp_path / 'out.pt'}", check=False, device="cpu").run()
-
-    assert_answered({key: metadata[key] for key in kept}, file, write, [export])
-
-
 # -- runs --------------------------------------------------------------------------------------------------------
 
 
-def test_config_and_summary(copy):
-    (copy / "synset.safetensors").unlink()
-    for name in ("config.json", "summary.json"):
-        content = json.loads((copy / name).read_text())
-        options = content.get("options", {})
-        for key in options.keys() - {"dataset", "ipc", "name", "Iteration", "msz_per_channel"}:  # all are alike
-            del options[key]
-        if "identity" in content:
-            content["identity"] = {"ipc": 1}
-        assert_answered(content, copy / name, (copy / name).write_text, [lambda: shown_on_a_page(copy)], least=0.4)
-
-
-@pytest.mark.parametrize("name", ["config.json", "summary.json", "checksums.json"])
-def test_a_run_goes_on_or_says_why_not(copy, capsys, name):
-    for kept in ("summary.json", "checksums.json"):
-        shutil.copy(copy / kept, copy.parent / kept)
-    content = json.loads((copy / name).read_text())
-    some = {key: content[key] for key in ("content", "budget") if key in content}
-    if "identity" in content:
-        some["identity"] = {key: content["identity"][key] for key in ("ipc", "dataset")}
-    for what, text in mutations(some):
-        (copy / name).write_text(json.dumps({**content, **json.loads(text)}) if "[[[" not in text else text)
-        try:
-            answered(opened, copy, copy.parents[3])
-        except Exception as error:
-            raise AssertionError(what) from error
-        for kept in ("summary.json", "checksums.json"):
-            shutil.copy(copy.parent / kept, copy / kept)
-
-
-def test_metrics(copy):
-    (copy / "synset.safetensors").unlink()
-    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
-    loss, evaluation = (next(line for line in lines if key in line) for key in ("loss", "evaluation"))
-
-    def write(text):
-        (copy / "metrics.jsonl").write_text(f"{json.dumps(evaluation)}\n{text}\n{json.dumps(loss)}\n")
-
-    for line in (loss, evaluation):
-        assert_answered(line, copy / "metrics.jsonl", write, [lambda: shown_on_a_page(copy)], least=0.3)
+def test_lines_of_metrics_that_are_no_tables(copy):
     for text in ("3", "[]", "null", "true", '"x"'):
-        write(text)
+        (copy / "metrics.jsonl").write_text(f"{text}\n")
         assert answered(read_run, copy, copy)
 
 
@@ -274,83 +176,6 @@ def test_a_checkpoint_of_more_iterations_than_the_run_has(copy):
     torch.save(content, path)
     with pytest.raises(InputError, match="no readable checkpoint"):
         opened(copy.parents[3])
-
-
-# -- experts -----------------------------------------------------------------------------------------------------
-
-
-def test_a_manifest(tmp_path):
-    (source,) = (OLD / "buffers").glob("*/*/manifest.json")
-    content = json.loads(source.read_text())
-    file = tmp_path / "manifest.json"
-    content["parameters"] = {"x": [1]}
-
-    def write(text):
-        if content["format_version"] == 2 and "[[[" not in text:
-            text = json.dumps({**json.loads(text), "checksum": json_checksum(json.loads(text))})
-        file.write_text(text)
-
-    assert_answered(content, file, write, [lambda: read_manifest(tmp_path)])
-    content["format_version"] = 2
-    assert_answered({"format_version": 2, "mean": [0.5], "zca": None}, file, write, [lambda: read_manifest(tmp_path)])
-
-
-def test_an_expert(tmp_path):
-    content = {
-        "format": "fred-experts",
-        "format_version": 2,
-        "accuracies": {"1": 0.5, "2": None},
-        "checksums": ["a"] * 3,
-    }
-    file = tmp_path / "expert_0000.safetensors"
-
-    def write(text):
-        save_file({"trajectory": torch.zeros(3, 2)}, file, metadata={"fred": text})
-
-    readers = [lambda: list(read_snapshots(file, [0])), lambda: suggest_max_start_epoch(tmp_path, 1)]
-    assert_answered(content, file, write, readers)
-
-
-# -- results -----------------------------------------------------------------------------------------------------
-
-
-def test_results(tmp_path):
-    file = tmp_path / "x.json"
-    target = Target("CIFAR10-C", {Condition("fog", 1): Part(10, lambda: None)})
-    tested = {
-        "target": "CIFAR10-C", "target_stats": "own", "images": {"fog 1": 10},
-        "conditions": [{"kind": "fog", "level": 1, "mean": 0.5}],
-    }  # fmt: skip
-    baseline_errors(_written(file, tested), target, "own")
-    assert_answered(tested, file, file.write_text, [lambda: baseline_errors(file, target, "own")], least=0.7)
-    (tmp_path / "seeds.json").write_text("{}")
-    seeds = tmp_path / "seeds.json"
-    assert_answered({"runs": {"0": "a"}}, seeds, seeds.write_text, [lambda: named_runs(tmp_path)])
-    result = {
-        **FIGURES, "network": "ConvNet", "evaluation": {"epochs": 1, "lr": 0.1, "batch": 2, "strategy": ""},
-        "seconds": {"ConvNet": [1.0]}, "version": "1", "hardware": HARDWARE,
-    }  # fmt: skip
-    assert_answered(result, file, file.write_text, [lambda: read_result(file)])
-    (tmp_path / "images_best.pt").write_text("x")
-    sums = tmp_path / "sha256.json"
-    assert_answered({"sha256": {"images_best.pt": "a"}}, sums, sums.write_text, [lambda: record(tmp_path)])
-
-
-def _written(file, content):
-    file.write_text(json.dumps(content))
-    return file
-
-
-def test_records(tmp_path):
-    cell, plan = Cell("dm-lowres", "DM", "MNIST", 1), Plan(scale="smoke", output=str(tmp_path))
-    file = record_file(cell, plan)
-    file.parent.mkdir(parents=True)
-    content = {
-        "state": "failed", "seconds": 3.0, "interruptions": 1, "commands": ["a"], "reason": "x", "script": None,
-        "images": "", "begun_by": "1", "seeds": None,
-    }  # fmt: skip
-    readers = [lambda: read_record(cell, plan), lambda: row_of(cell, plan)]
-    assert_answered(content, file, file.write_text, readers)
 
 
 # -- nothing is handled elsewhere ----------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def mark(options: Options, sources: Sources, objective: str) -> tuple[Options, S
     return options, sources | {key: SOURCE for key in undecided if sources[key] != "flag"}
 
 
-def student_steps(most: int, expert_epochs: int, images: int) -> int:
+def steps_of_student(most: int, expert_epochs: int, images: int) -> int:
     """The steps of TM's student: at most the published ones, and at most those of an expert in the epochs matched.
 
     A student's step is at first as long as an expert's, so with more of them it would overshoot, learn a shorter step,

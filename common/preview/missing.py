@@ -15,7 +15,11 @@ from common.system.text import counted
 
 
 def missing_data(options: DataOptions) -> str | None:
-    """What of the dataset is not there, or is still to be unpacked; None where it can be read."""
+    """What of the dataset is not there, or is still to be unpacked; None where it can be read.
+
+    Raises InputError for a dataset that does not exist, and for options that do not fit it.
+    """
+    options.check_images()
     there = is_there(options.dataset, options.data_path)
     place = expanded(options.data_path or default_data_path(options.dataset))
     if there is False:
