@@ -641,7 +641,7 @@ def test_a_difference_is_told_in_standard_deviations(tmp_path, monkeypatch, figu
     assert (smoke.difference, smoke.deviations, smoke.within) == (None, None, None)
 
 
-def test_a_summary_tells_the_seconds_of_its_parts(here, tmp_path):
+def test_a_summary_tells_the_seconds_of_its_parts(here, whole_run, tmp_path):
     plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
     CellJob(SMALL, plan)()
     summary = json.loads((folder_of(SMALL, plan) / "summary.json").read_text())
