@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from common.disk.locks import take_lock
+from common.disk.locks import take_lock, wait_for_lock
 from common.schemas import door
 from common.system.errors import InputError, Stopped
 from common.system.files import write_json
@@ -178,8 +178,8 @@ def _alone(product: Path | None) -> Iterator[None]:
     if product is None:
         yield
         return
-    while (lock := take_lock(product.parent / ".cell.lock", *_OUTPUT)) is None:
-        time.sleep(1)
+    lock = wait_for_lock(product.parent / ".cell.lock", *_OUTPUT)
+    assert lock is not None
     try:
         yield
     finally:

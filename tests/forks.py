@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -38,6 +39,15 @@ class Child:
         """Wait until it is stopped (SIGSTOP); False if it has ended instead, which `wait` then tells."""
         told = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         return told is not None and told.si_code == os.CLD_STOPPED
+
+    def ends_within(self, seconds: float) -> bool:
+        """Whether it ends so soon."""
+        deadline = time.monotonic() + seconds
+        while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
 
     def wait(self) -> Any:
         """What the action returned. Of one that a signal ended: code = -signal; of one that failed: code = CRASHED."""

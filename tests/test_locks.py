@@ -10,7 +10,7 @@ import threading
 import pytest
 from filelock import FileLock
 
-from common.disk.locks import take_lock
+from common.disk.locks import take_lock, wait_for_lock
 from common.system.errors import InputError
 from common.system.files import write_json
 from tests.conftest import ROOT
@@ -20,7 +20,7 @@ fcntl = pytest.importorskip("fcntl")
 HOLDERS = {
     "this version": """
         from pathlib import Path
-        from common.disk.locks import take_lock
+        from common.disk.locks import take_lock, wait_for_lock
         lock = take_lock(Path(path), "the folder", "--output")
         assert lock is not None
     """,
@@ -90,6 +90,27 @@ def test_another_thread_may_let_go(tmp_path):
     thread.start()
     thread.join()
     take(tmp_path / ".lock").release()
+
+
+def test_waiting_is_told_once_it_takes_long(tmp_path, monkeypatch, capsys):
+    held, seconds = take(tmp_path / ".lock"), []
+
+    def sleep(duration):
+        seconds.append(duration)
+        if len(seconds) == 9:
+            held.release()
+
+    monkeypatch.setattr("common.disk.locks.time.sleep", sleep)
+    monkeypatch.setattr("common.disk.locks.time.monotonic", lambda: float(len(seconds)))
+    lock = wait_for_lock(tmp_path / ".lock", "the folder", "--output")
+    assert lock is not None
+    assert take(tmp_path / ".lock") is None
+    lock.release()
+    assert capsys.readouterr().err == f"waiting for another process, which is at work in the folder {tmp_path}\n"
+    assert len(seconds) == 9
+    wait_for_lock(tmp_path / ".lock", "the folder", "--output").release()
+    assert wait_for_lock(tmp_path / ".lock", "the folder", "--output", needed=lambda: False) is None
+    assert not capsys.readouterr().err
 
 
 def test_what_cannot_be_written_is_told_in_a_sentence(tmp_path, monkeypatch):

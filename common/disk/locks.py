@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +16,7 @@ from common.system.files import refuse_directory
 
 # Of file systems that have no locks: NFS without its lock service, Lustre mounted without flock.
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP})
+_SILENT = 3.0  # seconds after which it is said that another process is waited for
 _told: set[Path] = set()  # folders that have been said to have no locks
 
 
@@ -56,6 +59,23 @@ def take_lock(path: Path, called: str, flag: str) -> Lock | None:
         reason = error.strerror or error
         raise InputError(f"cannot write to {called} {path.parent}: {reason}; choose another {flag}") from error
     return lock
+
+
+def wait_for_lock(path: Path, called: str, flag: str, needed: Callable[[], bool] = lambda: True) -> Lock | None:
+    """`take_lock`, but waits while another process holds the lock; a line on stderr says so where that takes long.
+
+    needed: asked before each attempt; once it is False, the result is None.
+    """
+    begun, is_told = time.monotonic(), False
+    while needed():
+        lock = take_lock(path, called, flag)
+        if lock is not None:
+            return lock
+        if not is_told and time.monotonic() - begun >= _SILENT:
+            is_told = True
+            tqdm.write(f"waiting for another process, which is at work in {called} {path.parent}", file=sys.stderr)
+        time.sleep(1)
+    return None
 
 
 def _tell(folder: Path, called: str) -> None:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from common.config.places import dataset_folder
 from common.datasets import ImageData
 from common.disk.listing import matching
-from common.disk.locks import Lock, take_lock
+from common.disk.locks import Lock, take_lock, wait_for_lock
 from common.disk.paths import expanded, is_folder
 from common.schemas import door
 from common.system.errors import InputError
@@ -41,6 +41,7 @@ FORMAT = "fred-experts"
 VERSION = 2  # of the manifest; 2 has a checksum
 EXPERT_VERSION = 2  # of the experts' files; 2 has a checksum for each snapshot
 MANIFEST = "manifest.json"
+_BUFFER = ("the buffer", "--buffer_path")  # what locks call the folder, and its flag, in error messages
 _METADATA_KEY = "fred"
 _EXPERT = re.compile(r"expert_(\d+)\.safetensors")
 _OF_AN_EXPERT = re.compile(r"\.expert_(\d+)\.")
@@ -97,11 +98,9 @@ def filling(folder: Path, made_for: dict[str, Any], made_by: dict[str, Any]) -> 
     cannot be written.
     """
     manifest = {"format": FORMAT, "format_version": VERSION, **made_for, **made_by}
-    while not _is_begun(folder):
-        lock = _lock(folder, ".lock")
-        if lock is None:
-            time.sleep(1)  # another process is writing the manifest
-            continue
+    # Another process may be writing the manifest.
+    lock = wait_for_lock(folder / ".lock", *_BUFFER, needed=lambda: not _is_begun(folder))
+    if lock is not None:
         try:
             if not _is_begun(folder):
                 _remove_temporary(folder, MANIFEST)
@@ -331,7 +330,7 @@ def _difference(key: str, stored: Any, asked: Any) -> str:
 
 
 def _lock(folder: Path, name: str) -> Lock | None:
-    return take_lock(folder / name, "the buffer", "--buffer_path")
+    return take_lock(folder / name, *_BUFFER)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 from tests.faults.commands import COMMANDS, OUT, Undisturbed
 from tests.faults.kind import REFUSED, RIGHT, Fault, Kind, assert_same, judged
@@ -16,6 +17,7 @@ from tests.forks import Child, forked, told_of
 _NAMES = tuple(COMMANDS)
 _LOCKED = tuple(name for name in COMMANDS if COMMANDS[name].locks)
 _LONGEST = 0.5  # seconds that the second command begins later
+_LONGEST_ANSWER = 20  # seconds in which a command that does not wait ends
 
 
 def two_at_once(undisturbed: Undisturbed, number: int, draws: Random) -> str:
@@ -72,32 +74,45 @@ def lock_left_behind(undisturbed: Undisturbed, number: int, draws: Random) -> st
     lock = OUT / draws.choice(undisturbed.locks(name))
     lock.parent.mkdir(parents=True)
     how = draws.choice((*_LEFT, *_BLOCKING, "held"))
-    after = f"a lock left behind ({how})"
+    after = f"{name} with a lock left behind ({how}, {lock.name})"
+    outcome = RIGHT
     if how in _BLOCKING:
         put, remove = _BLOCKING[how]
         put(lock)
-        _assert_refused(name, after)
+        _assert_refused(forked(COMMANDS[name].run), after)
         remove(lock)
+        outcome = REFUSED
     elif how == "held":
-        holder = _hold(lock)
-        try:
-            _assert_refused(name, after)
-        finally:
-            holder.send(signal.SIGKILL)
-            holder.wait()
+        outcome = _beside_a_holder(name, lock, after)
     else:
         _LEFT[how](lock)
     ended = forked(COMMANDS[name].run)
     if judged(ended) == REFUSED:
-        raise Fault(f"after {after}, {name}: {told_of(ended)}")
-    assert_same(undisturbed.left(name), OUT, f"{name} with {after}")
-    return RIGHT if how in _LEFT else REFUSED
+        raise Fault(f"{after}: {told_of(ended)}")
+    assert_same(undisturbed.left(name), OUT, after)
+    return outcome
 
 
-def _assert_refused(name: str, after: str) -> None:
-    ended = forked(COMMANDS[name].run)
+def _beside_a_holder(name: str, lock: Path, after: str) -> str:
+    """While a stopped process holds the lock: refused, or it waits and says so, and goes on in the end."""
+    holder = _hold(lock)
+    try:
+        child = Child(COMMANDS[name].run)
+        if child.ends_within(_LONGEST_ANSWER):
+            _assert_refused(child.wait(), after)
+            return REFUSED
+    finally:
+        holder.send(signal.SIGKILL)
+        holder.wait()
+    ended = child.wait()
+    if judged(ended) == REFUSED or "wait" not in ended.out + ended.err:
+        raise Fault(f"{after}, of a process that is gone: {told_of(ended)}")
+    return RIGHT
+
+
+def _assert_refused(ended: SimpleNamespace, after: str) -> None:
     if judged(ended) != REFUSED:
-        raise Fault(f"{name} goes on beside {after}")
+        raise Fault(f"it goes on: {after}")
 
 
 def kinds(undisturbed: Undisturbed) -> dict[str, Kind]:
