@@ -23,7 +23,6 @@ OBJECTIVES = ("DM", "DC", "TM")
 BY_SIZE = "by_size"
 """The --model of a buffer.py that leaves the network to the rule."""
 _OF_TRAJECTORIES = {"syn_steps": 50, "lr_lr": 1e-6, "max_start_epoch": 0}  # 0: TM/distill.py asks the experts
-_EXPERT_BATCH = 256  # images; the default of TM/buffer.py
 _SHARES = {1: 4, 3: 16}  # by the number of channels: one coefficient of so many is kept
 _DEPTHS = ((32, 3), (64, 4), (128, 5))  # of the ConvNet, for sides up to so many pixels
 _DEEPEST = 6
@@ -60,9 +59,10 @@ def steps_of_student(most: int, expert_epochs: int, images: int) -> int:
     """The steps of TM's student: at most the published ones, and at most those of an expert in the epochs matched.
 
     A student's step is at first as long as an expert's, so with more of them it would overshoot, learn a shorter step,
-    and leave that to the networks that are evaluated. images: all that an expert is trained on.
+    and leave that to the networks that are evaluated. images: all that an expert is trained on, in batches of the size
+    that TM/buffer.py has by default.
     """
-    return min(most, expert_epochs * math.ceil(images / _EXPERT_BATCH))
+    return min(most, expert_epochs * math.ceil(images / BufferOptions.batch_train))
 
 
 def is_own(options: DataOptions) -> bool:

@@ -181,12 +181,12 @@ def read_snapshots(file: Path, epochs: Iterable[int]) -> Iterator[Tensor]:
     Raises InputError if the file is damaged, by the checksum of each row. Files of versions that kept no checksums are
     believed.
     """
-    metadata, shape = read_expert_metadata(file), trajectory_shape(file)
-    checksums = metadata.get("checksums") if metadata["format_version"] > 1 else None
-    if checksums is not None and len(checksums) != shape[0]:
-        raise damaged(file, f"it has checksums of {len(checksums)} epochs, and weights of {shape[0]}")
-    # numpy's slices read only the row; torch's would allocate memory for the whole file.
     with _opened(file) as stored:
+        metadata, (count, _) = _metadata_in(stored, file), _shape_in(stored, file)
+        checksums = metadata.get("checksums") if metadata["format_version"] > 1 else None
+        if checksums is not None and len(checksums) != count:
+            raise damaged(file, f"it has checksums of {len(checksums)} epochs, and weights of {count}")
+        # numpy's slices read only the row; torch's would allocate memory for the whole file.
         rows = stored.get_slice("trajectory")
         for epoch in epochs:
             weights = torch.from_numpy(rows[epoch])
@@ -200,10 +200,14 @@ def read_expert_metadata(file: Path) -> dict[str, Any]:
 
     Raises InputError if the file is damaged, or of a newer format version.
     """
+    with _opened(file) as stored:
+        return _metadata_in(stored, file)
+
+
+def _metadata_in(stored: Any, file: Path) -> dict[str, Any]:
     from common.schemas.experts import Expert
 
-    with _opened(file) as stored:
-        text = (stored.metadata() or {}).get(_METADATA_KEY, "{}")
+    text = (stored.metadata() or {}).get(_METADATA_KEY, "{}")
     metadata = door.check(door.parse(text, str(file), _DAMAGED), Expert, str(file), _DAMAGED)
     if metadata["format_version"] > EXPERT_VERSION:
         raise damaged(file, f"its format version is {metadata['format_version']}")
@@ -251,8 +255,12 @@ def trajectory_shape(file: Path) -> tuple[int, int]:
     Raises InputError if the file is damaged or has another format.
     """
     with _opened(file) as stored:
-        trajectory = stored.get_slice("trajectory")
-        shape, kind = trajectory.get_shape(), trajectory.get_dtype()
+        return _shape_in(stored, file)
+
+
+def _shape_in(stored: Any, file: Path) -> tuple[int, int]:
+    trajectory = stored.get_slice("trajectory")
+    shape, kind = trajectory.get_shape(), trajectory.get_dtype()
     if len(shape) != 2 or min(shape) < 1 or kind != "F32":
         raise damaged(file, f"its trajectory is {kind} {shape}")
     return shape[0], shape[1]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from common.report.voxels import render
+from common.system.errors import printable
 from common.system.files import write_atomically
-from common.system.text import networks_of, printable
+from common.system.text import networks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -269,12 +270,12 @@ def shares_along_axes(masks: np.ndarray) -> np.ndarray:
 def _plain(text: str) -> str:
     # matplotlib would read the text between two dollar signs as mathematics, and fail if it is not, as it fails for a
     # name that is no UTF-8.
-    return printable(text).replace("$", r"\$")
+    return printable(text, keep="\n").replace("$", r"\$")
 
 
 def _label(name: str) -> str:
     # A long name would leave no room for the pictures.
-    name = printable(name, lines=False)
+    name = printable(name)
     return _plain(name if len(name) <= _MAX_LABEL else name[: _MAX_LABEL - 1] + "…")
 
 

@@ -64,14 +64,6 @@ def _look(name: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
 
 
-def printable(text: str, lines: bool = True) -> str:
-    """The text with escapes (such as \\x1b) for what cannot be printed, as in names of files that are no UTF-8.
-
-    lines: keep line breaks.
-    """
-    return "".join(each if each.isprintable() or (lines and each == "\n") else ascii(each)[1:-1] for each in text)
-
-
 def hardware_in_words(hardware: Mapping[str, Any]) -> str:
     """What `describe_hardware` tells, as one cell of a table: "device cpu, cores 2"."""
     return ", ".join(f"{key} {value}" for key, value in hardware.items())
