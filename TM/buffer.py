@@ -29,7 +29,8 @@ from common.costs.forecast import say_forecast_experts
 from common.costs.memory import check_memory
 from common.experts.folder import buffer_folder, claimed, describe, filling, missing_experts, save_expert
 from common.experts.train import ExpertProtocol, expert_epochs
-from common.networks import build_network
+from common.networks import build_network, has_dropout
+from common.networks.graphs import can_capture, graphed_forward
 from common.preview.dry_buffer import dry_run
 from common.recipes.shapes import DataShape, known_shape
 from common.system import parallel
@@ -39,7 +40,7 @@ from common.system.progress import Progress
 from common.system.signals import Stoppable
 from common.system.text import counted, percent
 from common.terminal.next_step import to_distill
-from common.training.train import accuracy, batches_of_test
+from common.training.train import accuracy, batches_of_test, gradients_of
 
 
 def train_experts(options: BufferOptions) -> None:
@@ -69,6 +70,9 @@ def train_experts(options: BufferOptions) -> None:
     network = build_network(options.model, train.channels, train.num_classes, train.im_size).to(device)
     compiles = options.compile and can_compile()
     forward = torch.compile(network) if compiles else network
+    graphs = options.cuda_graphs and can_capture(device) and not has_dropout(network)
+    gradients = gradients_of(network, forward, device) if graphs else None
+    tested_by = graphed_forward(forward, device) if graphs else forward
 
     folder = buffer_folder(options.buffer_path, train.name, options.model, options.zca)
     made_for = describe(train, options.model, network, options.validation)
@@ -106,13 +110,13 @@ def train_experts(options: BufferOptions) -> None:
                         if free:
                             bar.set_description(f"expert {number}")
                             work.doing = f"a batch of expert {number}"
-                            training = expert_epochs(network, train, protocol, number, forward, after_batch)
+                            training = expert_epochs(network, train, protocol, number, forward, after_batch, gradients)
                             trajectory = torch.empty(shape, dtype=torch.float32)
                             accuracies = dict[int, float | None]()
                             for epoch, weights in training:  # weights [P] after 0, 1, ... epochs
                                 trajectory[epoch] = weights
                                 if epoch in tested:
-                                    accuracies[epoch] = accuracy(network, test, forward, after_batch)
+                                    accuracies[epoch] = accuracy(network, test, tested_by, after_batch)
                             save_expert(folder, number, trajectory, accuracies)
                             told = ", ".join(
                                 f"{_told(each)} after {counted(e, 'epoch')}" for e, each in accuracies.items()

@@ -77,7 +77,7 @@ class Options(DistillOptions):
     memory_budget: float | None = None
     """GB for what the adjoint then need not compute twice, which saves up to a quarter of the work and changes no
     result (default: half of the memory that is free at the start, shared among the processes of a CPU).
-    Not for compiled networks, which keep no graphs, and --unroll plain, which keeps all"""
+    Not for compiled networks and --cuda_graphs, which keep no graphs, and --unroll plain, which keeps all"""
     unroll: Unroll = "adjoint"
     """how to differentiate through the student's steps. adjoint: exact gradient at constant memory; plain: ordinary
     backpropagation, whose memory grows with syn_steps"""
@@ -101,7 +101,9 @@ def distill(options: Options, sources: Sources, objective: str = "TM") -> Distil
         order = ExpertOrder(buffer, options.seed, options.max_experts)
         step_size = StepSize(options.lr_teacher, options.lr_lr, run.device)
         run.keep(step_size=step_size, source=order)
-        student = trajectory.build_student(run.network, run.compiler)
+        student = trajectory.build_student(
+            run.network, run.compiler, run.graphs if options.unroll == "adjoint" else None
+        )
         labels, count, experts = run.synset.labels, len(run.synset.labels), options.experts_per_iteration
         batch = min(options.batch_syn or count, count)
         # Each process matches its share of an update's experts. If the number of processes does not divide the number

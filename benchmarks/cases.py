@@ -142,7 +142,10 @@ def _trainings(size: Size) -> dict[str, Case]:
     cases = {
         "expert": computation(expert, size, {AUTHORS: Theirs("TM", theirs.expert)}, ours.expert),
         "test": computation(
-            f"{test}; {_network(size)}", size, {AUTHORS: Theirs("DM", theirs.test_pass)}, ours.test_pass
+            f"{test}; {_network(size)}",
+            size,
+            {AUTHORS: Theirs("DM", theirs.test_pass)},
+            partial(ours.test_pass, graphs=False),
         ),
         "test_batches": operation(
             f"the batches of the test alone: {test}", size, Theirs("DM", theirs.test_batches), ours.test_batches

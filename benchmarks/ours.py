@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from sizes import Size, random_images, training_images
 from torch import Tensor
 
@@ -23,13 +24,14 @@ from common.experts.train import ExpertProtocol, expert_epochs
 from common.matching import augment, distribution, gradient, trajectory
 from common.matching.step_size import StepSize
 from common.networks import build_network, reinitialise
+from common.networks.graphs import graphed_forward
 from common.runs.pieces import Pieces
 from common.runs.setup import set_up
 from common.synset.selection import select
 from common.system.devices import can_compile, to_device
 from common.system.seeds import derive, generator
 from common.training.pool import EvaluationNetwork, evaluate_pool
-from common.training.train import Batches, EvaluationProtocol, accuracy
+from common.training.train import Batches, EvaluationProtocol, accuracy, gradients_of
 from DC.distill import Options as DCOptions
 from DM.distill import Options as DMOptions
 from TM.distill import Options as TMOptions
@@ -165,12 +167,12 @@ def dc(size: Size, device: torch.device, compile: bool) -> Run:
     return update
 
 
-def tm(size: Size, device: torch.device, compile: bool) -> Run:
+def tm(size: Size, device: torch.device, compile: bool, graphs: bool = False) -> Run:
     """One update of TM, as in TM/distill.py, with an expert in memory."""
     options, sources = options_of(TMOptions, "TM", size, size.tm, device, compile)
     run = Pieces(set_up(options, sources))
     step_size = StepSize(options.lr_teacher, options.lr_lr, run.device)
-    student = trajectory.build_student(run.network, run.compiler)
+    student = trajectory.build_student(run.network, run.compiler, device if graphs else None)
     chunk = options.chunk or trajectory.default_chunk(run.device, run.train.im_size)
     labels, number = run.synset.labels, len(run.synset.labels)
     theta = trajectory.flatten(run.network.parameters()).cpu()
@@ -203,20 +205,22 @@ def tm(size: Size, device: torch.device, compile: bool) -> Run:
 # -- training and testing networks ---------------------------------------------------------------------------------
 
 
-def expert(size: Size, device: torch.device, compile: bool) -> Run:
+def expert(size: Size, device: torch.device, compile: bool, graphs: bool = False) -> Run:
     """Train an expert on a part of an epoch, as TM/buffer.py does."""
     given = f"--dataset CIFAR10 --model {size.model} --keep_epochs 1 --batch_train {size.batch_train}"
     options = parse_buffer(BufferOptions, "TM", given.split())
     data, network = random_images(size, size.expert_images, device), _network(size, device)
     forward, protocol = _compiled(network, compile), ExpertProtocol.of(options)
-    return lambda: list(expert_epochs(network, data, protocol, 0, forward))
+    gradients = gradients_of(network, forward, device) if graphs else None
+    return lambda: list(expert_epochs(network, data, protocol, 0, forward, gradients=gradients))
 
 
-def test_pass(size: Size, device: torch.device, compile: bool) -> Run:
+def test_pass(size: Size, device: torch.device, compile: bool, graphs: bool) -> Run:
     """Test one network."""
     data, network = random_images(size, size.test_images, device), _network(size, device)
     forward = _compiled(network, compile)
-    return lambda: accuracy(network, data, forward)
+    tested = graphed_forward(forward, device) if graphs else forward
+    return lambda: accuracy(network, data, tested)
 
 
 def test_batches(size: Size, device: torch.device) -> Run:
@@ -232,12 +236,13 @@ def evaluation(
     device: torch.device,
     compile: bool = False,
     together: int = DistillOptions.networks_at_once,
+    graphs: bool = False,
 ) -> Run:
     """Train networks on TM's set as an evaluation does (together: --networks_at_once), and test them on one image."""
     options, sources = options_of(TMOptions, "TM", size, size.tm, device, compile)
     run = Pieces(set_up(options, sources))
     batches, one = Batches(*run.synset.get(need_copy=True)), _first(run.test)
-    pool = {size.model: EvaluationNetwork(_network(size, device), compile)}
+    pool = {size.model: EvaluationNetwork(_network(size, device), compile, graphs)}
     protocol = EvaluationProtocol.of(options)
     return lambda: evaluate_pool(
         pool,
@@ -251,6 +256,26 @@ def evaluation(
         precision=options.precision,
         progress=False,
     )
+
+
+def network_step(size: Size, device: torch.device) -> Run:
+    """A network's own part of a training step: forward, loss, backward."""
+    network = _network(size, device).train()
+    images = training_images(size, device).batch(slice(size.batch_train))
+    labels = torch.zeros(size.batch_train, dtype=torch.long, device=device)
+
+    def once() -> None:
+        network.zero_grad()
+        F.cross_entropy(network(images), labels).backward()
+
+    return once
+
+
+def network_test(size: Size, device: torch.device) -> Run:
+    """A network's own part of a batch of a test: forward."""
+    network = _network(size, device).eval()
+    images = training_images(size, device).batch(slice(size.batch_train))
+    return torch.no_grad()(lambda: network(images))
 
 
 def _network(size: Size, device: torch.device) -> torch.nn.Module:

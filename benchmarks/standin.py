@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -32,7 +32,7 @@ from torch.optim.optimizer import _foreach_supported_types
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from common.system.devices import lacks, pins
+from common.system.devices import fuses, lacks, pins
 
 NAME = "standin"
 
@@ -77,6 +77,39 @@ def can_stand_in() -> str:
     return f"torch {torch.__version__} cannot register a device in Python"
 
 
+_watching: list[StandIn] = []
+"""those that are entered, the innermost last"""
+
+
+class _Stream:
+    """What torch.cuda.Stream is for CUDA. Order is kept anyway: nothing is computed."""
+
+    def __init__(self, device: object = None) -> None:
+        pass
+
+    def wait_stream(self, other: _Stream) -> None:
+        pass
+
+
+class _Graph:
+    """What torch.cuda.CUDAGraph is for CUDA: one launch for all that was captured."""
+
+    def replay(self) -> None:
+        _watching[-1].launches += 1
+        by_name = _watching[-1].by_name
+        by_name["graph"] = by_name.get("graph", 0) + 1
+
+
+@contextmanager
+def _capturing(graph: _Graph, stream: object = None) -> Iterator[None]:
+    """What torch.cuda.graph is for CUDA: what is captured is not launched, and a wait or a copy is refused."""
+    _watching[-1].capturing = True
+    try:
+        yield
+    finally:
+        _watching[-1].capturing = False
+
+
 _MEMORY = 80 * 2**30  # bytes that the device tells: with as much, TM keeps the graphs of a published update
 
 
@@ -113,10 +146,20 @@ class _Module:
     def mem_get_info(self, device: object = None) -> tuple[int, int]:
         return _MEMORY, _MEMORY
 
+    CUDAGraph, Stream = _Graph, _Stream
+    graph = staticmethod(_capturing)
+
+    def stream(self, stream: _Stream) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def current_stream(self, device: object = None) -> _Stream:
+        return _Stream()
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
 
+_IN_PLACE = ("_fused_sgd_",)  # which return nothing, and of which torch has no version for tensors without numbers
 _TAKES_INDICES = ("index", "index_put", "index_put_", "_index_put_impl_")  # whose indices may lie on the CPU
 
 _kept: list[object] = []
@@ -192,6 +235,7 @@ class StandIn(TorchDispatchMode):
         """copies to the device that are not waited for"""
         self.blocking = 0
         """copies to the device that the CPU waits for"""
+        self.capturing = False
         self.types = set[torch.dtype]()
         """those of the results of convolutions"""
         self._fake = _FAKES
@@ -203,6 +247,7 @@ class StandIn(TorchDispatchMode):
         # torch.tensor(..., device=...) then makes a tensor on the CPU and copies it, in two operations that are seen.
         lacks.cache_clear()
         pins.cache_clear()
+        fuses.cache_clear()
         self._lifted = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)
         # Optimisers take all parameters in one operation if they are of these types.
@@ -212,9 +257,11 @@ class StandIn(TorchDispatchMode):
         self._move = nn.Module.to
         nn.Module.to = self._moved  # type: ignore[method-assign]
         super().__enter__()
+        _watching.append(self)
         return self
 
     def __exit__(self, *error: Any) -> None:
+        _watching.pop()
         super().__exit__(*error)
         nn.Module.to = self._move  # type: ignore[method-assign]
         torch.accelerator.synchronize = self._synchronize
@@ -222,6 +269,7 @@ class StandIn(TorchDispatchMode):
         torch._C._set_only_lift_cpu_tensors(self._lifted)
         lacks.cache_clear()
         pins.cache_clear()
+        fuses.cache_clear()
 
     @property
     def _moved(self) -> Callable[..., Any]:
@@ -260,10 +308,10 @@ class StandIn(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = func.overloadpacket.__name__
-        if func.namespace == "prim":  # asks a tensor what it is
+        namespace, name = _named(func)
+        if namespace == "prim":  # asks a tensor what it is
             return func(*args, **kwargs)
-        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        given = _tensors(args, kwargs)
         there = [each for each in given if isinstance(each, FakeTensor)]
         wanted = kwargs.get("device")
         goes = wanted is not None and torch.device(wanted).type == NAME
@@ -305,6 +353,8 @@ class StandIn(TorchDispatchMode):
     def _on_device(self, name: str, func: Any, args: Any, kwargs: Any, mixed: bool) -> Any:
         if name in ("_local_scalar_dense", "equal", "is_nonzero"):
             return self._answer(name, func, args)
+        if name in _IN_PLACE:
+            return self._count(name)
         known = self._computed(func, args, kwargs)
         if mixed:
             args, kwargs = tree_map(self._as_fake, args), tree_map(self._as_fake, kwargs)
@@ -327,6 +377,8 @@ class StandIn(TorchDispatchMode):
         """A copy from the CPU."""
         waits = kwargs.get("non_blocking", args[2] if name != "_to_copy" and len(args) > 2 else False) is not True
         pinned = all(map(self._is_pinned, here))
+        if self.capturing:
+            raise Refused(f"aten.{name}: a copy of {list(here[0].shape)} from the CPU, while a graph is captured")
         if waits or not pinned:
             self.blocking += 1
             why = "is waited for" if waits else "is not from pinned memory"
@@ -383,12 +435,12 @@ class StandIn(TorchDispatchMode):
 
     def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The result on the CPU, if it is of whole numbers that are all known; None otherwise."""
+        given = _tensors(args, kwargs)
         if _writes(func):
-            for each in tree_leaves((args, kwargs)):
+            for each in given:
                 if isinstance(each, FakeTensor):
                     each.known = None  # type: ignore[attr-defined]
             return None
-        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
         if any(each.is_floating_point() or (isinstance(each, FakeTensor) and _known(each) is None) for each in given):
             return None
         kwargs = {key: torch.device("cpu") if key == "device" else self._real(each) for key, each in kwargs.items()}
@@ -404,13 +456,15 @@ class StandIn(TorchDispatchMode):
     # -- what is seen ----------------------------------------------------------------------------------------------
 
     def _count(self, name: str) -> None:
-        if name not in LAUNCH_NOTHING:
+        if name not in LAUNCH_NOTHING and not self.capturing:
             self._told = None
             self.launches += 1
             self.by_name[name] = self.by_name.get(name, 0) + 1
 
     def _wait(self, why: str) -> None:
         self.waits += 1
+        if self.capturing:
+            raise Refused(f"{why}, while a graph is captured")
         if self._allowed is not None and self.waits > self._allowed:
             raise Refused(why)
 
@@ -418,6 +472,23 @@ class StandIn(TorchDispatchMode):
         for each in tree_leaves(out):
             if isinstance(each, Tensor) and each.dtype == torch.float64 and not self._float64:
                 raise TypeError(f"aten.{name}: the stand-in has no float64")
+
+
+@cache
+def _named(func: Any) -> tuple[str, str]:
+    """Namespace and name of an operation."""
+    return func.namespace, func.overloadpacket.__name__
+
+
+def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors among an operation's arguments, which are tensors and lists of them."""
+    found: list[Tensor] = []
+    for each in (*args, *kwargs.values()):
+        if isinstance(each, Tensor):
+            found.append(each)
+        elif isinstance(each, (list, tuple)):
+            found += [one for one in each if isinstance(one, Tensor)]
+    return found
 
 
 @cache

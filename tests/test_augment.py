@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 
-from common.matching.augment import STRATEGIES, DSAParams, apply, parse_strategy, sample
+from common.matching.augment import STRATEGIES, DSAParams, apply, parse_strategy, sample, stretch
 from common.system.errors import InputError
 
 ALL = "color_crop_cutout_flip_scale_rotate"
@@ -86,6 +86,16 @@ def test_cutout(size: tuple[int, int]) -> None:
                 if 0 <= row < size[0] and 0 <= column < size[1]:
                     reference[:, row, column] = 0
         equal(result, reference)
+
+
+def test_colours_in_one_operation_are_those_in_three() -> None:
+    """As an accelerator computes them, with factors above and below a half."""
+    images, factor = pictures(6, 2, 3, 5, 4).requires_grad_(), torch.linspace(0, 2, 6, dtype=torch.float64)
+    results = []
+    for at_once in (False, True):
+        result = stretch(images, images.mean(dim=2, keepdim=True), factor[:, None, None, None, None], at_once)
+        results.append((result, torch.autograd.grad(result, images, pictures(*images.shape, seed=2))[0]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
 
 
 def test_flip() -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from common.config.options import (
     Compile,
+    CudaGraphs,
     DataOptions,
     Device,
     ImageSize,
@@ -133,6 +134,7 @@ class EvaluateOptions:
     device: Device = "auto"
     precision: NetworkPrecision = "fp32"
     compile: Compile = False
+    cuda_graphs: CudaGraphs = False
     dry_run: DryRun = False
     output: str | None = None
     """also write the accuracies to this JSON file, and one CSV row per network beside it (x.json and x.csv)"""

@@ -16,10 +16,11 @@ from common.config.options import BufferOptions
 from common.matching.augment import parse_strategy
 from common.matching.trajectory import flatten
 from common.networks import reinitialise
+from common.networks.graphs import Gradients
 from common.system.errors import InputError
 from common.system.seeds import derive, generator, seeded
 from common.system.text import counted
-from common.training.train import TrainingSet, slow_from, train_epoch
+from common.training.train import TrainingSet, are_finite, sgd, slow_from, train_epoch
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def expert_epochs(
     number: int,
     forward: Callable[[Tensor], Tensor] | None = None,
     on_batch: Callable[[], object] = lambda: None,
+    gradients: Gradients | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Train expert `number`; yield (0, its initial weights), then (epochs trained, weights) after each epoch.
 
@@ -87,6 +89,7 @@ def expert_epochs(
     The weights depend only on the data, the protocol and the number. A smaller keep_epochs gives the beginning of the
     same trajectory. The global random state is not changed.
     forward: the compiled network, or None to call `network` itself. on_batch is called after every step, and may raise.
+    gradients: as for `train_epoch`.
     Raises InputError as soon as a weight is not finite.
     """
     reinitialise(network, derive(protocol.seed, "expert", number))
@@ -94,7 +97,7 @@ def expert_epochs(
     for epoch in range(protocol.keep_epochs):
         if epoch == 0 or (protocol.decay and epoch == slow_from(protocol.train_epochs)):
             lr = protocol.lr_teacher if epoch == 0 else 0.1 * protocol.lr_teacher
-            optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=protocol.mom, weight_decay=protocol.l2)
+            optimizer = sgd(list(network.parameters()), lr, protocol.mom, protocol.l2)
         draws = generator(protocol.seed, "expert draws", number, epoch)
         with seeded(network, protocol.seed, "expert dropout", number, epoch):
             train_epoch(
@@ -106,9 +109,10 @@ def expert_epochs(
                 draws,
                 forward,
                 on_batch,
+                gradients=gradients,
             )
         weights = flatten(network.parameters())
-        if not weights.isfinite().all():
+        if not are_finite(weights, 0):
             raise InputError(
                 f"the weights of expert {number} are not finite after {counted(epoch + 1, 'epoch')}: "
                 f"lower --lr_teacher ({protocol.lr_teacher:g})"

@@ -12,14 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from common.images.mapped import PartCheck
 from common.images.pixels import Decoding, Resize, fingerprint
+from common.system.devices import total_memory
 from common.system.errors import InputError
 from common.system.text import told_apart
 
 if TYPE_CHECKING:
     from common.images.whitening import Whitening
+
+_KEPT_SHARE = 1 / 16  # of an accelerator's memory, for the images of a split that are kept normalised there
+_NORMALISED: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""images -> (mean, std) -> the same images normalised, or None: once for a dataset and all its subsets"""
 
 # In shapes: N images in the split, B images in a batch, C classes, ch channels; (H, W) or (D, H, W): an image's sides.
 
@@ -146,7 +152,7 @@ class ImageData:
         """The network's input for `indices`, on the data's device: int64 `[B]` gives float32 `[B, ch, H, W]`.
 
         Indices may have any shape (`[C, n]` gives `[C, n, ch, H, W]`) and be on any device. A slice selects images
-        without copying them first, unless this is a subset; for whitened images, the result is a view.
+        without copying them first, unless this is a subset. The result may be a view, which is not to be changed.
         """
         if isinstance(indices, Tensor):
             indices = indices.to(self.device, non_blocking=True)
@@ -154,8 +160,26 @@ class ImageData:
             indices = self.rows[indices]
         if self.check is not None:
             self.check.check(indices)
-        images = self.images[indices]
-        return self.normalise(images) if self.whitening is None else images
+        if self.whitening is not None:
+            return self.images[indices]
+        kept = self._normalised
+        return self.normalise(self.images[indices]) if kept is None else kept[indices]
+
+    @property
+    def _normalised(self) -> Tensor | None:
+        """All `images` normalised, on an accelerator with room for them: each batch is then one operation, not five.
+
+        None where there is no room, and on a CPU, which would read four times as much memory.
+        """
+        if self.device.type in ("cpu", "meta"):
+            return None
+        kept = _NORMALISED.setdefault(self.images, {})
+        statistics = (self.mean, self.std)
+        if statistics not in kept:
+            total = total_memory(self.device)
+            fits = total is not None and self.images.numel() * 4 <= _KEPT_SHARE * total
+            kept[statistics] = self.normalise(self.images) if fits else None
+        return kept[statistics]
 
     def normalise(self, images: Tensor) -> Tensor:
         """`(images - mean) / std` for raw images `[..., ch, H, W]`: uint8 in 0..255, or floating point in 0..1.

@@ -34,7 +34,7 @@ from common.system.errors import InputError
 STRATEGIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
 _GEOMETRIC = ("crop", "scale", "rotate")  # strategies that resample the image by an affine map
-_STAGES = ("theta", "moved", "flipped", "color", "colored", "cutout")  # the tensors of DSAParams
+_STAGES = ("theta", "moved", "flipped", "color", "colored", "cutout", "uncut")  # the tensors of DSAParams
 _CROP_RATIO = 0.125
 _CUTOUT_RATIO = 0.5
 _SCALE_RATIO = 1.2
@@ -59,6 +59,7 @@ class DSAParams:
     color: torch.Tensor | None = None  # [G, 3] brightness shift, saturation factor, contrast factor
     colored: torch.Tensor | None = None  # [G] bool: whether color changes the images
     cutout: torch.Tensor | None = None  # [G, 2] int64 top and left of the square, which lies outside for no cutout
+    uncut: torch.Tensor | None = None  # [G, H + W] bool: the rows and the columns that the square does not touch
 
     @property
     def groups(self) -> int:
@@ -103,6 +104,7 @@ class DSAParams:
             color=stage(self.color, "color"),
             colored=stage(self.colored, "color"),
             cutout=stage(self.cutout, "cutout"),
+            uncut=stage(self.uncut, "cutout"),
         )
 
 
@@ -170,7 +172,9 @@ def sample(
         cutout = torch.where(rows["cutout"][:, None], corner, cutout)
     moved = (theta != torch.eye(2, 3, dtype=torch.float64)).flatten(1).any(dim=1)
     flipped = rows.get("flip", torch.zeros(groups, dtype=torch.bool)) & (u[:, 0] < 0.5)
-    return DSAParams(strategies, size, align_corners, theta, moved, flipped, color, colored, cutout).to(device, dtype)
+    uncut = _uncut(cutout, size)
+    drawn = DSAParams(strategies, size, align_corners, theta, moved, flipped, color, colored, cutout, uncut)
+    return drawn.to(device, dtype)
 
 
 def join(parts: Sequence[DSAParams]) -> DSAParams:
@@ -189,6 +193,7 @@ def join(parts: Sequence[DSAParams]) -> DSAParams:
         "color": torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64),
         "colored": torch.tensor(False),
         "cutout": torch.tensor(size),
+        "uncut": torch.tensor(True),
     }
 
     def stage(name: str) -> torch.Tensor | None:
@@ -233,8 +238,9 @@ def apply(images: torch.Tensor, params: DSAParams) -> torch.Tensor:
             x = torch.where(_spread(params.moved), _resample(x, params.theta, params.align_corners), x)
         if params.flipped is not None:
             x = torch.where(_spread(params.flipped), x.flip(-1), x)
-        if params.cutout is not None:
-            x = x * _uncovered(params.cutout, params.im_size)
+        if params.uncut is not None:
+            rows, columns = params.uncut.split(params.im_size, dim=1)  # [G, H] and [G, W]
+            x = x * (rows[:, None, None, :, None] | columns[:, None, None, None, :])
     return x.flatten(0, 1)
 
 
@@ -262,11 +268,16 @@ def _affine(name: str, u: torch.Tensor, size: Sequence[int], align_corners: bool
 def _recolor(x: torch.Tensor, color: torch.Tensor) -> torch.Tensor:
     """Change the brightness, saturation and contrast, in this order, of x [G, m, ch, H, W]."""
     brightness, saturation, contrast = _spread(color).unbind(1)
+    at_once = x.device.type != "cpu"
     x = x + brightness
-    gray = x.mean(dim=2, keepdim=True)  # the mean of a single channel is that channel, so saturation does not change it
-    x = (x - gray).mul_(saturation).add_(gray)
-    level = x.mean(dim=(2, 3, 4), keepdim=True)
-    return (x - level).mul_(contrast).add_(level)
+    # The mean of a single channel is that channel, so saturation does not change it.
+    x = stretch(x, x.mean(dim=2, keepdim=True), saturation, at_once)
+    return stretch(x, x.mean(dim=(2, 3, 4), keepdim=True), contrast, at_once)
+
+
+def stretch(x: torch.Tensor, middle: torch.Tensor, factor: torch.Tensor, at_once: bool) -> torch.Tensor:
+    """Return (x - middle) * factor + middle. at_once: in one operation, not three, which rounds otherwise."""
+    return torch.lerp(middle, x, factor) if at_once else (x - middle).mul_(factor).add_(middle)
 
 
 def _resample(x: torch.Tensor, theta: torch.Tensor, align_corners: bool) -> torch.Tensor:
@@ -279,13 +290,13 @@ def _resample(x: torch.Tensor, theta: torch.Tensor, align_corners: bool) -> torc
     return moved.unflatten(0, (groups, each))
 
 
-def _uncovered(cutout: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Return a bool [G, 1, 1, H, W], False inside each group's square, which may extend beyond the image."""
-    inside = []
+def _uncut(cutout: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Return a bool [G, H + W], False for the rows and columns of each group's square, which may go over the edge."""
+    touched = []
     for axis, (side, cut) in enumerate(zip(size, _cutout_sides(size), strict=True)):
-        offset = torch.arange(side, device=cutout.device) - cutout[:, axis, None]
-        inside.append((offset >= 0) & (offset < cut))  # [G, side]
-    return ~(inside[0][:, None, None, :, None] & inside[1][:, None, None, None, :])
+        offset = torch.arange(side) - cutout[:, axis, None]
+        touched.append((offset >= 0) & (offset < cut))  # [G, side]
+    return ~torch.cat(touched, dim=1)
 
 
 def _cutout_sides(size: Sequence[int]) -> tuple[int, ...]:

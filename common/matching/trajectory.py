@@ -34,6 +34,7 @@ from torch.func import functional_call, grad, grad_and_value
 
 from common.matching.augment import DSAParams, apply
 from common.networks import has_batchnorm
+from common.networks.graphs import Graphed
 from common.system.errors import InputError
 
 Unroll = Literal["adjoint", "plain"]
@@ -80,7 +81,7 @@ class Student:
     gradient: Gradient
     pullback: Pullback
     graph: Callable[[Tensor, Tensor, Tensor], Graph] | None = None
-    """(theta, images, labels) -> the graph of their gradient; None for a compiled student"""
+    """(theta, images, labels) -> the graph of their gradient; None for a compiled or captured student"""
     weights: dict[int, int] = field(default_factory=dict)
     """number of images -> what `graph_bytes` has measured"""
 
@@ -110,13 +111,17 @@ def flatten(parameters: Iterable[Tensor]) -> Tensor:
     return torch.cat([p.detach().reshape(-1) for p in parameters])
 
 
-def build_student(network: nn.Module, compiled: Callable[[Any], Any] | None = None) -> Student:
+def build_student(
+    network: nn.Module, compiled: Callable[[Any], Any] | None = None, graphs: torch.device | None = None
+) -> Student:
     """Build the student that `match` trains; one student serves a whole run.
 
     Only the architecture, the mode and the buffers of the network are used, not its weights, and the network is not
     changed. Batch normalisation in training mode normalises over the batch and keeps its running statistics. The
     network must be deterministic, because each step is computed in the forward and again in the backward direction.
     compiled: torch.compile, or None. Both functions of the student take only tensors and compile once per part size.
+    graphs: the device on which both are captured as CUDA graphs, once per part size, or None. No graph of autograd is
+    kept then, so each step is computed in both directions whatever the memory. Not for the unroll "plain".
     """
     names = [name for name, _ in network.named_parameters()]
     shapes = [p.shape for p in network.parameters()]
@@ -158,9 +163,28 @@ def build_student(network: nn.Module, compiled: Callable[[Any], Any] | None = No
         return to_theta, to_images, value
 
     whole = has_batchnorm(network)
-    if compiled is None:
+    if compiled is None and graphs is None:
         return Student(sum(sizes), whole, gradient, pullback, graph)
-    return Student(sum(sizes), whole, compiled(gradient_pure), compiled(pullback_pure), None)
+    once, back = (gradient, pullback) if compiled is None else (compiled(gradient_pure), compiled(pullback_pure))
+    if graphs is not None:
+        once, back = _captured(once, graphs), _captured(back, graphs)
+    return Student(sum(sizes), whole, once, back, None)
+
+
+def _captured(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """The function as a CUDA graph; its results, a tensor or several, hold until the next call."""
+
+    def several(*inputs: Tensor) -> Sequence[Tensor]:
+        results = function(*inputs)
+        return (results,) if isinstance(results, Tensor) else results
+
+    graphed = Graphed(several, device)
+
+    def call(*inputs: Tensor) -> Any:
+        results = graphed(*inputs)
+        return results[0] if len(results) == 1 else results
+
+    return call
 
 
 @torch.no_grad()
@@ -214,7 +238,7 @@ def match(
     team: the processes that share the parts. All of them pass the same arguments and get the whole result. "plain"
     cannot be shared.
     memory: bytes for the graphs of chunks that the adjoint then need not compute twice. It does not change the result;
-    a compiled student and "plain" do not use it.
+    a compiled or captured student and "plain" do not use it.
     If the student diverges or start equals target, the result is NaN or infinite and no exception is raised, because
     this function never waits for the device.
     Raises InputError if start or target belongs to another network, and for a chunk with a network that normalises over

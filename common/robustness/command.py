@@ -20,6 +20,7 @@ from common.datasets import default_data_path, is_imagenet
 from common.disk.paths import expanded
 from common.images.image_data import with_statistics
 from common.networks import build_network
+from common.networks.graphs import can_capture
 from common.report import pictures
 from common.robustness.authors_set import authors_set, is_authors_set
 from common.robustness.conditions import CORRUPTIONS, LEVELS, Condition, Target, TargetName
@@ -99,7 +100,9 @@ def measure(options: RobustnessOptions, folder: Path) -> dict[str, Any]:
     with said_by(options.synset):
         network = build_network(setup.network, clean.channels, clean.num_classes, clean.im_size).to(device)
     setup.check_networks({setup.network: network}, options.synset)
-    evaluated = EvaluationNetwork(network, options.compile and can_compile())
+    evaluated = EvaluationNetwork(
+        network, options.compile and can_compile(), options.cuda_graphs and can_capture(device)
+    )
     trained: list[dict[str, torch.Tensor]] = []
     clean_accuracies = evaluate_pool(
         {setup.network: evaluated},

@@ -29,7 +29,9 @@ class Evaluations:
         self.images = 0
         """Images that the networks of the last evaluation were trained and tested on, in this process."""
         self._setup = setup
-        self._networks = {name: EvaluationNetwork(network, setup.compile) for name, network in setup.pool.items()}
+        self._networks = {
+            name: EvaluationNetwork(network, setup.compile, setup.graphs) for name, network in setup.pool.items()
+        }
         # Accuracies of the evaluation in progress, by network: on the test images, and on those held back.
         self._unfinished: dict[str, list[float | None]] = {}
         self._unfinished_on_held: dict[str, list[float | None]] = {}

@@ -88,6 +88,7 @@ class Pieces:
 
     `train` and `test` are ImageData, `synset` is the set that is distilled, `network` is the network to match, in
     training mode. `options` are completed with what depends on the data, and `sources` say where each comes from.
+    `graphs` is the device if passes are to be captured as CUDA graphs, else None.
     `share` says which classes this process matches: none if there are more processes than classes.
     """
 
@@ -96,6 +97,7 @@ class Pieces:
         self.train, self.test, self.synset, self.network = setup.train, setup.test, setup.synset, setup.network
         self.share = ClassShare.of(setup.train.num_classes)
         self._compile = setup.compile
+        self.graphs = setup.device if setup.graphs else None
 
     def draws(self, *numbers: int) -> Draws:
         """The random draws of one update. numbers: the iteration, then the update or expert within the iteration."""

@@ -19,6 +19,7 @@ from common.config.sets import bits_of, new_set
 from common.costs.memory import check_memory
 from common.images.image_data import ImageData, content_of
 from common.networks import Network, build_network, has_batchnorm, has_dropout
+from common.networks.graphs import can_capture
 from common.networks.pools import build_pool, principal
 from common.recipes.shapes import DataShape, known_shape
 from common.runs.finished import CONFIG, SUMMARY
@@ -56,6 +57,7 @@ class Setup:
     """The name of the evaluation network whose accuracy counts as the accuracy of the run."""
     protocol: EvaluationProtocol
     compile: bool
+    graphs: bool
     content: dict[str, Any]
     """What the dataset holds, as `content_of` tells it."""
     tried: TriedCounts | None = None
@@ -111,6 +113,7 @@ def set_up(options: DistillOptions, sources: Sources, objective: str | None = No
         principal=principal(pool, options.model),
         protocol=EvaluationProtocol.of(options),
         compile=options.compile and can_compile(),
+        graphs=options.cuda_graphs and can_capture(device),
         content=content,
         tried=tried,
     )

@@ -116,6 +116,20 @@ def pins(device: torch.device) -> bool:
         return False
 
 
+@lru_cache
+def fuses(device: torch.device) -> bool:
+    """Whether SGD makes its step on the device in one operation, for all parameters (`fused`); never on a CPU."""
+    if device.type in ("cpu", "meta"):
+        return False
+    one = torch.ones(1, device=device, requires_grad=True)
+    one.grad = torch.ones_like(one)
+    try:
+        torch.optim.SGD([one], lr=0.1, fused=True).step()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
 def check_precision(name: str, device: torch.device) -> None:
     """Raises InputError if the device does not support this precision."""
     if name == "tf32" and not has_tf32(device):

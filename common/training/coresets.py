@@ -29,7 +29,7 @@ from common.training.train import (
     EvaluationProtocol,
     all_finite,
     batches_of_test,
-    test_indices,
+    test_rows,
     train_epoch,
 )
 
@@ -106,8 +106,8 @@ def trained_features(
         network.eval()
         parts = []
         with torch.no_grad():
-            for indices in test_indices(train):
-                parts.append(network.embed(train.batch(indices)).float())
+            for rows in test_rows(train):
+                parts.append(network.embed(train.batch(rows)).float())
                 bar.update()
     features = torch.cat(parts)
     if not all_finite([*network.parameters(), *network.buffers(), features], train.device):

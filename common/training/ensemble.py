@@ -20,15 +20,17 @@ from common.datasets import ImageData
 from common.matching import augment, dc_augment
 from common.matching.transforms import Augmenter
 from common.networks import drawn_in, reinitialise
+from common.networks.graphs import Gradients, graphed_forward, graphed_gradients, set_gradients
 from common.system.devices import all_to_device, to_device
 from common.training.train import (
     EvaluationProtocol,
     TrainingSet,
+    are_finite,
     augmenter_of,
     check_augmenter,
     epochs,
     targets,
-    test_indices,
+    test_rows,
 )
 
 State = dict[str, Tensor]  # parameters or buffers of n networks by name, each [n, ...]
@@ -39,11 +41,12 @@ class Ensemble:
     """Trains and tests several networks of the given network's architecture together.
 
     compiler: a function such as torch.compile, or None to compile nothing. The training pass is compiled at the first
-    training and the testing pass at the first test; later calls reuse both.
+    training and the testing pass at the first test; later calls reuse both. graphs: whether to capture both as graphs,
+    anew for each call, since each has weights of its own.
     """
 
-    def __init__(self, network: nn.Module, compiler: Callable[..., Any] | None = None) -> None:
-        self._network, self._compiler = network, compiler
+    def __init__(self, network: nn.Module, compiler: Callable[..., Any] | None = None, graphs: bool = False) -> None:
+        self._network, self._compiler, self._graphs = network, compiler, graphs
 
     @cached_property
     def _training(self) -> Stack:
@@ -75,33 +78,41 @@ class Ensemble:
         """
         weights, buffers = initial(self._network, seeds)
         augmenter = augmenter_of(protocol, tests[0])
-        train(self._training, weights, buffers, training_sets, protocol, draws, on_batch, augmenter)
-        by_test = [self._tested(weights, buffers, data, on_batch) for data in tests]
+        train(self._training, weights, buffers, training_sets, protocol, draws, on_batch, augmenter, self._graphs)
+        forward = self._forward(weights, buffers)
+        by_test = [self._tested(forward, weights, buffers, data, on_batch) for data in tests]
         return [list(each) for each in zip(*by_test, strict=True)]
+
+    def _forward(self, weights: State, buffers: State) -> Callable[[Tensor], Tensor]:
+        """Images [B, ch, ...] -> logits [n, B, C] of the n networks, in a test."""
+        count, tested = len(next(iter(weights.values()))), self._testing
+
+        def forward(images: Tensor) -> Tensor:
+            return tested(weights, buffers, images.expand(count, *images.shape))
+
+        return graphed_forward(forward, next(iter(weights.values())).device) if self._graphs else forward
 
     @torch.no_grad()
     def _tested(
-        self, weights: State, buffers: State, data: ImageData, on_batch: Callable[[], object]
+        self,
+        forward: Callable[[Tensor], Tensor],
+        weights: State,
+        buffers: State,
+        data: ImageData,
+        on_batch: Callable[[], object],
     ) -> list[float | None]:
         """The accuracy of each of the n networks on `data`."""
-        count, device = len(next(iter(weights.values()))), data.labels.device
-        correct = torch.zeros(count, dtype=torch.long, device=device)
-        every = [tensor.detach().reshape(count, -1) for tensor in (*weights.values(), *buffers.values())]
-        finite = _finite_rows(torch.cat(every, dim=1))
-        for indices in test_indices(data):
-            images = data.batch(indices)
-            logits = self._testing(weights, buffers, images.expand(count, *images.shape))  # [n, B, C]
-            correct += (logits.argmax(dim=2) == data.labels[indices]).sum(dim=1)
-            finite &= _finite_rows(logits)
+        count = len(next(iter(weights.values())))
+        parts = []
+        for rows in test_rows(data):
+            parts.append(forward(data.batch(rows)))  # [n, B, C]
             for _ in range(count):
                 on_batch()
-        counts, sound = torch.stack([correct, finite.long()]).tolist()
+        logits = torch.cat(parts, dim=1)  # [n, N, C]; what follows is done once, not for each batch
+        correct = (logits.argmax(dim=2) == data.labels).sum(dim=1)
+        every = [tensor.detach().reshape(count, -1) for tensor in (*weights.values(), *buffers.values(), logits)]
+        counts, sound = torch.stack([correct, are_finite(torch.cat(every, dim=1), 1)]).tolist()
         return [each / len(data) if fine else None for each, fine in zip(counts, sound, strict=True)]
-
-
-def _finite_rows(tensor: Tensor) -> Tensor:
-    """Whether each of the n parts of a tensor [n, ...] is finite throughout: bool [n]."""
-    return tensor.detach().isfinite().reshape(len(tensor), -1).all(dim=1)
 
 
 def initial(network: nn.Module, seeds: Sequence[int]) -> tuple[State, State]:
@@ -143,8 +154,9 @@ def train(
     draws: Sequence[torch.Generator],
     on_batch: Callable[[], object] = lambda: None,
     augmenter: Augmenter | None = None,
+    graphs: bool = False,
 ) -> None:
-    """Train the stacked networks in place, each as `train.train` would.
+    """Train the stacked networks in place, each as `train.train` would. graphs: capture the steps as graphs.
 
     Afterwards `weights` holds the weights to test: the final ones or, for a protocol of kind "glad", their average.
     """
@@ -152,20 +164,28 @@ def train(
     if len(lengths) != 1:
         raise ValueError(f"networks that are trained together need training sets of one length, not {sorted(lengths)}")
     check_augmenter(protocol, augmenter)
-    for optimizer in epochs(protocol, list(weights.values()), list(buffers.values())):
-        _train_epoch(stack, weights, buffers, training_sets, optimizer, protocol, draws, on_batch, augmenter)
+    count = len(draws)
+
+    def loss_of(images: Tensor, labels: Tensor) -> Tensor:
+        """The sum of the networks' mean losses, so that each network gets the gradient of its own mean loss."""
+        logits = stack(weights, buffers, images.unflatten(0, (count, -1)))
+        return F.cross_entropy(logits.flatten(0, 1), labels) * count
+
+    parameters = list(weights.values())
+    gradients = graphed_gradients(loss_of, parameters, parameters[0].device) if graphs else None
+    for optimizer in epochs(protocol, parameters, list(buffers.values())):
+        _train_epoch(loss_of, training_sets, optimizer, protocol, draws, on_batch, augmenter, gradients)
 
 
 def _train_epoch(
-    stack: Stack,
-    weights: State,
-    buffers: State,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
     training_sets: Sequence[TrainingSet],
     optimizer: torch.optim.Optimizer,
     protocol: EvaluationProtocol,
     draws: Sequence[torch.Generator],
     on_batch: Callable[[], object],
     augmenter: Augmenter | None,
+    gradients: Gradients | None,
 ) -> None:
     """Train every network for one epoch, each on its own images in its own order."""
     device = training_sets[0].labels.device
@@ -178,11 +198,12 @@ def _train_epoch(
             parts = zip(images.chunk(len(draws)), labels.chunk(len(draws)), draws, strict=True)
             augmented = [augmenter(*part) for part in parts]
             images, labels = (torch.cat(each) for each in zip(*augmented, strict=True))
-        logits = stack(weights, buffers, images.unflatten(0, indices.shape))
-        # The sum of the networks' mean losses, so that each network gets the gradient of its own mean loss.
-        loss = F.cross_entropy(logits.flatten(0, 1), labels) * len(draws)
-        optimizer.zero_grad()
-        loss.backward()
+        if gradients is None:
+            loss = loss_of(images, labels)
+            optimizer.zero_grad()
+            loss.backward()
+        else:
+            set_gradients(optimizer, gradients(images, labels))
         optimizer.step()
         for _ in draws:
             on_batch()

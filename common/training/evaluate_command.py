@@ -9,6 +9,7 @@ from typing import Any
 from common.config.checks import check_references, check_stored_as, check_training, output_files
 from common.config.evaluate_options import EvaluateOptions
 from common.networks import Network, build_network
+from common.networks.graphs import can_capture
 from common.networks.pools import build_pool, principal
 from common.report.description import describe_files
 from common.report.evaluated import distillation_seconds, lines_of, table_of
@@ -64,10 +65,11 @@ def evaluate_file(
     device = resolve_device(options.device)
     setup = prepare_evaluation(options, objective, defaults, device, stored)
     compiles = options.compile and can_compile()
+    graphs = options.cuda_graphs and can_capture(device)
     with said_by(options.synset):
         networks = networks_to_train(options, setup)
     setup.check_networks(networks, options.synset)
-    pool = {name: EvaluationNetwork(each.to(device), compiles) for name, each in networks.items()}
+    pool = {name: EvaluationNetwork(each.to(device), compiles, graphs) for name, each in networks.items()}
     times: dict[str, list[float]] = {name: [] for name in pool}  # when each network was finished
     begun = time.monotonic()
     accuracies = evaluate_pool(

@@ -14,6 +14,7 @@ from torch import nn
 from common.datasets import ImageData
 from common.matching.transforms import check_augmentation
 from common.networks import has_dropout, reinitialise
+from common.networks.graphs import graphed_forward
 from common.system import parallel
 from common.system.devices import Precision
 from common.system.devices import precision as computing_in
@@ -21,7 +22,15 @@ from common.system.errors import InputError
 from common.system.progress import Progress
 from common.system.seeds import derive, generator, seeded
 from common.training.ensemble import Ensemble
-from common.training.train import EvaluationProtocol, TrainingSet, accuracy, augmenter_of, batches_of_test, train
+from common.training.train import (
+    EvaluationProtocol,
+    TrainingSet,
+    accuracy,
+    augmenter_of,
+    batches_of_test,
+    gradients_of,
+    train,
+)
 
 _ALL = 1 << 20  # more networks than any evaluation trains
 
@@ -30,13 +39,15 @@ class EvaluationNetwork:
     """A network that evaluations train repeatedly from new initial weights, compiled at most once.
 
     network: the network, on the device where it is trained; its weights are overwritten. compile: whether to use
-    torch.compile, which compiles at the first use.
+    torch.compile, which compiles at the first use. graphs: whether to capture steps and tests as CUDA graphs, for each
+    evaluation anew: they take the memory of a step and a test as long as they are kept.
     """
 
-    def __init__(self, network: nn.Module, compile: bool = False) -> None:
+    def __init__(self, network: nn.Module, compile: bool = False, graphs: bool = False) -> None:
         self.network = network
         self.forward = torch.compile(network) if compile else network
-        self.ensemble = Ensemble(network, partial(torch.compile, dynamic=False) if compile else None)
+        self.graphs = graphs and not has_dropout(network)
+        self.ensemble = Ensemble(network, partial(torch.compile, dynamic=False) if compile else None, self.graphs)
 
 
 def evaluate_pool(
@@ -182,12 +193,15 @@ def train_and_test(
             )
             return
         one, forward, augmenter = network.network, network.forward, augmenter_of(protocol, tests[0])
+        device = tests[0].device
+        gradients = gradients_of(one, forward, device) if network.graphs else None
+        tested = graphed_forward(forward, device) if network.graphs else forward
         for number in some:
             reinitialise(one, derive(seed, "evaluation network", point, number))
             draws = generator(seed, "evaluation draws", point, number)
             with seeded(one, seed, "evaluation dropout", point, number):
-                train(one, training_sets(number), protocol, draws, forward, on_batch, augmenter)
-            yield [accuracy(one, each, forward, on_batch) for each in tests]
+                train(one, training_sets(number), protocol, draws, forward, on_batch, augmenter, gradients)
+            yield [accuracy(one, each, tested, on_batch) for each in tests]
 
     for some in _rounds(network.network, len(numbers), together):
         first, last = parallel.share(len(some))

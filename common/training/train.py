@@ -15,8 +15,10 @@ from common.config.options import DistillOptions
 from common.datasets import ImageData
 from common.matching import augment, dc_augment
 from common.matching.transforms import Augmentation, Augmenter
+from common.networks import has_dropout
+from common.networks.graphs import Gradients, graphed_gradients, set_gradients
 from common.networks.pools import EvalProtocol
-from common.system.devices import to_device
+from common.system.devices import fuses, to_device
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
@@ -151,12 +153,14 @@ def train(
     forward: Callable[[Tensor], Tensor] | None = None,
     on_batch: Callable[[], object] = lambda: None,
     augmenter: Augmenter | None = None,
+    gradients: Gradients | None = None,
 ) -> None:
     """Train `network` in place by the protocol, so that it ends with the weights to test.
 
     draws: a CPU generator for the order of images and the augmentation. forward: the compiled network, or None to call
     `network` itself. on_batch is called after each batch, and may raise. augmenter: that of `augmenter_of`, for a
-    protocol with another augmentation than DSA. The CPU never waits for the device within an epoch, but for
+    protocol with another augmentation than DSA. gradients: what computes those of a batch in place of `forward` and
+    `backward` (`gradients_of`, captured as a graph). The CPU never waits for the device within an epoch, but for
     AutoAugment and RandAugment.
     """
     check_augmenter(protocol, augmenter)
@@ -172,6 +176,7 @@ def train(
             on_batch,
             protocol.dc_strategy,
             augmenter,
+            gradients,
         )
 
 
@@ -202,7 +207,7 @@ def epochs(
     for epoch in range(protocol.epochs_of_training):
         lr = protocol.step_size(epoch)
         if protocol.starts_anew(epoch):
-            optimizer = torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+            optimizer = sgd(parameters, lr, MOMENTUM, WEIGHT_DECAY)
         optimizer.param_groups[0]["lr"] = lr
         yield optimizer
         if protocol.kind == "glad":
@@ -212,6 +217,12 @@ def epochs(
                 averages = [tensor.clone() for tensor in current]
     for tensor, average in zip(current, averages, strict=False):  # kind "dc" has no averages
         tensor.copy_(average)
+
+
+def sgd(parameters: Sequence[Tensor], lr: float, momentum: float, decay: float) -> torch.optim.SGD:
+    """SGD that makes a step in one operation where the device has that. There it may round otherwise than elsewhere."""
+    fused = True if fuses(parameters[0].device) else None
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay, fused=fused)
 
 
 @torch.no_grad()
@@ -247,6 +258,7 @@ def train_epoch(
     on_batch: Callable[[], object] = lambda: None,
     dc_strategy: str = "",
     augmenter: Augmenter | None = None,
+    gradients: Gradients | None = None,
 ) -> None:
     """Train on every image once in random order, with the cross-entropy loss; the last batch may be smaller.
 
@@ -257,8 +269,8 @@ def train_epoch(
     device = data.labels.device
     network.train()
     order = to_device(torch.randperm(len(data.labels), generator=draws), device)
-    for indices in order.split(batch):
-        images, labels = data.batch(indices), targets(data, indices)
+    for indices, labels in zip(order.split(batch), targets(data, order).split(batch), strict=True):
+        images = data.batch(indices)
         drawn = augment.sample(strategy, len(indices), draws, images.shape[2:], one_strategy=True, device=device)
         images = augment.apply(images, drawn)
         if dc_strategy:
@@ -267,11 +279,25 @@ def train_epoch(
             )
         if augmenter is not None:
             images, labels = augmenter(images, labels, draws)
-        loss = F.cross_entropy(forward(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
+        if gradients is None:
+            loss = F.cross_entropy(forward(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+        else:
+            set_gradients(optimizer, gradients(images, labels))
         optimizer.step()
         on_batch()
+
+
+def gradients_of(network: nn.Module, forward: Callable[[Tensor], Tensor], device: torch.device) -> Gradients | None:
+    """What `train` and `train_epoch` take as `gradients`: those of this network's steps, captured as CUDA graphs.
+
+    None for a network with dropout, whose draws a graph would have to make.
+    """
+    if has_dropout(network):
+        return None
+    parameters = list(network.parameters())
+    return graphed_gradients(lambda images, labels: F.cross_entropy(forward(images), labels), parameters, device)
 
 
 @torch.no_grad()
@@ -289,14 +315,14 @@ def accuracy(
     """
     network.eval()
     forward = network if forward is None else forward
-    correct = torch.zeros((), dtype=torch.long, device=data.labels.device)
-    finite = all_finite([*network.parameters(), *network.buffers()], data.labels.device)
-    for indices in test_indices(data):
-        logits = forward(data.batch(indices))
-        correct += (logits.argmax(dim=1) == data.labels[indices]).sum()
-        finite &= logits.isfinite().all()
+    parts = []
+    for rows in test_rows(data):
+        parts.append(forward(data.batch(rows)))
         on_batch()
-    count, sound = torch.stack([correct, finite.long()]).tolist()
+    logits = torch.cat(parts)  # [N, C]; what follows is done once, not for each batch
+    correct = (logits.argmax(dim=1) == data.labels).sum()
+    finite = all_finite([*network.parameters(), *network.buffers(), logits], data.labels.device)
+    count, sound = torch.stack([correct, finite]).tolist()
     return count / len(data.labels) if sound else None
 
 
@@ -305,9 +331,10 @@ def test_batch(im_size: Sequence[int]) -> int:
     return max(1, _TEST_PIXELS // max(math.prod(im_size), 32 * 32))
 
 
-def test_indices(data: ImageData) -> tuple[Tensor, ...]:
-    """The images of each batch of a test, int64 [B] on their device."""
-    return torch.arange(len(data.labels), device=data.labels.device).split(test_batch(data.im_size))
+def test_rows(data: ImageData) -> list[slice]:
+    """The images of each batch of a test."""
+    size = test_batch(data.im_size)
+    return [slice(first, first + size) for first in range(0, len(data.labels), size)]
 
 
 def batches_of_test(images: int, im_size: Sequence[int]) -> int:
@@ -318,4 +345,12 @@ def batches_of_test(images: int, im_size: Sequence[int]) -> int:
 def all_finite(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
     """Whether no number in the tensors is NaN or infinite: bool [] on their device, for which nothing waits."""
     whole = [tensor.detach().reshape(-1) for tensor in tensors]
-    return torch.cat(whole).isfinite().all() if whole else torch.ones((), dtype=torch.bool, device=device)
+    return are_finite(torch.cat(whole), 0) if whole else torch.ones((), dtype=torch.bool, device=device)
+
+
+def are_finite(numbers: Tensor, dim: int) -> Tensor:
+    """Whether no number along this axis is NaN or infinite: bool. Zero times such a number is NaN, and any other zero.
+
+    That is three operations on an accelerator, where `isfinite` and `all` are five.
+    """
+    return numbers.mul(0).sum(dim) == 0
