@@ -37,7 +37,7 @@ from common.runs.loop import Distillation
 from common.runs.setup import check_no_dropout
 from common.system import parallel
 from common.system.command import run_command
-from common.system.devices import precision
+from common.system.devices import precision, total_memory
 from common.system.errors import InputError
 from common.training.train import Batches, train_epoch
 
@@ -79,7 +79,7 @@ def distill(options: Options, sources: Sources, objective: str = "DC") -> Distil
         check_no_dropout(options, run.network)
         network = run.network
         chunk = options.chunk or gradient.default_chunk(
-            run.device, options.batch_real, run.compiler is not None, run.train.im_size
+            run.device, options.batch_real, run.compiler is not None, run.train.im_size, total_memory(run.device)
         )
 
         # Several processes divide the C classes among them. This process has c classes, with m real and n synthetic

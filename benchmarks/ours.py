@@ -28,7 +28,7 @@ from common.networks.graphs import graphed_forward
 from common.runs.pieces import Pieces
 from common.runs.setup import set_up
 from common.synset.selection import select
-from common.system.devices import can_compile, to_device
+from common.system.devices import can_compile, to_device, total_memory
 from common.system.seeds import derive, generator
 from common.training.pool import EvaluationNetwork, evaluate_pool
 from common.training.train import Batches, EvaluationProtocol, accuracy, gradients_of
@@ -150,7 +150,7 @@ def dc(size: Size, device: torch.device, compile: bool) -> Run:
     options, sources = options_of(DCOptions, "DC", size, size.dc, device, compile)
     run = Pieces(set_up(options, sources))
     chunk = options.chunk or gradient.default_chunk(
-        run.device, options.batch_real, run.compiler is not None, run.train.im_size
+        run.device, options.batch_real, run.compiler is not None, run.train.im_size, total_memory(run.device)
     )
     iterations = count()
 

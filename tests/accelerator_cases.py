@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
 from tests.conftest import ROOT
@@ -28,6 +29,7 @@ import standin
 from sizes import Size
 
 from common import frequency
+from common.codec.rate import shortest
 from common.config.command_line import parse, parse_buffer
 from common.config.options import BufferOptions
 from common.datasets import load_dataset
@@ -58,7 +60,7 @@ DIGITS = [
     "--dataset", "digits", "--model", "ConvNetD1W16", "--device", standin.NAME, "--eval_it", 0, "--num_eval", 1,
 ]  # fmt: skip
 SCRIPTS = {"DM": dm, "DC": dc, "TM": tm}
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("tf32", "fp32", "bf16")
 CASES = {}
 FOLDER = Path(sys.argv[1]) if __name__ == "__main__" else Path()
 
@@ -135,16 +137,18 @@ def watched(name):
     types, refused = {}, {}
     with standin.StandIn() as there:
         step = prepare()
-        step()
         # The stand-in has no tf32; what networks compute there is what they compute where there is.
         with mock.patch.object(devices, "has_tf32", return_value=True):
-            for precision in PRECISIONS if name in NETWORKS else ("fp32",):
+            for precision in PRECISIONS if name in NETWORKS else ("tf32", "fp32"):
                 asked = partial(as_asked, precision)
+                # The first time fills caches, which may wait.
+                there.count_anew()
+                allowed = there.step(waits) if types else contextlib.nullcontext()
                 with (
                     mock.patch("common.runs.pieces.precision", asked),
                     mock.patch("common.training.pool.computing_in", asked),
                     devices.precision(precision, DEVICE),
-                    there.step(waits),
+                    allowed,
                 ):
                     step()
                 types[precision] = sorted(map(str, there.types))
@@ -183,15 +187,17 @@ for step_name in STEPS:
 def experts():
     options = parse_buffer(
         BufferOptions, "TM",
-        [*map(str, [*DIGITS[:6], "--num_experts", 1, "--train_epochs", 1, "--buffer_path", FOLDER / "buffers"])],
+        [*map(str, [*DIGITS[:6], "--num_experts", 1, "--train_epochs", 1, "--buffer_path", FOLDER / "buffers",
+                    "--cuda_graphs"])],
     )  # fmt: skip
     with standin.StandIn() as there:
         buffer.train_experts(options)
+        graphs = there.by_name["graph"]
         train = load_dataset("digits")[0]
         known = dataclasses.replace(train, raw_fingerprint=train.fingerprint).to(DEVICE)
         with there.step():  # the images are not copied back
             describe(known, "ConvNetD1W16", build_network("ConvNetD1W16", 1, 10, (8, 8)))
-    return {}
+    return {"graphs": graphs}
 
 
 def updates(objective, flags, waits=0, count=2):
@@ -208,7 +214,7 @@ def updates(objective, flags, waits=0, count=2):
 
         with rehearsal(loop):
             SCRIPTS[objective].distill(options, sources, objective)
-    return {"launches": there.launches, "losses": len(losses)}
+    return {"launches": there.launches, "losses": len(losses), "graphs": there.by_name.get("graph", 0)}
 
 
 BY_CLASS = ["--batch_real", 8]
@@ -223,6 +229,7 @@ UPDATES = {
     "DC, trained between updates": ("DC", [*BY_CLASS, "--outer_loop", 2, "--inner_loop", 1]),
     "DC with batch statistics": ("DC", [*BY_CLASS, *BN]),
     "TM": ("TM", FOLLOWING),
+    "TM, CUDA graphs": ("TM", [*FOLLOWING, "--cuda_graphs"]),
     "TM, plain": ("TM", [*FOLLOWING, "--unroll", "plain"]),
     "TM in batches and chunks": ("TM", [*FOLLOWING, "--batch_syn", 9, "--chunk", 5]),
 }
@@ -297,7 +304,7 @@ def sets():
     found = {}
     for name, make in SETS.items():
         path = FOLDER / "checkpoint.pt"
-        with standin.StandIn() as there:
+        with standin.StandIn() as there, unwatched_on_cpu():
             first, step_size = make(), StepSize(0.1, 1e-3, DEVICE)
             update(first)
             step_size.update(on_device(1)[0])
@@ -313,18 +320,33 @@ def sets():
     return found
 
 
+@contextlib.contextmanager
+def unwatched_on_cpu():
+    """The search for tables of codes is not watched where it is all on the CPU: that is most of a coded set's time."""
+
+    def search(sums, more=None):
+        watched = any(each.device.type != "cpu" for each in sums)
+        with contextlib.nullcontext() if watched else _disable_current_modes():
+            return shortest(sums, more)
+
+    with contextlib.ExitStack() as patches:
+        for place in ("quantise", "side"):
+            patches.enter_context(mock.patch(f"common.codec.{place}.shortest", search))
+        yield
+
+
 @case("a coded set looks for its step")
 def refresh():
     """Every ten updates it waits once, for the number of halvings; without float64 the CPU does all of it."""
-    # One set is enough: how it looks for its step depends on what is set below. Three of the tables, whose lengths are
-    # compared one after another, where it does so on the device.
-    with standin.StandIn():
+    # One set is enough: how it looks for its step depends on what is set below.
+    with standin.StandIn(), unwatched_on_cpu():
         synset = packed("coded", num_per_class=6, rate_weight=1.0)
         synset._updates = 9
         update(synset)
         synset.args.rate_weight, synset._updates = 0.0, 9
     with standin.StandIn(float64=True) as there:
         synset._exact_on, synset._code_bits = DEVICE, synset._code_bits.to(DEVICE)
+        # Three of the tables, whose lengths are compared one after another.
         with mock.patch("common.codec.rate.TABLES", 3), there.step(waits=1):
             update(synset)
     return {"waits": there.waits}
@@ -403,6 +425,7 @@ def device():
 
 # -- counts ---------------------------------------------------------------------------------------------------------
 
+case("network")(launches.alone)
 for counted_name in launches.CASES:
     case(f"count: {counted_name}")(partial(lambda name: launches.counted(None, (name,))[name], counted_name))
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.matching import augment
-from common.matching.gradient import DISTANCES, freeze_batchnorm, match
+from common.matching.gradient import DISTANCES, default_chunk, freeze_batchnorm, match
 from common.networks import build_network
 from common.synset.synset import SynSet
 from common.system.errors import InputError
@@ -228,3 +228,13 @@ def test_a_gpu_computes_the_same(chunk):
     expected = class_by_class(network, real, synthetic, drawn())
     found = match(network.cuda(), real.cuda(), synthetic.cuda(), CLASSES, drawn(), "ours", chunk)
     assert_same([x.cpu() for x in found], expected)
+
+
+@pytest.mark.parametrize(("memory", "classes"), [(8, 1), (16, 3), (24, 5), (48, 11), (None, 5)])
+def test_as_many_classes_share_a_pass_as_a_quarter_of_the_memory_holds(memory, classes):
+    """256 images of 32 px each; None: the memory is not told. A single class is not a group."""
+    given = None if memory is None else memory * 2**30
+    chunk = default_chunk(torch.device("cuda"), 256, False, (32, 32), given)
+    assert (1 if chunk is None else chunk // 256) == classes
+    assert default_chunk(torch.device("cuda"), 256, True, (32, 32), given) is None, "compiled passes are of one class"
+    assert default_chunk(torch.device("cpu"), 256, False, (32, 32), given) == 64

@@ -3,14 +3,19 @@
 import pytest
 import torch
 
+from common.config.command_line import parse
 from common.config.options import DSA_STRATEGY
 from common.experts.train import ExpertProtocol, expert_epochs
 from common.matching import augment, trajectory
 from common.networks import build_network
 from common.networks.graphs import WARM_UP, Graphed, can_capture
+from common.runs.identity import identity
+from common.runs.pieces import Pieces
+from common.runs.setup import set_up
 from common.system.seeds import generator
 from common.training.pool import EvaluationNetwork, train_and_test
 from common.training.train import Batches, EvaluationProtocol, gradients_of
+from DM.distill import Options as DMOptions
 from tests import recorded_graphs
 from tests.image_sets import make_data
 
@@ -119,3 +124,12 @@ def test_trajectories_are_those_without_graphs(chunk, parts, recorded):
         graphed = trajectory.match(student, *given, chunk=chunk, memory=1 << 30)
         assert all(map(torch.equal, plain, graphed))
     assert len(recorded) == 2 * (2 * 6 * parts - WARM_UP)
+
+
+def test_a_run_is_the_same_with_and_without(recorded, capsys):
+    given = [parse(DMOptions, "DM", ["--model", "ConvNetD1W8", *words]) for words in ([], ["--cuda_graphs"])]
+    assert identity(given[0][0]) == identity(given[1][0])
+    setup = set_up(*given[1])
+    assert Pieces(setup).graphs == CPU
+    assert EvaluationNetwork(setup.network, graphs=setup.graphs).graphs
+    assert Pieces(set_up(*given[0])).graphs is None

@@ -84,7 +84,10 @@ def estimate(
     where = resolve_device(options.device) if device is None else torch.device(device)
     cell = workload(options, shape)
     if kind == "DC":
-        chunk = options.chunk or gradient.default_chunk(where, own["batch_real"], options.compile, shape.im_size)
+        memory = total_memory(where) if device is None else None
+        chunk = options.chunk or gradient.default_chunk(
+            where, own["batch_real"], options.compile, shape.im_size, memory
+        )
         outer, inner = loops(cast("HasLoops", options))
         distill = costs.dc_iteration(
             cell, own["batch_real"], chunk, own["dis_metric"], outer, inner, options.batch_train

@@ -69,19 +69,23 @@ DISTANCES: dict[str, Distance] = {"ours": row_cosine, "mse": squared, "cos": who
 
 _CPU_IMAGES = 64  # of a pass; as many synthetic images per class need one pass, and more would need more memory
 _GPU_PIXELS = 1280 * 32 * 32
+_PIXEL_BYTES = 4100  # of memory per pixel of a pass: 10.8 GB for 2,560 images of 32 px and a ConvNetD3, by `costs`
 
 
-def default_chunk(device: torch.device, batch_real: int, compiled: bool, im_size: Sequence[int]) -> int | None:
+def default_chunk(
+    device: torch.device, batch_real: int, compiled: bool, im_size: Sequence[int], memory: int | None = None
+) -> int | None:
     """Return the images per pass; None stands for one class per pass.
 
     On a CPU classes do not share a pass, which is a tenth slower (`vmap`). On an accelerator as many share one as take
-    about 5.4 GB for CIFAR-10 and a ConvNetD3 (by `costs`; untried): five, so that the CPU launches 1,421 operations
-    per update in place of about 4,800. All ten would take 719 operations and 10.8 GB. batch_real: real images per
-    class.
+    a quarter of its memory for CIFAR-10 and a ConvNetD3 (untried): all ten of 256 real images with 48 GB, when the CPU
+    launches 715 operations per update, or five with 24 GB and 1,413 launches, in place of about 4,800 class by class.
+    batch_real: real images per class. memory: that of the device in bytes; None if it is not known: five such classes.
     """
     if device.type == "cpu" and not compiled:
         return min(_CPU_IMAGES, batch_real)
-    images = _GPU_PIXELS // math.prod(im_size)
+    pixels = _GPU_PIXELS if memory is None else memory // 4 // _PIXEL_BYTES
+    images = pixels // math.prod(im_size)
     return images if device.type != "cpu" and not compiled and images >= 2 * batch_real else None
 
 
