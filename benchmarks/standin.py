@@ -360,7 +360,7 @@ class StandIn(TorchDispatchMode):
         if mixed:
             args, kwargs = tree_map(self._as_fake, args), tree_map(self._as_fake, kwargs)
         try:
-            out = _NOTHING if mixed else self._by_shape(func, args, kwargs)
+            out: Any = _NOTHING if mixed else self._by_shape(func, args, kwargs)
             if out is _NOTHING:
                 with self._fake:
                     out = func(*args, **kwargs)
@@ -519,7 +519,7 @@ class _Shape(NamedTuple):
     def of(cls, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return cls(tuple(value.shape), value.stride(), value.storage_offset(), value.dtype)
+        return cls(tuple(value.shape), value.stride(), int(value.storage_offset()), value.dtype)
 
 
 _SHAPES: dict[Any, Any] = {}

@@ -68,7 +68,9 @@ class Graphed:
             if calls <= WARM_UP:
                 return self._aside(inputs)
             try:
-                self._captured[shapes] = _Captured(self._function, inputs, self._stream)
+                # A capture that fails may leave its stream the current one (torch.cuda.graph): this is set back.
+                with self._module.stream(self._module.current_stream(self._device)):
+                    self._captured[shapes] = _Captured(self._function, inputs, self._stream)
             except RuntimeError as refused:
                 self._failed = True
                 self._captured.clear()
