@@ -38,11 +38,10 @@ class Options:
 
 def main() -> None:
     models = parse_plain(Options).models.split(",")
-    rows = ["| network | " + " | ".join(PIECES) + " |", "| --- |" + " --- |" * len(PIECES)]
+    tqdm.write("| network | " + " | ".join(PIECES) + " |\n| --- |" + " --- |" * len(PIECES))
     for model in models:
         cells = [_told(counts(name, model)) for name in PIECES]
-        rows.append(f"| {model} | {' | '.join(cells)} |")
-    tqdm.write("\n".join(rows))
+        tqdm.write(f"| {model} | {' | '.join(cells)} |")
 
 
 def counts(name: str, model: str) -> list[tuple[int, list[str]]]:
