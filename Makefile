@@ -32,10 +32,10 @@ lint: env
 	# The names of these folders cannot be imported. Each is checked by itself, because their scripts share names.
 	@for folder in ImageNet-abcde/ 3D-MNIST/ corruption-exp/; do echo "mypy $$folder" && $(BIN)/mypy "$$folder"*.py || exit 1; done
 
-# Ours alone, on a CPU about nine minutes of one core; versus_authors.py and scaling.py are in benchmarks/README.md.
+# Ours alone and eager, seven minutes on 2 CPU cores; compiled versions and the other scripts are in benchmarks/README.md.
 bench: env
-	$(BIN)/python benchmarks/steps.py --repeats 2
-	$(BIN)/python benchmarks/trajectory.py --syn_steps 2 --images 80 --repeats 2
+	$(BIN)/python benchmarks/steps.py --repeats 2 --compiled False
+	$(BIN)/python benchmarks/trajectory.py --syn_steps 2 --images 80 --repeats 2 --compiled False
 
 same: $(if $(AGAINST),env)
 	@[ -n '$(AGAINST)' ] || { echo 'make same compares with a commit, and was given none: make same AGAINST=HEAD~1' >&2; exit 2; }

@@ -40,6 +40,7 @@ from common.system.errors import InputError
 from common.system.files import write_csv
 from common.system.scripts import evaluate_script, run_script
 from common.system.text import counted, diverged_in, hardware_in_words, in_percent, percent
+from common.terminal.next_step import to_gallery
 from common.training.stored_real import describe_storage, storage_columns
 
 
@@ -112,6 +113,7 @@ def main() -> None:
     print(f"\ntable    {output / f'{name}.csv'}")
     if draw(output / f"{name}_masks.png", options, rows, folders):
         print(f"picture  {output / f'{name}_masks.png'}")
+    print(to_gallery(output))
 
 
 def check(options: Options, passed_on: list[str]) -> None:

@@ -35,6 +35,7 @@ from common.system.errors import InputError
 from common.system.files import write_csv
 from common.system.scripts import distill_script, run_script
 from common.system.text import diverged_in, hardware_in_words, percent
+from common.terminal.next_step import to_gallery
 
 if TYPE_CHECKING:  # --help does not wait for pydantic
     from common.config.experiment import Experiment, Flags, Row
@@ -281,6 +282,7 @@ def main() -> None:
         if rows:
             write_csv(output / f"{name}{part}.csv", rows)
             print(f"table  {output / f'{name}{part}.csv'}")
+    print(to_gallery(output))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ class Options:
     """timed runs of each version, after one run to warm up; 0 measures memory only"""
     memory: bool = True
     """measure peak memory too, of each version in a separate process"""
+    compiled: bool = True
+    """measure compiled versions too, for which a CPU core compiles for minutes"""
     device: str = "auto"
     """auto (an accelerator if there is one), cpu, cuda, cuda:N, mps or xpu"""
     output: str | None = None
@@ -56,7 +58,7 @@ def main() -> None:
     chosen = {name: prepare for name, prepare in BENCHMARKS.items() if options.only in name}
     if not chosen:
         raise InputError(f"no benchmark's name contains '{options.only}': there are {', '.join(BENCHMARKS)}")
-    compiles = can_compile()
+    compiles = options.compiled and can_compile()
     results: dict[str, dict[str, Any]] = {name: {} for name in chosen}
     for name, prepare in chosen.items() if options.memory else ():
         tqdm.write(f"{name}: memory")

@@ -50,6 +50,8 @@ class Options:
     """timed runs of each version, after one run to warm up; 0 measures memory only"""
     memory: bool = True
     """measure the peak memory of each version too"""
+    compiled: bool = True
+    """measure the compiled version too, for which a CPU core compiles for minutes"""
     device: str = "auto"
     """auto (an accelerator if there is one), cpu, cuda, cuda:N, mps or xpu"""
     output: str | None = None
@@ -76,7 +78,7 @@ VERSIONS = {
 def main() -> None:
     options = parse_plain(Options)
     device = resolve_device(options.device)
-    compiles = apart(can_compile)
+    compiles = options.compiled and apart(can_compile)
     names = [
         name
         for name, version in VERSIONS.items()

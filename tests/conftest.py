@@ -24,9 +24,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def bare_runs() -> Iterator[None]:
-    """Runs in this process measure, draw and report nothing, which would take longer than they do."""
+    """Runs in this process measure, draw and report nothing, which would take longer than they do.
+
+    Commands that they tell begin with `python`, wherever the environment lies.
+    """
     with pytest.MonkeyPatch.context() as patch:
         leave_out(patch)
+        patch.setattr("common.system.scripts.typed_python", lambda: "python")
         yield
 
 

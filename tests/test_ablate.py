@@ -73,6 +73,7 @@ def test_the_table_and_the_picture_are_shown(table):
     for row in rows:
         assert f"{100 * float(row['mean']):.2f}" in shown
     assert str(path / "DM_digits_ipc1_masks.png") in shown
+    assert shown.splitlines()[-1] == f"next: python -m common.report gallery {path}"
     with Image.open(path / "DM_digits_ipc1_masks.png") as image:
         assert len(image.convert("L").getcolors()) > 10
 

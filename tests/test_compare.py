@@ -113,6 +113,7 @@ def test_running_it_again_makes_nothing_anew(made, monkeypatch):
     monkeypatch.setattr(subprocess, "run", None)
     result = call("compare.py", path / "two.toml", "--output", path, "--run", "False")
     assert result.code == 0, result.err
+    assert result.out.splitlines()[-1] == f"next: python -m common.report gallery {path}"
     assert {file: file.stat().st_mtime_ns for file in path.rglob("synset.safetensors")} == before
 
 

@@ -234,6 +234,18 @@ def test_peak_memory_includes_what_this_process_holds():
     assert peak_of(needs, torch.device("cuda"), loaded=False) == needs.memory_bytes > LIBRARIES
 
 
+def test_freed_memory_that_is_kept_counts(monkeypatch):
+    options, _ = parse(dm.Options, "DM", ["--dataset", "CIFAR10"])
+    needs = needs_of("DM", options, SHAPES["CIFAR10"], CPU)
+    in_use = needs.memory_bytes - LIBRARIES - dict(needs.parts)["images"]
+    peaks = {}
+    for keeps in (False, True):
+        monkeypatch.setattr("common.system.start.keeps_memory", keeps)
+        peaks[keeps] = peak_of(needs, CPU, loaded=False)
+    # As much again as the tensors; what this process holds may change by a little between the two.
+    assert peaks[True] - peaks[False] == pytest.approx(in_use, rel=0.05)
+
+
 # -- memory that is not there --------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,16 @@ import pytest
 
 from common.system import scripts
 from common.system.progress import ON_TERMINAL
-from common.system.scripts import ROOT, VOXELS, Script, buffer_script, distill_script, installed, load_script
+from common.system.scripts import (
+    ROOT,
+    VOXELS,
+    Script,
+    buffer_script,
+    distill_script,
+    installed,
+    load_script,
+    typed_python,
+)
 from DM import distill as dm
 from tests.command_line import assert_refused, call
 
@@ -23,6 +32,23 @@ def test_an_objective_has_its_script(objective):
     if objective.endswith("TM"):
         assert (ROOT / buffer_script(objective)).is_file()
     assert (ROOT / VOXELS).is_file()
+
+
+def test_the_interpreter_is_told_as_a_user_types_it(tmp_path, monkeypatch):
+    own = tmp_path / ".venv" / "bin" / "python"
+    own.parent.mkdir(parents=True)
+    own.symlink_to(sys.executable)  # as an environment's interpreter is a link to the system's
+    other = tmp_path / "other" / "python"
+    other.parent.mkdir()
+    other.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(own))
+    monkeypatch.setenv("PATH", str(other.parent))
+    monkeypatch.chdir(tmp_path)
+    assert typed_python() == ".venv/bin/python"
+    monkeypatch.chdir(other.parent)
+    assert typed_python() == str(own)  # `python` would be another
+    monkeypatch.setenv("PATH", str(own.parent))
+    assert typed_python() == "python"
 
 
 def test_a_script_whose_folder_cannot_be_imported_is_loaded_once():

@@ -100,7 +100,7 @@ def estimate(
     else:
         chunk = options.chunk or distribution.default_chunk(where, own["batch_real"], shape.im_size)
         distill = costs.dm_update(cell, own["batch_real"], chunk)
-    evaluation = _evaluation(cell, options, where)
+    evaluation = _evaluation(cell, options, shape, where)
     experts = Cost(0, 0) if buffer is None else _experts(shape, buffer)
     data = _held(shape, options.zca, where)
     return Estimate(
@@ -128,7 +128,7 @@ def workload(options: DistillOptions, shape: DataShape) -> costs.Workload:
         packed = replace(made.args, num_per_class=made.num_per_class, im_size=made.im_size)
     return costs.Workload(
         options.model,
-        shape,
+        shape.uncounted,
         options.ipc,
         options.msz_per_channel or math.prod(shape.im_size),
         options.transform,
@@ -150,7 +150,7 @@ def seconds(estimate: Estimate, tflops: float) -> float:
     return estimate.flops / (tflops * 1e12)
 
 
-def _evaluation(cell: costs.Workload, options: DistillOptions, device: torch.device) -> Cost:
+def _evaluation(cell: costs.Workload, options: DistillOptions, shape: DataShape, device: torch.device) -> Cost:
     """The cost of all evaluations of a run: before the first update, every eval_it iterations, and at the end."""
     points = _points(options)
     protocol = EvaluationProtocol.of(options)
@@ -159,7 +159,7 @@ def _evaluation(cell: costs.Workload, options: DistillOptions, device: torch.dev
     for name in names:
         together = min(options.num_eval, networks_at_once(options.networks_at_once, device))
         each = _trained_and_tested(
-            name, cell.shape, cell.count, protocol.for_network(options.dataset, name), options.num_eval, together
+            name, shape, cell.count, protocol.for_network(options.dataset, name), options.num_eval, together
         )
         waits = options.wait_eval and name != principal(names, options.model)
         flops += (1 if waits else points) * each.flops
@@ -196,10 +196,11 @@ def _trained_and_tested(
     name: str, shape: DataShape, count: int, protocol: EvaluationProtocol, networks: int, together: int
 ) -> Cost:
     """The cost of training networks on `count` images and testing them, at most `together` at a time."""
-    if costs.properties(name, shape).dropout:  # such networks are trained one by one
+    alike = shape.uncounted
+    if costs.properties(name, alike).dropout:  # such networks are trained one by one
         together = 1
-    training = costs.training(name, shape, min(protocol.batch, count), together)
-    testing = costs.inference(name, shape, min(test_batch(shape.im_size), shape.test_images), together)
+    training = costs.training(name, alike, min(protocol.batch, count), together)
+    testing = costs.inference(name, alike, min(test_batch(shape.im_size), shape.test_images), together)
     each = protocol.epochs_of_training * count * training.flops + shape.test_images * testing.flops
     held = 4 * count * shape.channels * math.prod(shape.im_size)
     return Cost(networks * each, held + max(training.bytes, testing.bytes))
@@ -214,7 +215,8 @@ def _experts(shape: DataShape, options: BufferOptions) -> Cost:
     """The cost of training and testing the experts of a buffer."""
     epochs = options.train_epochs if options.keep_epochs is None else options.keep_epochs
     tests = len({epochs, *(range(options.test_every, epochs, options.test_every) if options.test_every else ())})
-    training = costs.training(options.model, shape, min(options.batch_train, shape.train_images))
-    testing = costs.inference(options.model, shape, min(test_batch(shape.im_size), shape.test_images))
+    alike = shape.uncounted
+    training = costs.training(options.model, alike, min(options.batch_train, shape.train_images))
+    testing = costs.inference(options.model, alike, min(test_batch(shape.im_size), shape.test_images))
     each = epochs * shape.train_images * training.flops + tests * shape.test_images * testing.flops
     return Cost(round(options.num_experts * each), max(training.bytes, testing.bytes))

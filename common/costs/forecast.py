@@ -14,12 +14,15 @@ from common.costs.speed import Speed, measure, measure_set
 from common.images.image_data import ImageData
 from common.recipes.shapes import DataShape
 from common.synset.base import LearnedSet
-from common.system import parallel
+from common.system import parallel, start
 from common.system.devices import Precision, resident_memory
 from common.system.text import counted, describe_bytes, describe_seconds
 
 # What is loaded only when a set is written and drawn, in bytes.
 _LATER = 120 * 2**20
+# Peak memory on a CPU beside that of the tensors in use, where freed memory is kept: it lies between the blocks in use,
+# and convolutions have workspaces. Measured with DM at 32, 64 and 128 px (results/memory_cpu.csv).
+_KEPT = 2.0
 _BUSY = 1.5  # times as long: below, other programs are not worth a word
 
 # Of writing a set, its pictures and the page after an evaluation, on a core of an AMD EPYC at 32 px; more for packed
@@ -76,8 +79,10 @@ def peak_of(needs: Estimate, device: torch.device, loaded: bool) -> int:
     """
     if device.type != "cpu":
         return needs.memory_bytes
-    beside = resident_memory() - (dict(needs.parts)["images"] if loaded else 0)
-    return needs.memory_bytes - LIBRARIES + max(LIBRARIES, beside + _LATER)
+    images = dict(needs.parts)["images"]
+    tensors = needs.memory_bytes - LIBRARIES - images
+    beside = resident_memory() - (images if loaded else 0)
+    return images + round(tensors * (_KEPT if start.keeps_memory else 1)) + max(LIBRARIES, beside + _LATER)
 
 
 def forecast(

@@ -49,6 +49,10 @@ class _Scales(TorchDispatchMode):
         self.flops = self.now = self.most = 0
         self._seen: weakref.WeakValueDictionary[int, torch.UntypedStorage] = weakref.WeakValueDictionary()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and what torch wraps around each operation in case it were takes time
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         key = _key(func, args, kwargs)

@@ -34,6 +34,11 @@ class DataShape:
         )  # fmt: skip
 
     @property
+    def uncounted(self) -> DataShape:
+        """The same without the numbers of images: all that the cost of a network on one batch depends on."""
+        return replace(self, train_images=0, test_images=0, smallest_class=0, value_bytes=0)
+
+    @property
     def data_bytes(self) -> int:
         """The bytes of all images, of both splits."""
         values = self.channels * math.prod(self.im_size) * self.value_bytes

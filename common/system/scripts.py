@@ -47,11 +47,25 @@ def evaluate_script(objective: str) -> str:
     return f"{objective.partition('/')[0]}/evaluate.py"
 
 
+def typed_python() -> str:
+    """This interpreter as a user types it here: `.venv/bin/python`, or `python` where that is the one."""
+    own = Path(sys.executable)  # links are not followed: they tell an environment's interpreter from the system's
+    if own.is_relative_to(Path.cwd()):
+        return own.relative_to(Path.cwd()).as_posix()
+    found = shutil.which("python")
+    return "python" if found and Path(found).absolute() == own else str(own)
+
+
 def start_words(script: str) -> list[str]:
     """The words with which a user starts a script: in a checkout, or of a package that is installed without one."""
     if (ROOT / VOXELS).is_file():
-        return ["python", script]
-    return ["python", "-m", script.removesuffix(".py").replace("/", ".")]
+        return [typed_python(), script]
+    return [typed_python(), "-m", script.removesuffix(".py").replace("/", ".")]
+
+
+def room_words(room: str) -> list[str]:
+    """The words with which a user starts a room of `common` that is a program, such as `report`."""
+    return [typed_python(), "-m", f"common.{room}"]
 
 
 def _existing(script: str) -> Path:

@@ -60,6 +60,15 @@ def free_memory_as_usual() -> bool:
     return done
 
 
+def give_back_memory() -> None:
+    """Give kept memory back to the system, between parts of a run whose tensors differ in size.
+
+    Otherwise holes of one part that fit nothing of the next add to its peak.
+    """
+    if keeps_memory:
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _set_malloc(settings: dict[int, int]) -> bool:
     """Give these settings to glibc's malloc. Returns whether it took all of them."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -67,6 +76,9 @@ def _set_malloc(settings: dict[int, int]) -> bool:
     return all(taken)
 
 
+keeps_memory = False
+"""Whether freed memory is kept in this process, so that the peak of memory is higher than what is in use"""
+
 if is_program():
     wait_passively()
-    keep_freed_memory()
+    keeps_memory = keep_freed_memory()

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from common.recipes import OBJECTIVES
-from common.system.scripts import distill_script, evaluate_script, start_words
+from common.system.scripts import distill_script, evaluate_script, room_words, start_words
 
 
 def to_evaluate(objective: str | None, file: str | Path) -> str:
@@ -17,12 +17,12 @@ def to_evaluate(objective: str | None, file: str | Path) -> str:
 
 def to_show(file: str | Path) -> str:
     """After a set was evaluated, or came from elsewhere."""
-    return f"next: python -m common.report show {shlex.quote(str(file))}"
+    return _line([*room_words("report"), "show", str(file)])
 
 
 def to_gallery(folder: str | Path) -> str:
     """After a set was looked at, or several were made in a folder."""
-    return f"next: python -m common.report gallery {shlex.quote(str(folder))}"
+    return _line([*room_words("report"), "gallery", str(folder)])
 
 
 def to_distill(objective: str, *flags: str) -> str:

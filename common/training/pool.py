@@ -15,7 +15,7 @@ from common.datasets import ImageData
 from common.matching.transforms import check_augmentation
 from common.networks import has_dropout, reinitialise
 from common.networks.graphs import graphed_forward
-from common.system import parallel
+from common.system import parallel, start
 from common.system.devices import Precision
 from common.system.devices import precision as computing_in
 from common.system.errors import InputError
@@ -116,6 +116,7 @@ def evaluate_pool(
         bar.update()
         check_stop()
 
+    start.give_back_memory()
     with bar, computing_in(precision, test_data.device):
         for name, network in networks.items():
             if not title:
@@ -135,6 +136,7 @@ def evaluate_pool(
                 for other in held:
                     on_validation(name, other)
                 on_accuracy(name, each)
+    start.give_back_memory()
     _check_some_converged(accuracies, protocols, lower)
     return accuracies
 
@@ -201,6 +203,7 @@ def train_and_test(
             draws = generator(seed, "evaluation draws", point, number)
             with seeded(one, seed, "evaluation dropout", point, number):
                 train(one, training_sets(number), protocol, draws, forward, on_batch, augmenter, gradients)
+            start.give_back_memory()
             yield [accuracy(one, each, tested, on_batch) for each in tests]
 
     for some in _rounds(network.network, len(numbers), together):
@@ -221,8 +224,8 @@ def _rounds(network: nn.Module, count: int, together: int) -> Iterator[range]:
     After each round the processes exchange their accuracies.
     """
     size = parallel.world() * (1 if has_dropout(network) else together)
-    for start in range(0, count, size):
-        yield range(start, min(start + size, count))
+    for begin in range(0, count, size):
+        yield range(begin, min(begin + size, count))
 
 
 def networks_at_once(wanted: int, device: torch.device) -> int:
