@@ -71,7 +71,7 @@ def entry(cell: Cell, plan: Plan, rate: str) -> Entry:
         recipe=_recipe(options, sources),
         time=describe_seconds(seconds(cost, RATES[rate][0])),
         memory=describe_bytes(cost.memory_bytes),
-        data=_data(cell, plan),
+        data=data_of(cell, plan),
         experts="-" if found is None else "the authors'" if found.authors else f"{found.there} of {found.wanted}",
     )
 
@@ -94,7 +94,7 @@ def cost_of(cell: Cell, plan: Plan, options: DistillOptions, rate: str) -> Estim
     return estimate(cell.objective, options, shape, buffer, device=rate)
 
 
-def _data(cell: Cell, plan: Plan) -> str:
+def data_of(cell: Cell, plan: Plan) -> str:
     """Whether the images of a cell are on this machine, including the drifted images if the cell needs them."""
     if plan.scale == "smoke":
         return "stand-in"

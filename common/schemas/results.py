@@ -121,3 +121,22 @@ class Comparisons(Table):
     repeats: Count
     hardware: Machine
     results: dict[Text, Comparison]
+
+
+class Staged(Table):
+    """How far a stage of gpu.py has come."""
+
+    state: Literal["to do", "stopped", "finished", "failed"]
+    seconds: Seconds
+    calls: Count
+    said: Text
+    version: Text
+    hardware: Hardware
+
+
+class Kit(Table):
+    """kit.json of gpu.py."""
+
+    scale: Literal["full", "smoke"]
+    cells: list[Text]
+    stages: dict[Text, Staged]

@@ -172,8 +172,12 @@ class Script:
 
         A signal handler that interrupts `wait` may call this.
         """
-        self._process.send_signal(signal.SIGTERM)
+        self.ask_to_stop()
         self._await_end()
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM and wait for nothing. Another thread than the one that waits may call this."""
+        self._process.send_signal(signal.SIGTERM)
 
     @property
     def reason(self) -> str:

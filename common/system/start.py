@@ -15,7 +15,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 # What lies beside `common` may be anything: in an installed copy all other packages, in a checkout its environment.
 _PROGRAMS = {
     "common", "DM", "DC", "TM", "3D-MNIST", "ImageNet-abcde", "corruption-exp", "benchmarks", "ablate.py", "demo.py",
-    "reproduce.py",
+    "gpu.py", "reproduce.py",
 }  # fmt: skip
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
