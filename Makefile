@@ -2,6 +2,8 @@
 # make test   run the test suite          make lint   run ruff and mypy          make bench   measure the speed
 # make same AGAINST=COMMIT   check that the working tree distils the same results as a commit, bit for bit (one or two
 #                            minutes); with RESUMED=1 the commit begins the runs, and the working tree finishes them
+# make gpu   measure what a GPU is for, in calls of ten minutes that go on where the last one stopped (OUT, MINUTES,
+#            AUTHORS=PATH, DATA=PATH); DEVICE=cpu SCALE=smoke shows in minutes that it works
 # make install   only make the virtual environment; needed after a pull if a script says "run make install"
 # make api       make the API reference from the docstrings, in build/api       make links   open every external link
 # make test-faults   kills, damaged files, option sets and full disks by the thousand, not part of make test (under half
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 # The stamp's name is a checksum of the requirements, so checkouts with equal requirements can share an environment.
 STAMP := $(VENV)/.installed-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: demo test test-faults lint bench same api links install env clean
+.PHONY: demo test test-faults lint bench gpu same api links install env clean
 
 demo: env
 	$(BIN)/python demo.py
@@ -36,6 +38,10 @@ lint: env
 bench: env
 	$(BIN)/python benchmarks/steps.py --repeats 2 --compiled False
 	$(BIN)/python benchmarks/trajectory.py --syn_steps 2 --images 80 --repeats 2 --compiled False
+
+gpu: env
+	$(BIN)/python gpu.py $(if $(OUT),--output '$(OUT)') $(if $(MINUTES),--minutes $(MINUTES)) $(if $(DEVICE),--device $(DEVICE)) \
+	  $(if $(SCALE),--scale $(SCALE)) $(if $(AUTHORS),--authors '$(AUTHORS)') $(if $(DATA),--data_path '$(DATA)')
 
 same: $(if $(AGAINST),env)
 	@[ -n '$(AGAINST)' ] || { echo 'make same compares with a commit, and was given none: make same AGAINST=HEAD~1' >&2; exit 2; }

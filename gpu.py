@@ -39,7 +39,7 @@ from common.config.command_line import parse_plain  # noqa: E402
 from common.system.command import run_command  # noqa: E402
 from common.system.devices import resolve_device  # noqa: E402
 from common.system.errors import InputError  # noqa: E402
-from reproduction.kit import SUMMARY, Kit, Scale, shown  # noqa: E402
+from kit.stages import SUMMARY, Kit, Scale, shown  # noqa: E402
 
 
 @dataclass

@@ -21,7 +21,7 @@ COMMANDS = [
     "ImageNet-abcde/distill.py --objective DM", "ImageNet-abcde/distill.py --objective DC",
     "ImageNet-abcde/distill.py --objective TM", "ImageNet-abcde/buffer.py", "DM/evaluate.py", "DC/evaluate.py",
     "TM/evaluate.py", "3D-MNIST/evaluate.py", "ImageNet-abcde/evaluate.py", "corruption-exp/evaluate.py", "ablate.py",
-    "compare.py", "reproduce.py", "-m common.report", "-m common.pretrained",
+    "compare.py", "reproduce.py", "gpu.py", "-m common.report", "-m common.pretrained",
 ]  # fmt: skip
 
 

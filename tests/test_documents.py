@@ -133,7 +133,7 @@ def test_a_command_is_one_that_works(command, only_parsed, examples):
             assert re.search(rf"^{re.escape(target)}:", MAKEFILE, re.MULTILINE), target
     elif first == "pip":
         extras = re.findall(r"\.\[(.*)\]", rest[-1])
-        assert rest[0] == "install"
+        assert rest[0] in ("install", "download")
         assert set(",".join(extras).split(",")) - {""} <= set(PROJECT["project"]["optional-dependencies"])
     elif first == "git":
         assert rest[0] in ("clone", "checkout", "commit")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from common.system import scripts
-from reproduction import kit as module
-from reproduction.kit import STATE, SUMMARY, Kit, Record
+from kit import stages as module
+from kit.stages import STATE, SUMMARY, Kit, Record
 from tests.command_line import InThisProcess, assert_refused, call
 
 CPU = torch.device("cpu")

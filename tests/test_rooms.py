@@ -13,7 +13,7 @@ from tests.imports import imported
 ROOMS = [
     "system", "disk", "schemas", "images", "datasets", "networks", "frequency", "codec", "synset", "matching",
     "recipes", "terminal", "config", "report", "training", "gallery", "experts", "robustness", "costs", "runs",
-    "preview", "pretrained", "DM", "DC", "TM", "3D-MNIST", "ImageNet-abcde", "corruption-exp", "reproduction",
+    "preview", "pretrained", "DM", "DC", "TM", "3D-MNIST", "ImageNet-abcde", "corruption-exp", "reproduction", "kit",
 ]  # fmt: skip
 FOLDERS = ["common", *ROOMS[ROOMS.index("DM") :]]
 FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))

@@ -48,8 +48,8 @@ GROUPS = {
         "num_experts", "train_epochs", "keep_epochs", "mom", "l2", "decay", "test_every",
     ),
     "run": (
-        "table", "cells", "scale", "seed", "seeds", "device", "precision", "compile", "chunk", "save_path", "name",
-        "output", "buffer_path", "resume", "checkpoint_every", "export", "track", "track_project", "track_group",
+        "table", "cells", "scale", "seed", "seeds", "device", "precision", "compile", "cuda_graphs", "chunk",
+        "save_path", "name", "output", "buffer_path", "resume", "checkpoint_every", "export", "track", "track_project", "track_group",
         "dry_run", "ignore_memory", "find_lr", "find_lr_updates", "wait", "launcher", "nproc", "parallel",
         "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min", "partition", "account",
     ),

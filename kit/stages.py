@@ -6,7 +6,6 @@ one saves, and goes on at the next call. kit.json says how far each stage has co
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
+import pytest
 import torch
 
 from common.report.record import read_run
@@ -22,7 +22,7 @@ from common.schemas import door
 from common.system.devices import describe_hardware
 from common.system.errors import InputError, Stopped
 from common.system.files import write_atomically, write_json
-from common.system.scripts import Script
+from common.system.scripts import ROOT, Script
 from common.system.signals import raising_on_signals
 from common.system.text import describe_seconds, hardware_in_words, in_percent
 from common.system.version import code_version
@@ -103,13 +103,10 @@ class Kit:
 
     def _first(self) -> Iterator[Stage]:
         smoke, device = self.scale == "smoke", ("--device", str(self.device))
-        pytest = importlib.util.find_spec("pytest.__main__")
-        if pytest is not None and pytest.origin is not None:
-            words = ("-q", "-m", "cuda", f"--junitxml={self.output / 'tests.xml'}")
-            yield Stage(
-                "tests", "every step beside the CPU", pytest.origin,
-                (*words, *(["tests/test_devices.py"] if smoke else [])), continues=False,
-            )  # fmt: skip
+        words = ("-q", "-m", "cuda", f"--junitxml={self.output / 'tests.xml'}")
+        files = str(ROOT / ("tests/test_devices.py" if smoke else "tests"))
+        start = str(Path(pytest.__file__).with_name("__main__.py"))
+        yield Stage("tests", "every step beside the CPU", start, (*words, files), continues=False)
         quick = ("--repeats", "1", "--memory", "False") if smoke else ()
         few = ("--only", "variance_32") if smoke else ()
         yield self._timing("steps", "the parts of a distillation", "steps.py", *device, *quick, *few)
