@@ -49,9 +49,9 @@ GROUPS = {
     ),
     "run": (
         "table", "cells", "scale", "seed", "seeds", "device", "precision", "compile", "cuda_graphs", "chunk",
-        "save_path", "name", "output", "buffer_path", "resume", "checkpoint_every", "export", "track", "track_project", "track_group",
-        "dry_run", "ignore_memory", "find_lr", "find_lr_updates", "wait", "launcher", "nproc", "parallel",
-        "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min", "partition", "account",
+        "save_path", "name", "output", "buffer_path", "resume", "checkpoint_every", "export", "track",
+        "track_project", "track_group", "dry_run", "ignore_memory", "find_lr", "find_lr_updates", "wait", "launcher",
+        "nproc", "parallel", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min", "partition", "account",
     ),
 }  # fmt: skip
 """Options by what they are about. test_options looks that each one has a place."""
