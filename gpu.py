@@ -7,20 +7,18 @@ import re
 import sys
 from pathlib import Path
 
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10, whose tomli is one of the packages below
-    tomllib = None  # type: ignore[assignment]
-
 
 def _missing() -> list[str]:
     """The packages that pyproject.toml asks for and this interpreter lacks; nothing else is imported before."""
-    if tomllib is None:
-        return []
     text = (Path(__file__).parent / "pyproject.toml").read_text(encoding="utf-8")
-    names = [re.split(r"[<>=;\[ ]", each)[0] for each in [*tomllib.loads(text)["project"]["dependencies"], "pytest"]]
-    there = {re.sub(r"[-_.]+", "-", each.name).lower() for each in importlib.metadata.distributions()}
-    return [name for name in names if name != "tomli" and re.sub(r"[-_.]+", "-", name).lower() not in there]
+    listed = text.split("\ndependencies = [\n")[1].split("\n]")[0]
+    names = [*re.findall(r'^ *"([\w-]+)[^";]*"', listed, re.MULTILINE), "pytest"]  # one for older Pythons has a ;
+    there = {_plain(each.name) for each in importlib.metadata.distributions()}
+    return [name for name in names if _plain(name) not in there]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 if missing := _missing():

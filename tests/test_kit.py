@@ -1,5 +1,6 @@
 """gpu.py: the same stages on a CPU with tiny settings, one of them stopped and gone on with."""
 
+import importlib.metadata
 import json
 import time
 from dataclasses import replace
@@ -155,6 +156,14 @@ def test_the_quickest_of_the_published_cells_come_first(tmp_path, monkeypatch):
 def test_without_an_accelerator_the_full_scale_is_refused(tmp_path):
     assert_refused(call("gpu.py", "--device", "cpu", "--output", tmp_path / "gpu"), "--scale smoke")
     assert not (tmp_path / "gpu").exists()
+
+
+def test_missing_packages_are_named_in_one_sentence(monkeypatch):
+    there = list(importlib.metadata.distributions())
+    lacking = [each for each in there if each.name.lower() not in ("kornia", "scikit-learn")]
+    monkeypatch.setattr("importlib.metadata.distributions", lambda: lacking)
+    result = call("gpu.py", "--help")
+    assert_refused(result, "lacks scikit-learn, kornia: run make install", "docs/many-machines.md")
 
 
 def test_a_damaged_state_is_told(tmp_path):
