@@ -19,6 +19,7 @@ from common.images.encoded import Unreadable, read_image
 from common.images.pixels import Resize
 from common.pretrained.found import read_tensors
 from common.synset.authors import read_authors
+from common.synset.synset import SynSet, SynSetArgs
 from common.system.errors import InputError
 from common.system.files import load_torch
 from DM.distill import Options
@@ -94,10 +95,10 @@ def test_sizes_of_images_that_nothing_could_hold(tmp_path):
         folder = tmp_path / "images" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), number).save(folder / f"{number}.png")
-    with pytest.raises(InputError, match="--image_size must be from 1 to 4,096 pixels, not 20000"):
+    with pytest.raises(InputError, match="--image_size must be from 1 to 4,096 pixels, not 20,000"):
         load_dataset(f"folder:{tmp_path / 'images'}", image_size=20_000)
     words = ["--image_size", "20000", "--save_path", tmp_path]
-    assert_refused(call("DM/distill.py", *TINY, *words), "--image_size 20000 is too large: give at most 4,096 pixels")
+    assert_refused(call("DM/distill.py", *TINY, *words), "--image_size must be from 1 to 4,096 pixels, not 20,000")
     options, _ = parse(Options, "DM", TINY)
     check(options, "DM")
 
@@ -115,3 +116,19 @@ def test_a_folder_of_too_many_files(tmp_path, monkeypatch):
     monkeypatch.setattr("common.datasets.hub.files_below", lambda folder: repeat(folder / "x", 100_001))
     with pytest.raises(InputError, match="has more than 100,000 files"):
         load_dataset(f"{PREFIX}{Path(tmp_path)}")
+
+
+@pytest.mark.parametrize("words", [("--ipc", 10**9), ("--storage", "int8", "--bits_per_class", 10**12)])
+def test_a_budget_that_nothing_could_hold(words):
+    given = [*TINY, "--msz_per_channel", "16", "--lr_freq", "1", "--dry_run"]
+    assert_refused(call("DM/distill.py", *given, *words), "a set has at most 8,589,934,592: lower the budget (ipc, n")
+
+
+def test_a_set_beyond_the_memory_of_its_device(monkeypatch):
+    """Told before memory is taken; one value fits in 4 bytes."""
+    args = SynSetArgs(1, 10, (8, 8), "cpu", ipc=1, msz_per_channel=16, lr_freq=1.0, mom_freq=0.5)
+    monkeypatch.setattr("common.synset.base.total_memory", lambda device: 4 * 10 * 4 * 64)
+    assert len(SynSet(args).labels) == 40
+    monkeypatch.setattr("common.synset.base.total_memory", lambda device: 4 * 10 * 4 * 64 - 1)
+    with pytest.raises(InputError, match="4 images per class, for 10 classes, are 2,560 values, and the memory of cpu"):
+        SynSet(args)

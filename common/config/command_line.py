@@ -15,7 +15,7 @@ import tyro
 
 from common import recipes
 from common.config import rule
-from common.config.checks import check, check_floats, check_positive, refuse_flags
+from common.config.checks import check, check_numbers, check_positive, refuse_flags
 from common.config.options import ALIASES, BufferOptions, DataOptions, DistillOptions, Sources
 from common.config.validation import OWN_SHARE, ValidationOptions
 from common.datasets import is_resizable
@@ -243,7 +243,7 @@ def _read(kind: Any, words: list[str], **more: Any) -> Any:
     with in_one_column(), redirect_stdout(getattr(sys.stdout, "stream", sys.stdout)):  # help is in colours
         read = tyro.cli(kind, args=words, **more, **_STYLE)
     options = read[0] if more.get("return_unknown_args") else read
-    check_floats(options)
+    check_numbers(options)
     expand_options(options)
     return read
 
