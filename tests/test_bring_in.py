@@ -227,6 +227,19 @@ def test_normalised_by_other_figures(path, digits):
     assert_refused(bring_in(path, path.with_suffix(".safetensors")), "another mean and std than digits")
 
 
+@pytest.mark.parametrize(
+    ("mean", "told"),
+    [([10**400], "no list of numbers"), (torch.tensor([0.5], requires_grad=True), "another mean and std than digits")],
+)
+def test_figures_of_any_type(tmp_path, digits, mean, told):
+    images, labels = digits
+    torch.save(
+        {"images": normalised(images), "labels": labels, "values": "normalised", "mean": mean, "std": [0.5]},
+        tmp_path / "x.pt",
+    )
+    assert_refused(bring_in(tmp_path / "x.pt", tmp_path / "x.safetensors"), told)
+
+
 class Evil:
     def __reduce__(self):
         return Path.touch, (Path("ran"),)

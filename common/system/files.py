@@ -31,6 +31,7 @@ UNREADABLE = (
 _ZIP = b"PK\x03\x04"  # the first bytes of a zip file, by which torch.load recognises one
 _ZIP_FOLDER = 0x10  # attribute of a folder; torch.load would silently leave the entry's memory uninitialised
 _MOST_REPEATED = 1 << 28  # bytes that tensors of a file may have beyond those that it stores
+_MOST_PACKED = 100  # bytes that arrays of a file may have for each of its own; photographs hardly reach 2
 _BLOCK = 1 << 20  # bytes that are read at a time
 
 
@@ -232,6 +233,17 @@ def check_torch_file(path: Path, storages: bool = True) -> set[tuple[int, int]]:
                 while (storages or not is_storage) and entry.read(_BLOCK):
                     pass
     return known
+
+
+def check_unpacked(path: Path) -> None:
+    """Raise ValueError for a zip file, such as an .npz, that unpacks to far more bytes than it has.
+
+    Raises another error of UNREADABLE for what is no zip file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(info.file_size for info in archive.infolist())
+    if claimed > _MOST_PACKED * path.stat().st_size + _MOST_REPEATED:
+        raise ValueError(f"it unpacks to {claimed:,} bytes, which fills the memory")
 
 
 def _fsync_folder(folder: Path) -> None:
