@@ -451,3 +451,17 @@ def test_dataset_that_the_library_has_cached_needs_no_network(
 def test_only_chosen_keys_are_written_back() -> None:
     assert str(hub.parse("owner/name")) == "hf:owner/name"
     assert str(hub.parse("owner/name?label=a b&test=val")) == "hf:owner/name?label=a+b&test=val"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_a_file_says_of_its_columns_is_damaged(tmp_path: Path, split: str) -> None:
+    """It is JSON, of which the library takes that of the first file alone."""
+    make_parquet(tmp_path / "set")
+    load_hub(tmp_path / "set")
+    (file,) = (tmp_path / "set").glob(f"{split}-*")
+    content = file.read_bytes()
+    assert b'{"info":' in content
+    file.write_bytes(content.replace(b'{"info":', b'{"info";'))
+    with pytest.raises(InputError, match="JSONDecodeError") as refused:
+        load_hub(tmp_path / "set")
+    assert str(refused.value).isprintable()

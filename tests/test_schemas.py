@@ -192,6 +192,7 @@ HANDLED = {
     "common/datasets/imagenet_devkit.py _of_devkit": "a MATLAB file",
     "common/datasets/imagenet_devkit.py _of_table": "a CSV file of others",
     "common/datasets/imagenet_devkit.py _read": "an archive",
+    "common/datasets/stored_names.py _names": "the library datasets",
     "common/disk/paths.py kind_of": "a path with a null byte",
     "common/experts/folder.py _opened": "the tensors of a file",
     "common/experts/replay.py _read_replay": "a pickle of others",

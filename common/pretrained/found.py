@@ -20,7 +20,7 @@ from common.images.pixel_values import PIXELS
 from common.pretrained import forms
 from common.synset.authors import SUFFIXES
 from common.system.errors import InputError
-from common.system.files import UNREADABLE, check_unpacked, load_torch, reason_of
+from common.system.files import UNREADABLE, check_zip, load_torch, reason_of
 
 
 class Found(NamedTuple):
@@ -148,7 +148,7 @@ _KEYS = ("images", "labels", "class_names", "values", "mean", "std")
 
 
 def _load_npz(path: Path) -> dict[str, Any]:
-    check_unpacked(path)
+    check_zip(path)
     # Of a damaged file numpy leaves open what it has opened itself.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         arrays = {key: stored[key] for key in _KEYS if key in stored}

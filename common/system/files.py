@@ -30,6 +30,8 @@ UNREADABLE = (
 """The errors of `load_torch` for a file that cannot be read. `reason_of` says why in a few words."""
 _ZIP = b"PK\x03\x04"  # the first bytes of a zip file, by which torch.load recognises one
 _ZIP_FOLDER = 0x10  # attribute of a folder; torch.load would silently leave the entry's memory uninitialised
+_ZIP_END = 22  # bytes of the end of a zip file, without a comment
+_ZIP_MANY = 0xFFFF  # entries; stands for as many or more
 _MOST_REPEATED = 1 << 28  # bytes that tensors of a file may have beyond those that it stores
 _MOST_PACKED = 100  # bytes that arrays of a file may have for each of its own; photographs hardly reach 2
 _BLOCK = 1 << 20  # bytes that are read at a time
@@ -219,7 +221,7 @@ def check_torch_file(path: Path, storages: bool = True) -> set[tuple[int, int]]:
     known = set()
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
+        for info in _entries(archive, path):
             if info.file_size > size:  # a few bytes may be unpacked to any number of zeros
                 raise ValueError(f"{info.filename} is packed, which torch.save does not do")
             if info.external_attr & _ZIP_FOLDER:
@@ -227,23 +229,48 @@ def check_torch_file(path: Path, storages: bool = True) -> set[tuple[int, int]]:
             is_storage = PurePosixPath(info.filename).parent.name == "data"
             if is_storage:
                 known.add((info.file_size, info.CRC))
-            # To open an entry compares its name in the directory with the one before its content, so that a storage
-            # is not taken for another one; to read it to its end compares the CRC-32.
-            with archive.open(info) as entry:
-                while (storages or not is_storage) and entry.read(_BLOCK):
-                    pass
+            _check_entry(archive, info, content=storages or not is_storage)
     return known
 
 
-def check_unpacked(path: Path) -> None:
-    """Raise ValueError for a zip file, such as an .npz, that unpacks to far more bytes than it has.
+def check_zip(path: Path) -> None:
+    """Raise an error of UNREADABLE for a zip file, such as an .npz, that is damaged in any entry, or is none.
 
-    Raises another error of UNREADABLE for what is no zip file.
+    So is one that unpacks to far more bytes than it has. Whoever asks for some entries by their names would not notice
+    that a name is damaged.
     """
     with zipfile.ZipFile(path) as archive:
-        claimed = sum(info.file_size for info in archive.infolist())
-    if claimed > _MOST_PACKED * path.stat().st_size + _MOST_REPEATED:
-        raise ValueError(f"it unpacks to {claimed:,} bytes, which fills the memory")
+        entries = _entries(archive, path)
+        claimed = sum(info.file_size for info in entries)
+        if claimed > _MOST_PACKED * path.stat().st_size + _MOST_REPEATED:
+            raise ValueError(f"it unpacks to {claimed:,} bytes, which fills the memory")
+        for info in entries:
+            _check_entry(archive, info)
+
+
+def _entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
+    """The entries of a zip file. Raises ValueError unless they are as many as its end says.
+
+    A length in the directory that is damaged may lead over the entries that follow.
+    """
+    entries = archive.infolist()
+    with path.open("rb") as file:
+        file.seek(-_ZIP_END - len(archive.comment), os.SEEK_END)
+        told = int.from_bytes(file.read(_ZIP_END)[10:12], "little")
+    if told not in (len(entries), _ZIP_MANY):
+        raise ValueError(f"its directory has {len(entries)} entries of {told}")
+    return entries
+
+
+def _check_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, content: bool = True) -> None:
+    """Raise an error of UNREADABLE for a damaged entry; content: for damaged content, too.
+
+    To open an entry compares its name in the directory with the one before its content, so that it is not taken for
+    another one; to read it to its end compares the CRC-32.
+    """
+    with archive.open(info) as entry:
+        while content and entry.read(_BLOCK):
+            pass
 
 
 def _fsync_folder(folder: Path) -> None:
