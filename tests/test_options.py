@@ -267,3 +267,9 @@ def test_whole_numbers_have_64_bits(tmp_path, flag):
     assert_refused(call("DM/distill.py", *words, 2**63), told)
     if flag == "seed":
         assert call("DM/distill.py", *words, 2**63 - 1, "--dry_run").code == 0
+
+
+@pytest.mark.parametrize("size", [0, 9999])
+def test_a_side_is_looked_at_before_a_budget_in_bits(size):
+    words = ["--dataset", "CIFAR10", "--bits_per_class", "100000", "--storage", "coded", "--image_size", size]
+    assert_refused(call("DM/distill.py", *words), f"--image_size must be from 1 to 4,096 pixels, not {size:,}")

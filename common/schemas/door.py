@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.system.errors import InputError, printable
+from common.system.files import check_regular
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -48,6 +49,7 @@ def read(path: Path, schema: type[BaseModel], remedy: str) -> dict[str, Any]:
 def read_text(path: Path, remedy: str) -> str:
     """The content of a text file. Raises InputError if it cannot be read."""
     try:
+        check_regular(path)
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): {remedy}") from error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
 import pickle
+import stat
 import struct
 import sys
 import warnings
@@ -42,6 +44,19 @@ def reason_of(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
 
 
+def check_regular(path: Path, device: bool = False) -> None:
+    """Raise OSError for a pipe, a socket or a device: to open or to read one may take for ever.
+
+    device: whether a device may be, as for what is written. What is not there passes.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # to open it says what is wrong
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or (device and stat.S_ISCHR(mode))):
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, and no file", str(path))
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that, at every moment, `path` is either the old file or the whole new file.
 
@@ -69,6 +84,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def checksum(path: Path) -> str:
     """BLAKE2b of a file's bytes, as 40 hexadecimal digits. Raises OSError where the file cannot be read."""
     digest = hashlib.blake2b(digest_size=20)
+    check_regular(path)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
@@ -128,6 +144,7 @@ def opened_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
     """
     from safetensors import SafetensorError, safe_open
 
+    check_regular(path)
     try:
         with _name_in_utf_8(path) as name, safe_open(name, framework=framework) as stored:
             yield stored
@@ -215,6 +232,7 @@ def check_torch_file(path: Path, storages: bool = True) -> set[tuple[int, int]]:
     Raises an error of UNREADABLE for a damaged file. Torch before 1.6 wrote no zip files, and so no checksums: its
     files are believed, and the result is empty.
     """
+    check_regular(path)
     with path.open("rb") as file:
         if file.read(len(_ZIP)) != _ZIP:
             return set()
