@@ -109,7 +109,8 @@ def scripts() -> list[Script]:
         ),
         Script(
             "3D-MNIST/distill.py", load_script("3D-MNIST/distill.py").Options,
-            f"{_BASE['distil']} --dataset 3D-MNIST --data_path in/voxels --model Conv3DNet --msz_per_channel 2048",
+            f"{_BASE['distil']} --dataset 3D-MNIST --data_path in/voxels --model Conv3DNet --msz_per_channel 2048 "
+            "--batch_real 1",
         ),
         Script("DM/evaluate.py", EvaluateOptions, _BASE["evaluate"]),
         Script("ImageNet-abcde/evaluate.py", EvaluateOptions, _BASE["evaluate"]),
