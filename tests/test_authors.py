@@ -207,6 +207,7 @@ def test_a_partner_that_is_missing_or_cannot_be_found(tmp_path, whole):
         ({"model": {}}, "not a synthetic set of the authors"),
         ({"data": [[torch.zeros(2, 1, 4, 4), torch.arange(2)]], "accs_all_exps": [0.5]}, "not lists of numbers"),
         ({"data": [[torch.zeros(2, 1, 4, 4), torch.arange(2)]], "accs_all_exps": {"A": ["x"]}}, "not lists of numbers"),
+        ({"data": [[torch.zeros(2, 1, 4, 4), torch.arange(2)]], "accs_all_exps": {"A": [10**400]}}, "not lists of num"),
         ({"data": [[1, 2]]}, "holds no images"),
     ],
 )

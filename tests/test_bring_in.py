@@ -227,6 +227,34 @@ def test_normalised_by_other_figures(path, digits):
     assert_refused(bring_in(path, path.with_suffix(".safetensors")), "another mean and std than digits")
 
 
+@pytest.mark.parametrize(
+    ("mean", "told"),
+    [([10**400], "no list of numbers"), (torch.tensor([0.5], requires_grad=True), "another mean and std than digits")],
+)
+def test_figures_of_any_type(tmp_path, digits, mean, told):
+    images, labels = digits
+    torch.save(
+        {"images": normalised(images), "labels": labels, "values": "normalised", "mean": mean, "std": [0.5]},
+        tmp_path / "x.pt",
+    )
+    assert_refused(bring_in(tmp_path / "x.pt", tmp_path / "x.safetensors"), told)
+
+
+@pytest.mark.parametrize("how", ["name", "length"])
+def test_a_bit_of_the_directory_of_an_archive(tmp_path, digits, how):
+    """Without its class_names, the images would be taken to be in the order of the dataset's classes."""
+    images, labels = digits
+    names = np.array([str(number) for number in range(10)])
+    np.savez(tmp_path / "x.npz", images=images, labels=labels, class_names=names)
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    if how == "name":
+        content[content.rindex(b"class_names.npy")] ^= 1
+    else:  # of the comment of the entry before
+        content[content.rindex(b"labels.npy") - 13] ^= 4
+    (tmp_path / "x.npz").write_bytes(content)
+    assert_refused(bring_in(tmp_path / "x.npz", tmp_path / "x.safetensors"), "x.npz cannot be read", "it is damaged")
+
+
 class Evil:
     def __reduce__(self):
         return Path.touch, (Path("ran"),)

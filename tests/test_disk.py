@@ -4,6 +4,7 @@ import ast
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,17 +13,20 @@ import pytest
 from filelock import FileLock
 
 from common.config.command_line import parse, parse_command
+from common.config.experiment import read_experiment
 from common.config.options import ClassMatchingOptions
 from common.datasets import load_dataset
 from common.disk import locks
+from common.disk.kinds import foreign_kind
 from common.disk.listing import entries, entry_kind, files_below, matching
 from common.disk.paths import expanded, kind_of, resolved
 from common.images.disk_cache import named_file
 from common.report.show import ShowOptions
+from common.schemas import door
 from common.synset.open import open_synset
 from common.system.command import exit_code
 from common.system.errors import InputError
-from common.system.files import write_json
+from common.system.files import check_regular, checksum, load_torch, opened_tensors, write_json
 from tests.command_line import SHORT, TINY, assert_refused, call, run_folder
 from tests.conftest import ROOT
 from tests.image_sets import make_folder
@@ -253,6 +257,46 @@ def test_a_full_disk_is_told_by_the_log(tmp_path):
 def test_a_folder_in_the_place_of_a_runs_file_is_told(tmp_path, name):
     (run_folder(tmp_path) / name).mkdir(parents=True)
     assert_refused(call("DM/distill.py", *SHORT, "--save_path", tmp_path), "")
+
+
+@pytest.fixture
+def no_waiting():
+    """A test that opens a pipe would wait for ever."""
+
+    def late(*_):
+        raise AssertionError("something waits for a pipe")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_pipe_in_the_place_of_a_file_is_never_opened(tmp_path):
+    pipe = tmp_path / "x"
+    os.mkfifo(pipe)
+    told = "it is a pipe, a socket or a device, and no file"
+    for read in (checksum, load_torch, lambda path: opened_tensors(path).__enter__()):
+        with pytest.raises(OSError, match=told):
+            read(pipe)
+    for read in (lambda path: door.read_text(path, "restore it"), read_experiment):
+        with pytest.raises(InputError, match=told):
+            read(pipe)
+    assert foreign_kind(pipe) is None
+    check_regular(Path(os.devnull), device=True)
+    with pytest.raises(OSError, match=told):
+        check_regular(Path(os.devnull))
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("name", ["log.txt", "config.json"])
+def test_a_pipe_in_the_place_of_a_runs_file_is_told(tmp_path, name):
+    run_folder(tmp_path).mkdir(parents=True)
+    os.mkfifo(run_folder(tmp_path) / name)
+    result = call("DM/distill.py", *SHORT, "--save_path", tmp_path)
+    assert_refused(result, f"{run_folder(tmp_path) / name}", "it is a pipe, a socket or a device, and no file")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS])

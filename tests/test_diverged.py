@@ -191,7 +191,7 @@ def test_all_networks_diverge(digits, together):
     with pytest.raises(InputError, match=rf"all 6 networks diverged, {LOST}: lower --lr_net \(1e\+30\)"):
         evaluate_pool(networks, *given, **named)
     with pytest.raises(InputError, match=f"^all 3 networks diverged, {LOST}: do this$"):
-        evaluate_pool({"MLP": networks["MLP"]}, *given, **named, lower="do this")
+        evaluate_pool({"MLP": networks["MLP"]}, *given, **named, lower=lambda: "do this")
 
 
 def test_the_library_says_the_same(digits, monkeypatch):
@@ -386,6 +386,14 @@ def test_a_learned_step_size_is_named(tmp_path):
         poison(patch, 0)
         with pytest.raises(InputError, match="--eval_protocol dc and a lower --lr_net"):
             next(iter(run))
+
+
+def test_a_set_that_is_far_outside_is_told(tmp_path):
+    """No network could learn from it, whatever --lr_net is."""
+    words = [*TINY, "--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 1, "--save_path", tmp_path]
+    assert_refused(
+        call("DM/distill.py", *words, "--lr_freq", 1e30), "the network diverged", ": lower --lr_freq (1e+30), for"
+    )
 
 
 def test_the_network_that_dc_trains_between_updates(tmp_path):

@@ -22,6 +22,7 @@ from common.system.errors import InputError
 from tests.image_sets import forbid_decoding
 
 datasets = pytest.importorskip("datasets")
+pyarrow = pytest.importorskip("pyarrow.parquet", reason="comes with datasets") and sys.modules["pyarrow"]
 
 CLASSES = ["cat", "dog", "owl"]
 COLUMNS = {"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)}
@@ -451,3 +452,17 @@ def test_dataset_that_the_library_has_cached_needs_no_network(
 def test_only_chosen_keys_are_written_back() -> None:
     assert str(hub.parse("owner/name")) == "hf:owner/name"
     assert str(hub.parse("owner/name?label=a b&test=val")) == "hf:owner/name?label=a+b&test=val"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_a_file_says_of_its_columns_is_damaged(tmp_path: Path, split: str) -> None:
+    """It is JSON, of which the library takes that of the first file alone."""
+    make_parquet(tmp_path / "set")
+    load_hub(tmp_path / "set")
+    (file,) = (tmp_path / "set").glob(f"{split}-*")
+    read = pyarrow.parquet.read_table(file)
+    told = read.schema.metadata[b"huggingface"].replace(b'{"info":', b'{"info";')
+    pyarrow.parquet.write_table(read.replace_schema_metadata({b"huggingface": told}), file)
+    with pytest.raises(InputError, match="JSONDecodeError") as refused:
+        load_hub(tmp_path / "set")
+    assert str(refused.value).isprintable()

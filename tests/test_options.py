@@ -21,7 +21,7 @@ from common.config.options import (
 from common.datasets import DATASETS, ImageData, statistics
 from common.runs.folder import Run
 from common.system.errors import InputError
-from tests.command_line import SHORT, assert_refused, call, run_folder
+from tests.command_line import SHORT, TINY, assert_refused, call, run_folder
 from tests.conftest import ROOT
 from tests.image_sets import make_folder
 from TM.distill import Options as TMOptions
@@ -257,3 +257,19 @@ def test_shell_scripts_hand_on_what_their_script_takes(tmp_path, script, publish
     lines = arguments(DATASET="digits", **everything).splitlines()[1:]
     flags = [word for key in given for word in (f"--{key}", everything[key.upper()])]
     assert lines == ["--dataset", "digits", *flags, "--seed", "1"]
+
+
+@pytest.mark.parametrize("flag", ["seed", "ipc", "Iteration"])
+def test_whole_numbers_have_64_bits(tmp_path, flag):
+    """A run with another one could not be saved, after all its updates."""
+    words = [*TINY, "--save_path", tmp_path, f"--{flag}"]
+    told = f"--{flag} {2**63} is no whole number of 64 bits"
+    assert_refused(call("DM/distill.py", *words, 2**63), told)
+    if flag == "seed":
+        assert call("DM/distill.py", *words, 2**63 - 1, "--dry_run").code == 0
+
+
+@pytest.mark.parametrize("size", [0, 9999])
+def test_a_side_is_looked_at_before_a_budget_in_bits(size):
+    words = ["--dataset", "CIFAR10", "--bits_per_class", "100000", "--storage", "coded", "--image_size", size]
+    assert_refused(call("DM/distill.py", *words), f"--image_size must be from 1 to 4,096 pixels, not {size:,}")

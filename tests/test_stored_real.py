@@ -314,5 +314,11 @@ def test_a_coded_set_that_cannot_fit_is_refused():
     data = data_of()
     with pytest.raises(InputError, match="lower --n"):
         store_real(data, first(data), "coded", Budget(8 * 10), 6)
+    with pytest.raises(InputError, match=r"1 image per class, .*: raise --ipc"):
+        store_real(data, first(data), "coded", Budget(8 * 10), 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("common.training.stored_real.coded_images", lambda *_: 6)
+        with pytest.raises(InputError, match=r"6 images per class, .*: give an --n below 6, or raise --ipc"):
+            store_real(data, first(data), "coded", Budget(8 * 10), None)
     with pytest.raises(InputError, match="--n 21 is more than the 20 images"):
         store_real(data, first(data), "coded", Budget(8 * 4000), 21)

@@ -17,7 +17,7 @@ import torch
 from common.config.options import DataOptions
 from common.datasets import DATASETS, ImageData, load_dataset
 from common.images import zca
-from common.images.image_data import Request
+from common.images.image_data import Request, with_classes
 from common.synset.file import load_synset, save_synset
 from common.system.errors import InputError
 from tests.command_line import SHORT, assert_refused, call, run_folder
@@ -273,6 +273,21 @@ def test_other_training_images_are_noticed(distilled: Path, monkeypatch: pytest.
     forbid_fitting(monkeypatch)  # noticed before that
     result = call("DM/evaluate.py", "--synset", distilled, *EVALUATE)
     assert_refused(result, "whitened by other training images than those of digits", "give the --dataset")
+
+
+def test_classes_in_another_order_are_told(distilled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders sort by their names: of a class that is called otherwise, the images come elsewhere."""
+    original = DATASETS["digits"]
+    order = ["0", "1", "2", "3", "4", "5", "6", "7", "9", "8"]
+
+    def altered(request: Request) -> tuple[ImageData, ImageData]:
+        train, test = (with_classes(each, {name: name for name in order}, order) for each in original(request))
+        return replace(train, images=train.images.flip(0), labels=train.labels.flip(0)), test
+
+    monkeypatch.setitem(DATASETS, "digits", altered)
+    result = call("DM/evaluate.py", "--synset", distilled, *EVALUATE)
+    told = "than those of digits, or by the same in another order (the classes come as 0, 1, 2, 3, 4, 5, 6, 7, 9, 8, in"
+    assert_refused(result, told)
 
 
 def test_files_from_before_the_option(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from common.config.evaluate_options import REFERENCES, EvaluateOptions
 from common.config.options import DistillOptions, EvaluationOptions, Sources
 from common.config.seeds import parse_seeds
 from common.datasets import check_dataset, folder
+from common.images.pixels import check_side
 from common.matching.augment import parse_strategy
-from common.schemas.door import LARGEST_SIDE
+from common.schemas.door import LARGEST
 from common.synset.authors import SUFFIXES
 from common.synset.hub import SUFFIX
 from common.synset.packed import check_shared
@@ -29,10 +30,10 @@ def check(options: DistillOptions, objective: str, k_follows: bool = False) -> N
     k_follows: k is decided when the images are known.
     """
     check_dataset(options.dataset, options.subset)
-    for key in ("ipc", "batch_real", "batch_train", "num_eval", "image_size", "chunk", "workers", "bits_per_class"):
+    for key in ("ipc", "batch_real", "batch_train", "num_eval", "chunk", "workers", "bits_per_class"):
         check_least(options, key, 1)
-    if (options.image_size or 1) > LARGEST_SIDE:
-        raise InputError(f"--image_size {options.image_size} is too large: give at most {LARGEST_SIDE:,} pixels")
+    if options.image_size is not None:
+        check_side(options.image_size)
     for key in (
         "Iteration",
         "batch_syn",
@@ -44,7 +45,7 @@ def check(options: DistillOptions, objective: str, k_follows: bool = False) -> N
         "seed",
     ):
         check_least(options, key, 0)
-    check_floats(options)
+    check_numbers(options)
     options.check_validation()
     if options.seeds is not None:
         parse_seeds(options.seeds)
@@ -178,16 +179,19 @@ def refuse_step_size(options: EvaluationOptions, sources: Sources) -> None:
         raise InputError("--lr_net has no use with --eval_protocol glad, which has step sizes of its own: leave it out")
 
 
-def check_floats(options: Any) -> None:
-    """Raises InputError for the first option of a dataclass that is NaN, infinite, or too large for float32.
+def check_numbers(options: Any) -> None:
+    """Raises InputError for the first number of a dataclass that nothing can use.
 
-    Every command line is checked so: networks and images are float32, and no option means anything beyond it.
+    Every command line is checked so: networks and images are float32, and no option means anything beyond it; whole
+    numbers have 64 bits, which is also what the files of a run may hold.
     """
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         for each in value if isinstance(value, (tuple, list)) else [value]:
             if isinstance(each, float) and not in_float32(each):
                 raise InputError(f"--{field.name} {each} is not finite in float32: give another")
+            if isinstance(each, int) and abs(each) >= LARGEST:
+                raise InputError(f"--{field.name} {each} is no whole number of 64 bits: give another")
 
 
 def in_float32(value: float) -> bool:

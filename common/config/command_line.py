@@ -15,12 +15,13 @@ import tyro
 
 from common import recipes
 from common.config import rule
-from common.config.checks import check, check_floats, check_positive, refuse_flags
+from common.config.checks import check, check_numbers, check_positive, refuse_flags
 from common.config.options import ALIASES, BufferOptions, DataOptions, DistillOptions, Sources
 from common.config.validation import OWN_SHARE, ValidationOptions
 from common.datasets import is_resizable
 from common.datasets.imagenet_classes import canonical, resolve
 from common.disk.paths import expand_options
+from common.images.pixels import check_side
 from common.recipes.shapes import SHAPES
 from common.synset.adam import ADAM_STEP
 from common.system.errors import InputError, nearest_names
@@ -127,6 +128,8 @@ def _nearest_ipc(cell: _RecipeKey, objective: str) -> int:
     shape, ipcs = SHAPES.get(cell.dataset), recipes.available(objective).get(cell.recipe or cell.dataset, [])
     if cell.bits_per_class is None or cell.bits_per_class < 1 or shape is None or not ipcs:
         return cell.ipc
+    if cell.image_size is not None:
+        check_side(cell.image_size)
     sides = shape.im_size if cell.image_size is None else (cell.image_size,) * len(shape.im_size)
     wanted = cell.bits_per_class / (32 * shape.channels * math.prod(sides))
     return recipes.nearest(objective, cell.recipe or cell.dataset, wanted)
@@ -243,7 +246,7 @@ def _read(kind: Any, words: list[str], **more: Any) -> Any:
     with in_one_column(), redirect_stdout(getattr(sys.stdout, "stream", sys.stdout)):  # help is in colours
         read = tyro.cli(kind, args=words, **more, **_STYLE)
     options = read[0] if more.get("return_unknown_args") else read
-    check_floats(options)
+    check_numbers(options)
     expand_options(options)
     return read
 

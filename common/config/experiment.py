@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.config.seeds import parse_seeds
 from common.system.errors import InputError
+from common.system.files import check_regular
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -71,6 +72,7 @@ class Experiment(_Model):
 def read_experiment(path: Path) -> Experiment:
     """Read an experiment file. Raises InputError, with what to mend, for one that cannot be run."""
     try:
+        check_regular(path)
         experiment = Experiment.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path} is not a TOML file that can be read: {error}") from error

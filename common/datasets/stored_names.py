@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,17 @@ def check_stored_names(datasets: Any, files: dict[str, list[str]], column: str, 
 
 
 def _names(datasets: Any, path: str, column: str) -> list[str] | None:
-    """Return the class names that a file stores for a column; None if it stores none."""
+    """Return the class names that a file stores for a column; None if it stores none.
+
+    Raises InputError for a file that says of itself what the library does not understand.
+    """
     for schema in _schemas(path):
-        kind = datasets.Features.from_arrow_schema(schema).get(column)
+        try:
+            kind = datasets.Features.from_arrow_schema(schema).get(column)
+        # What it says is JSON without a schema, of which the library raises whatever comes.
+        except Exception as error:
+            reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200)
+            raise InputError(f"{path} is damaged ({reason}): fetch it, or write it, once more") from error
         return list(kind.names) if isinstance(kind, datasets.ClassLabel) else None
     return None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.system.files import check_regular
+
 _BEGINNINGS = {
     b"\x93NUMPY": "an array of NumPy (.npy)",
     b"PK\x03\x04": "a zip file, as are .npz and .pt",
@@ -22,6 +24,7 @@ _BEGINNINGS = {
 def foreign_kind(file: Path) -> str | None:
     """What a file is, with its article, if its first bytes say so; None otherwise, and if it cannot be read."""
     try:
+        check_regular(file)
         with file.open("rb") as stream:
             start = stream.read(32)
     except OSError:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from common.config.checks import check_floats, check_least, check_positive
+from common.config.checks import check_least, check_numbers, check_positive
 from common.config.options import BufferOptions
 from common.matching.augment import parse_strategy
 from common.matching.trajectory import flatten
@@ -68,7 +68,7 @@ class ExpertProtocol:
                 f"--keep_epochs {self.keep_epochs} is more than the --train_epochs {self.train_epochs} "
                 "that there are: lower it, or leave it out to keep them all"
             )
-        check_floats(self)
+        check_numbers(self)
         check_positive(self, "lr_teacher")
         parse_strategy(self.dsa_strategy)
 

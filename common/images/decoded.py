@@ -20,8 +20,7 @@ from common.images.disk_cache import Stored
 from common.images.encoded import Source, Unreadable, describe_remarks, name_of, read_image
 from common.images.image_data import Request, Statistics
 from common.images.mapped import PartCheck
-from common.images.pixels import Decoding, fingerprint
-from common.schemas.door import LARGEST_SIDE
+from common.images.pixels import Decoding, check_side, fingerprint
 from common.system.errors import InputError
 from common.system.progress import Progress
 
@@ -44,8 +43,8 @@ class Decoded(NamedTuple):
 
 def check_request(request: Request) -> None:
     """Raises `InputError` if the image size or the number of threads is out of range."""
-    if request.resize is not None and not 1 <= request.resize.side <= LARGEST_SIDE:
-        raise InputError(f"--image_size must be from 1 to {LARGEST_SIDE:,} pixels, not {request.resize.side}")
+    if request.resize is not None:
+        check_side(request.resize.side)
     if request.workers is not None and request.workers < 1:
         raise InputError(f"workers, the number of threads that read images, must be at least 1, not {request.workers}")
 

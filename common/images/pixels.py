@@ -8,6 +8,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from common.schemas.door import LARGEST_SIDE
+from common.system.errors import InputError
+
 
 def in_unit_range(images: Tensor) -> Tensor:
     """Raw images as floating point in 0..1: uint8 is divided by 255, and any other type is returned unchanged."""
@@ -42,6 +45,12 @@ class Resize(NamedTuple):
     side: int  # pixels
     mode: ResizeMode = "crop"  # crop scales the shorter side and takes the centre square; squash scales both sides
     antialias: bool = True
+
+
+def check_side(side: int) -> None:
+    """Raise InputError for a side of resized images that is out of range."""
+    if not 1 <= side <= LARGEST_SIDE:
+        raise InputError(f"--image_size must be from 1 to {LARGEST_SIDE:,} pixels, not {side:,}")
 
 
 def resize_key(resize: Resize | None) -> list[int | str | bool | None]:

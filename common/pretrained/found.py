@@ -20,7 +20,7 @@ from common.images.pixel_values import PIXELS
 from common.pretrained import forms
 from common.synset.authors import SUFFIXES
 from common.system.errors import InputError
-from common.system.files import UNREADABLE, load_torch, reason_of
+from common.system.files import UNREADABLE, check_zip, load_torch, reason_of
 
 
 class Found(NamedTuple):
@@ -105,7 +105,7 @@ def read_tensors(path: Path, pixels: str | None) -> Found:
         raise InputError(f"{path} is no folder, .npz or .pt file: give one, or images in folders PATH/CLASS/")
     try:
         content = _load_npz(path) if path.suffix == ".npz" else _load_pt(path)
-    except UNREADABLE as error:
+    except (*UNREADABLE, MemoryError) as error:  # an array may claim any size
         raise InputError(f"{path} cannot be read ({reason_of(error)}): it is damaged, copy it again") from error
     images, labels = content.get("images"), content.get("labels")
     if not (_plain(images) and _plain(labels) and images.dim() in (4, 5) and images.numel()):
@@ -136,9 +136,10 @@ def _plain(value: Any) -> TypeGuard[Tensor]:
 
 
 def _numbers(path: Path, values: Any) -> list[float]:
+    plain = values.detach() if isinstance(values, Tensor) else values
     try:
-        numbers: list[float] = np.asarray(values, dtype=float).ravel().tolist()
-    except (TypeError, ValueError) as error:
+        numbers: list[float] = np.asarray(plain, dtype=float).ravel().tolist()
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path} has a mean or std that is no list of numbers: write one for each channel") from error
     return numbers
 
@@ -147,6 +148,7 @@ _KEYS = ("images", "labels", "class_names", "values", "mean", "std")
 
 
 def _load_npz(path: Path) -> dict[str, Any]:
+    check_zip(path)
     # Of a damaged file numpy leaves open what it has opened itself.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         arrays = {key: stored[key] for key in _KEYS if key in stored}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ import numpy as np
 from common.system.files import write_atomically
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from PIL.Image import Image
 
 _SIDE, _QUALITY = 1200, 85  # pixels of the longer side of a picture that a page shows small and large; of WebP
@@ -25,19 +27,24 @@ def write_page(path: Path, template: Path, **values: Any) -> None:
 
     The template may extend templates in its own folder and in TEMPLATES.
     """
+    page = _environment(template.parent).get_template(template.name).render(values)
+    # JSON may hold half of a surrogate pair, which UTF-8 cannot encode.
+    content = page.encode("utf-8", errors="xmlcharrefreplace")
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+@lru_cache
+def _environment(folder: Path) -> Environment:
+    """What reads the templates of a folder; kept, with the templates that it has compiled, for further pages."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader([template.parent, TEMPLATES]),
+    return Environment(
+        loader=FileSystemLoader([folder, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template(template.name).render(values)
-    # JSON may hold half of a surrogate pair, which UTF-8 cannot encode.
-    content = page.encode("utf-8", errors="xmlcharrefreplace")
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def png_uri(pixels: np.ndarray) -> str:

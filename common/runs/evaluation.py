@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from common.runs.setup import Setup
 from common.system.devices import peak_memory
@@ -49,13 +50,13 @@ class Evaluations:
         protocol: EvaluationProtocol,
         check_stop: Callable[[], None],
         after_each: Callable[[], None],
-        lower: str,
+        lower: Callable[[Tensor], str],
     ) -> dict[str, Any]:
         """Train and test `num_eval` networks per architecture. Returns the new point and appends it to `points`.
 
         After a stop, finished networks are not trained again. check_stop: called after every batch of training and
-        testing; it may raise. after_each: called whenever a network is finished. lower: what to advise if all networks
-        diverge, which raises InputError.
+        testing; it may raise. after_each: called whenever a network is finished. lower: asked what to advise if all
+        networks diverge, which raises InputError; its argument is the images that they were trained on.
         """
         options, batches = self._setup.options, Batches(*self._setup.synset.stored().get(need_copy=True))
         validation = self._setup.validation
@@ -87,7 +88,7 @@ class Evaluations:
             on_validation=keep_held,
             check_stop=check_stop,
             on_accuracy=keep,
-            lower=lower,
+            lower=lambda: lower(batches.images),
             title="  evaluation",
             leave=False,
         )

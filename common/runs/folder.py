@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -33,7 +34,7 @@ from common.schemas import door
 from common.system import parallel
 from common.system.devices import describe_hardware
 from common.system.errors import InputError
-from common.system.files import torch_bytes, write_atomically, write_json
+from common.system.files import check_regular, torch_bytes, write_atomically, write_json
 from common.system.signals import Stoppable
 from common.system.version import code_version
 
@@ -119,6 +120,7 @@ class Run(Stoppable):
         tqdm.write(text)
         path = self.folder / "log.txt"
         try:
+            check_regular(path, device=True)
             with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text + "\n")
         except OSError as error:
@@ -138,6 +140,7 @@ class Run(Stoppable):
         metrics = self.folder / METRICS
         lines = "".join(json.dumps(entry) + "\n" for entry in self._entries).encode()
         try:
+            check_regular(metrics)
             with metrics.open("ab") as file:
                 file.write(lines)
                 file.flush()
@@ -327,7 +330,8 @@ def open_run(
 
 
 def _unwritten(path: Path, error: OSError) -> InputError:
-    return InputError(f"cannot write {path}: {error.strerror or error}; free space and run again to continue")
+    remedy = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "put that right"
+    return InputError(f"cannot write {path}: {error.strerror or error}; {remedy} and run again to continue")
 
 
 def _read_checkpoint(path: Path, metrics: Path, remedy: str = "restore both") -> dict[str, Any]:
@@ -335,6 +339,7 @@ def _read_checkpoint(path: Path, metrics: Path, remedy: str = "restore both") ->
     content = read_checkpoint(path, remedy)
     size, expected = content["metrics_bytes"], content.get("metrics_checksum")
     try:
+        check_regular(metrics)
         with metrics.open("rb") as file:
             written = file.read(size)
     except OSError as error:

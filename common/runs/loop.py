@@ -36,6 +36,7 @@ from common.training.train import EvaluationProtocol, all_finite
 
 Options = TypeVar("Options", bound=DistillOptions)
 
+_OUTSIDE = 1e4  # normalised and whitened images stay far below; beyond, the set is to blame, not who trains on it
 _CHECKPOINT_SHARE = 0.01  # at most this share of the time goes to checkpoints
 
 
@@ -293,11 +294,12 @@ class Distillation(Pieces):
         """The learned step size [], if the objective has one."""
         return None if self._step_size is None else self._step_size.value
 
-    @property
-    def _lower(self) -> str:
-        """What to advise if all networks of an evaluation diverge."""
-        protocol = self._protocol
-        if protocol.kind == "glad":
+    def _lower(self, images: Tensor) -> str:
+        """What to advise if all networks of an evaluation diverge that were trained on these images."""
+        protocol, largest = self._protocol, images.abs().max().item()
+        if largest > _OUTSIDE:
+            advice = f"lower --lr_freq ({self.options.lr_freq:g}), for values of the images reach {largest:.0e}"
+        elif protocol.kind == "glad":
             advice = "train them with --eval_protocol dc and a lower --lr_net"
         elif self._step_size is not None:
             flags = " or ".join(self._flags_of_step_size(self._step_size))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.system.errors import InputError, printable
+from common.system.files import check_regular
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -23,6 +24,8 @@ LARGEST = 1 << 63
 """No whole number in a file reaches it: beyond, neither torch nor numpy have a type for it."""
 LARGEST_SIDE = 4096
 """Of images, in pixels: the basis of a transform is a matrix of its square, and networks take far smaller ones."""
+LARGEST_SET = 1 << 33
+"""Values of all images that a set decodes to, 32 GiB: no set that anyone has made comes near it."""
 _DIGITS = 400  # of a number that is read; longer ones are cut, and refused all the same
 _LONGEST = 60  # characters of a value that a sentence quotes
 
@@ -46,6 +49,7 @@ def read(path: Path, schema: type[BaseModel], remedy: str) -> dict[str, Any]:
 def read_text(path: Path, remedy: str) -> str:
     """The content of a text file. Raises InputError if it cannot be read."""
     try:
+        check_regular(path)
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): {remedy}") from error
@@ -88,25 +92,24 @@ def check_plain(content: Any, where: str, remedy: str) -> None:
     waiting: list[tuple[Any, tuple[Any, ...]]] = [(content, ())]
     while waiting:
         value, loc = waiting.pop()
-        key = _key(loc)
         if len(loc) > DEEPEST:
             raise _too_deep(where, _key(loc[:3]), remedy)
         if isinstance(value, Mapping):
             for name in value:
                 if not isinstance(name, (str, int, float, bool, type(None))):
-                    raise InputError(f"{where} has a key that is {_shown(name)}{_of(key)}, not text: {remedy}")
+                    raise InputError(f"{where} has a key that is {_shown(name)}{_of(_key(loc))}, not text: {remedy}")
             waiting += [(each, (*loc, name)) for name, each in value.items()]
         elif isinstance(value, (list, tuple)):
             waiting += [(each, (*loc, number)) for number, each in enumerate(value)]
         elif not isinstance(value, (str, bool, int, float, type(None))):
             raise InputError(
-                f"{where} has {_shown(value)}{_of(key)}, and text, a number, true, false, null, or lists and tables of "
-                f"these are expected: {remedy}"
+                f"{where} has {_shown(value)}{_of(_key(loc))}, and text, a number, true, false, null, or lists and "
+                f"tables of these are expected: {remedy}"
             )
         elif isinstance(value, int) and abs(value) >= LARGEST:
-            raise InputError(f"{where} has a whole number of more than 18 digits{_of(key)}, too large: {remedy}")
+            raise InputError(f"{where} has a whole number of more than 18 digits{_of(_key(loc))}, too large: {remedy}")
         elif isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{where} has {value}{_of(key)}, and a finite number is expected: {remedy}")
+            raise InputError(f"{where} has {value}{_of(_key(loc))}, and a finite number is expected: {remedy}")
 
 
 def refuse(where: str, key: str, value: Any, expected: str, remedy: str) -> InputError:

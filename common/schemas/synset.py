@@ -25,9 +25,6 @@ from common.schemas.fields import (
     wrong,
 )
 
-_MOST = 1 << 33
-"""Values of all decoded images, 32 GiB: no set that anyone has made comes near it."""
-
 ImageSide = Annotated[int, Strict(), Field(ge=1, le=door.LARGEST_SIDE)]
 Classes = Annotated[int, Strict(), Field(ge=1, le=1 << 24)]
 OfAChannel = Annotated[float, Strict(), Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
@@ -137,8 +134,10 @@ class Synset(Told):
 
     @model_validator(mode="after")
     def _can_be_decoded(self) -> Synset:
-        if self.decoded > _MOST:
-            raise wrong(f"a set of at most {_MOST:,} values (num_classes, images per class, channel, im_size)")
+        if self.decoded > door.LARGEST_SET:
+            raise wrong(
+                f"a set of at most {door.LARGEST_SET:,} values (num_classes, images per class, channel, im_size)"
+            )
         return self
 
 

@@ -176,7 +176,7 @@ def _accuracies(path: Path, stored: Any) -> dict[str, list[float | None]] | None
     try:
         # The scripts of ImageNet-abcde leave the lists empty.
         found = {str(name): [_finite(float(value)) for value in values] for name, values in stored.items()}
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path} has accuracies ('accs_all_exps') that are not lists of numbers by network") from error
     return {name: values for name, values in found.items() if values} or None
 

@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from common.schemas import door
 from common.synset.adam import SpreadAdam, spread_of
 from common.synset.soft_labels import SoftLabels
+from common.system.devices import total_memory
 from common.system.errors import InputError
 from common.system.seeds import generator
 
@@ -78,7 +80,11 @@ class LearnedSet(ABC):
         self._filled = False
 
     def _allocate(self, num_per_class: int, *shape: int) -> None:
-        """Make labels, coefficients [C, n, *shape] of zeros, and their optimiser."""
+        """Make labels, coefficients [C, n, *shape] of zeros, and their optimiser.
+
+        Raises InputError for a set that is too large for the device or a file, before memory is taken.
+        """
+        self._check_size(num_per_class)
         self.num_per_class = num_per_class
         self.labels = torch.arange(self.num_classes, device=self.device).repeat_interleave(num_per_class)
         # A host may have set other defaults for new tensors than float32 and the CPU (tests/test_hosts.py).
@@ -88,6 +94,20 @@ class LearnedSet(ABC):
             self.optimizer = SpreadAdam(self.coefficients, self.args.lr_freq)
         else:
             self.optimizer = torch.optim.SGD([self.coefficients], lr=self.args.lr_freq, momentum=self.args.mom_freq)
+
+    def _check_size(self, num_per_class: int) -> None:
+        values = self.num_classes * num_per_class * self.channel * self.d
+        memory = total_memory(self.device)
+        if values > door.LARGEST_SET:
+            most = f"a set has at most {door.LARGEST_SET:,}"
+        elif memory is not None and 4 * values > memory:
+            most = f"the memory of {self.device} has room for {memory // 4:,}"
+        else:
+            return
+        raise InputError(
+            f"{num_per_class:,} images per class, for {self.num_classes:,} classes, are {values:,} values, and {most}: "
+            "lower the budget (ipc, n or bits_per_class)"
+        )
 
     # -- what a kind of storage says -----------------------------------------------------------------------------
 

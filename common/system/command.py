@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from common.system import parallel
-from common.system.errors import InputError, ProcessLost, Stopped, disk_refusal, printable
+from common.system.errors import InputError, ProcessLost, Stopped, disk_refusal, memory_refusal, printable
 
 # Long, because the other processes may wait hours while one process evaluates. No timeout is needed to notice a dead
 # process: torchrun then ends the others.
@@ -63,9 +63,9 @@ def _show_all_names() -> None:
 def exit_code(main: Callable[[], None]) -> int:
     """Run `main`, print its error to stderr as one sentence, and return the exit code.
 
-    The code is 0 on success, 2 for an `InputError` or a refusal of the file system, 130 after SIGINT, 143 after
-    SIGTERM, 141 if nobody reads standard output any longer, and 1 if another process of the job has ended. Any other
-    exception passes through.
+    The code is 0 on success, 2 for an `InputError`, a refusal of the file system or memory that does not suffice, 130
+    after SIGINT, 143 after SIGTERM, 141 if nobody reads standard output any longer, and 1 if another process of the job
+    has ended. Any other exception passes through.
     """
     try:
         main()
@@ -85,6 +85,12 @@ def exit_code(main: Callable[[], None]) -> int:
         return _NO_READER
     except OSError as error:
         told = disk_refusal(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        told = memory_refusal(error)
         if told is None:
             raise
         print(f"error: {told}", file=sys.stderr)

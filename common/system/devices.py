@@ -286,8 +286,11 @@ def free_memory(device: torch.device) -> int | None:
 def total_memory(device: torch.device) -> int | None:
     """The memory of the device in bytes, of a CPU that of the machine or, if it is less, of its container (cgroup).
 
-    None where the accelerator, or of a CPU the system (Windows), does not tell it.
+    None where the accelerator, or of a CPU the system (Windows), does not tell it, and for the device meta, which
+    stores nothing.
     """
+    if device.type == "meta":
+        return None
     if device.type != "cpu":
         return _accelerator_memory(device)[1]
     try:

@@ -31,6 +31,9 @@ _OF_THE_DISK = frozenset({
 })  # fmt: skip
 
 
+_NO_MEMORY = "can't allocate memory"  # torch, of a CPU
+
+
 def disk_refusal(error: OSError) -> str | None:
     """One sentence on an error of the file system, which may fail at any call; None for another kind of OSError."""
     name = error.filename if error.filename2 is None else error.filename2
@@ -39,6 +42,15 @@ def disk_refusal(error: OSError) -> str | None:
     where = f" for {name!r}" if isinstance(name, (str, bytes)) else ""
     reason = error.strerror or type(error).__name__
     return f"the file system refuses: {reason}{where}; put that right, and run the same command again"
+
+
+def memory_refusal(error: MemoryError | RuntimeError) -> str | None:
+    """One sentence on memory that does not suffice, of a CPU or an accelerator; None for another RuntimeError."""
+    told = (str(error).splitlines() or [""])[0]
+    if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError" and _NO_MEMORY not in told:
+        return None
+    reason = f" ({told.rpartition('DefaultCPUAllocator: ')[2]})" if told else ""
+    return f"the memory does not suffice{reason}: --dry_run tells what a run takes, and which flags lower it"
 
 
 def close_names(name: str, known: Iterable[str]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
 import pickle
+import stat
 import struct
 import sys
 import warnings
@@ -30,13 +32,29 @@ UNREADABLE = (
 """The errors of `load_torch` for a file that cannot be read. `reason_of` says why in a few words."""
 _ZIP = b"PK\x03\x04"  # the first bytes of a zip file, by which torch.load recognises one
 _ZIP_FOLDER = 0x10  # attribute of a folder; torch.load would silently leave the entry's memory uninitialised
+_ZIP_END = 22  # bytes of the end of a zip file, without a comment
+_ZIP_MANY = 0xFFFF  # entries; stands for as many or more
 _MOST_REPEATED = 1 << 28  # bytes that tensors of a file may have beyond those that it stores
+_MOST_PACKED = 100  # bytes that arrays of a file may have for each of its own; photographs hardly reach 2
 _BLOCK = 1 << 20  # bytes that are read at a time
 
 
 def reason_of(error: Exception) -> str:
     """The first sentence of an error of UNREADABLE: torch goes on about how the file could be trusted."""
     return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+
+
+def check_regular(path: Path, device: bool = False) -> None:
+    """Raise OSError for a pipe, a socket or a device: to open or to read one may take for ever.
+
+    device: whether a device may be, as for what is written. What is not there passes.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # to open it says what is wrong
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or (device and stat.S_ISCHR(mode))):
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, and no file", str(path))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -66,6 +84,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def checksum(path: Path) -> str:
     """BLAKE2b of a file's bytes, as 40 hexadecimal digits. Raises OSError where the file cannot be read."""
     digest = hashlib.blake2b(digest_size=20)
+    check_regular(path)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
@@ -125,6 +144,7 @@ def opened_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
     """
     from safetensors import SafetensorError, safe_open
 
+    check_regular(path)
     try:
         with _name_in_utf_8(path) as name, safe_open(name, framework=framework) as stored:
             yield stored
@@ -212,13 +232,14 @@ def check_torch_file(path: Path, storages: bool = True) -> set[tuple[int, int]]:
     Raises an error of UNREADABLE for a damaged file. Torch before 1.6 wrote no zip files, and so no checksums: its
     files are believed, and the result is empty.
     """
+    check_regular(path)
     with path.open("rb") as file:
         if file.read(len(_ZIP)) != _ZIP:
             return set()
     known = set()
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
+        for info in _entries(archive, path):
             if info.file_size > size:  # a few bytes may be unpacked to any number of zeros
                 raise ValueError(f"{info.filename} is packed, which torch.save does not do")
             if info.external_attr & _ZIP_FOLDER:
@@ -226,12 +247,48 @@ def check_torch_file(path: Path, storages: bool = True) -> set[tuple[int, int]]:
             is_storage = PurePosixPath(info.filename).parent.name == "data"
             if is_storage:
                 known.add((info.file_size, info.CRC))
-            # To open an entry compares its name in the directory with the one before its content, so that a storage
-            # is not taken for another one; to read it to its end compares the CRC-32.
-            with archive.open(info) as entry:
-                while (storages or not is_storage) and entry.read(_BLOCK):
-                    pass
+            _check_entry(archive, info, content=storages or not is_storage)
     return known
+
+
+def check_zip(path: Path) -> None:
+    """Raise an error of UNREADABLE for a zip file, such as an .npz, that is damaged in any entry, or is none.
+
+    So is one that unpacks to far more bytes than it has. Whoever asks for some entries by their names would not notice
+    that a name is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = _entries(archive, path)
+        claimed = sum(info.file_size for info in entries)
+        if claimed > _MOST_PACKED * path.stat().st_size + _MOST_REPEATED:
+            raise ValueError(f"it unpacks to {claimed:,} bytes, which fills the memory")
+        for info in entries:
+            _check_entry(archive, info)
+
+
+def _entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
+    """The entries of a zip file. Raises ValueError unless they are as many as its end says.
+
+    A length in the directory that is damaged may lead over the entries that follow.
+    """
+    entries = archive.infolist()
+    with path.open("rb") as file:
+        file.seek(-_ZIP_END - len(archive.comment), os.SEEK_END)
+        told = int.from_bytes(file.read(_ZIP_END)[10:12], "little")
+    if told not in (len(entries), _ZIP_MANY):
+        raise ValueError(f"its directory has {len(entries)} entries of {told}")
+    return entries
+
+
+def _check_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, content: bool = True) -> None:
+    """Raise an error of UNREADABLE for a damaged entry; content: for damaged content, too.
+
+    To open an entry compares its name in the directory with the one before its content, so that it is not taken for
+    another one; to read it to its end compares the CRC-32.
+    """
+    with archive.open(info) as entry:
+        while content and entry.read(_BLOCK):
+            pass
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -87,7 +87,7 @@ def evaluate(
         seed,
         dataset=test.name,
         progress=progress,
-        lower=f"lower lr, --lr_net of the commands ({lr:g})",
+        lower=lambda: f"lower lr, --lr_net of the commands ({lr:g})",
     )
     return point_of(accuracies, model)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -141,11 +141,12 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
             f"the test images are {(test.channels, *test.im_size)}, "
             f"the synthetic ones {(synset.channel, *synset.im_size)}: give the --dataset it was made from"
         )
+    listed = test.class_names
     train, test = _with_classes_of(file, metadata.get("class_names"), synset.num_classes, train, test)
     if zca is not None and zca["fingerprint"] not in (None, whitening_fingerprint(train.images, float(zca["eps"]))):
         raise InputError(
-            f"{file} was whitened by other training images than those of {train.name}: "
-            "give the --dataset it was made from"
+            f"{file} was whitened by other training images than those of {train.name}"
+            f"{_other_order(listed, test.class_names)}: give the --dataset it was made from"
         )
     _check_content(options, file, metadata, train, test)
     if zca is not None:
@@ -206,6 +207,17 @@ def _cell(options: EvaluateOptions, synset: LearnedSet, metadata: dict[str, Any]
     if synset.transform != "dct" or "storage" in metadata or metadata.get("zca"):
         return None
     return Cell(objective, dataset, synset.ipc, synset.im_size[0])
+
+
+def _other_order(here: Sequence[str], there: Sequence[str]) -> str:
+    """That the images may be the same in another order, if the classes of the dataset here come in another; else ""."""
+    same = same_classes(here, there) or {}
+    if not same or [same[name] for name in here] == list(there):
+        return ""
+    return (
+        f", or by the same in another order (the classes come as {shortened(here, 10)}, in the file as "
+        f"{shortened(there, 10)}, and folders sort by their names)"
+    )
 
 
 def _with_classes_of(

@@ -67,7 +67,7 @@ def evaluate_pool(
     on_validation: Callable[[str, float | None], object] = lambda name, accuracy: None,
     check_stop: Callable[[], None] = lambda: None,
     on_accuracy: Callable[[str, float | None], object] = lambda name, accuracy: None,
-    lower: str | None = None,
+    lower: Callable[[], str] | None = None,
     title: str = "",
     leave: bool = True,
     progress: bool = True,
@@ -75,7 +75,7 @@ def evaluate_pool(
     """Train and test `num_eval` networks of each architecture; return top-1 accuracies (fractions) by network name.
 
     A network that diverged, whose weights or outputs are not finite, has None. Raises InputError if all networks of all
-    architectures diverge. lower: what that sentence advises, if not to lower --lr_net.
+    architectures diverge. lower: asked what that sentence advises, if not to lower --lr_net.
 
     training_sets: a function from a network's number to its training set, on the device of test_data. protocol:
     completed for each network on `dataset` by `for_network`. seed, point: as for `train_and_test`. check_stop: called
@@ -142,16 +142,17 @@ def evaluate_pool(
 
 
 def _check_some_converged(
-    accuracies: Mapping[str, Sequence[float | None]], protocols: Mapping[str, EvaluationProtocol], lower: str | None
+    accuracies: Mapping[str, Sequence[float | None]],
+    protocols: Mapping[str, EvaluationProtocol],
+    lower: Callable[[], str] | None,
 ) -> None:
     every = [each for of_kind in accuracies.values() for each in of_kind]
     if any(each is not None for each in every):
         return
-    if lower is None:
-        rates = ", ".join(dict.fromkeys(f"{protocol.lr:g}" for protocol in protocols.values()))
-        lower = f"lower --lr_net ({rates})"
+    rates = ", ".join(dict.fromkeys(f"{protocol.lr:g}" for protocol in protocols.values()))
+    advice = f"lower --lr_net ({rates})" if lower is None else lower()
     which = "the network" if len(every) == 1 else f"all {len(every)} networks"
-    raise InputError(f"{which} diverged, with weights or outputs that are not finite: {lower}")
+    raise InputError(f"{which} diverged, with weights or outputs that are not finite: {advice}")
 
 
 def train_and_test(

@@ -167,7 +167,7 @@ def _coded(data: ImageData, choose: Choose, budget: Budget, asked: int | None) -
     found = best_payload(coefficients, planes, classes * budget.bits // 8, bits, fit_step(coefficients, bits))
     if found is None:
         what = f"{counted(n, 'image')} per class, however coarsely rounded,"
-        raise InputError(f"{what} take more than {budget}: lower --n, or raise --ipc or --bits_per_class")
+        raise InputError(f"{what} take more than {budget}: {_fewer(n, asked)} --ipc or --bits_per_class")
     decoded = planes.inverse(decode(found.payload).coefficients.to(data.device)).flatten(0, 1)
     labels = torch.arange(classes, device=data.device).repeat_interleave(n)
     each = [math.ceil(len(found.payload) / classes)] * classes
@@ -176,6 +176,13 @@ def _coded(data: ImageData, choose: Choose, budget: Budget, asked: int | None) -
         "bytes": each, "bytes_without_headers": each, "psnr": psnr(_pixels(data, decoded), _originals(data, chosen)),
     }  # fmt: skip
     return Batches(decoded, labels), told
+
+
+def _fewer(n: int, asked: int | None) -> str:
+    """What to do where n images per class are too many; asked: what --n says. Other flags follow."""
+    if n == 1:
+        return "raise"
+    return f"give an --n below {n}, or raise" if asked is None else "lower --n, or raise"
 
 
 def _check_n(asked: int | None, smallest: int) -> None:
@@ -229,7 +236,7 @@ def _lossy(codec: Codec, data: ImageData, choose: Choose, budget: Budget, asked:
         for name, files in zip(data.class_names, coarse, strict=True):
             if not budget.holds(files[:n]):
                 what = f"{counted(n, 'image')} of class {name!r} in quality {lowest} take{'s' * (n == 1)}"
-                _refuse(what, files[:n], codec, budget, "raise" if n == 1 else "lower --n, or raise")
+                _refuse(what, files[:n], codec, budget, _fewer(n, asked))
         for of_class, files in zip(images, coarse, strict=True):
             found = {lowest: files[:n]}
 

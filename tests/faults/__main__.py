@@ -60,15 +60,20 @@ def chosen(kind: Kind, share: float, seed: int) -> list[int]:
 
 
 def table(tallies: dict[str, tuple[Kind, Tally]]) -> str:
-    """Counts per kind, and the time."""
-    head = f"{'kind':8}{'cases':>7}" + "".join(f"{name:>11}" for name in _COLUMNS) + f"{'seconds':>9}"
+    """Counts per kind, the time, and the seconds of a core."""
+    head = f"{'kind':8}{'cases':>7}" + "".join(f"{name:>11}" for name in _COLUMNS) + f"{'seconds':>9}{'CPU':>7}"
     lines = [head]
     for name, (kind, tally) in tallies.items():
         counts = "".join(f"{tally.outcomes[each]:>11}" for each in _COLUMNS)
-        lines.append(f"{name:8}{tally.outcomes.total():>7}{counts}{tally.seconds:>9.0f}   {kind.about}")
+        lines.append(
+            f"{name:8}{tally.outcomes.total():>7}{counts}{tally.seconds:>9.0f}{tally.processor:>7.0f}   {kind.about}"
+        )
     total = [sum(tally.outcomes[each] for _, tally in tallies.values()) for each in _COLUMNS]
     seconds = sum(tally.seconds for _, tally in tallies.values())
-    lines.append(f"{'all':8}{sum(total):>7}" + "".join(f"{each:>11}" for each in total) + f"{seconds:>9.0f}")
+    processor = sum(tally.processor for _, tally in tallies.values())
+    lines.append(
+        f"{'all':8}{sum(total):>7}" + "".join(f"{each:>11}" for each in total) + f"{seconds:>9.0f}{processor:>7.0f}"
+    )
     return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ _RUN_EVERY = 20  # one set of so many is run; a run takes a hundred times as lon
 
 _NUMBERS = (
     "0", "1", "2", "3", "-1", "7", "16", "64", "0.5", "1e-3", "1e9", "1e308", "nan", "inf", "-inf", "", "x", "None",
-    "99999999999999999999", "1_000", "٣",
+    "99999999999999999999", "9223372036854775807", "1000000000000", "2147483648", "1_000", "٣",
 )  # fmt: skip
 _SMALL = ("0", "1", "2", "-1", "0.5", "nan", "", "x")  # of what makes a run long
 _BOOLEANS = ("True", "False", "maybe", "")
@@ -109,7 +109,8 @@ def scripts() -> list[Script]:
         ),
         Script(
             "3D-MNIST/distill.py", load_script("3D-MNIST/distill.py").Options,
-            f"{_BASE['distil']} --dataset 3D-MNIST --data_path in/voxels --model Conv3DNet --msz_per_channel 2048",
+            f"{_BASE['distil']} --dataset 3D-MNIST --data_path in/voxels --model Conv3DNet --msz_per_channel 2048 "
+            "--batch_real 1",
         ),
         Script("DM/evaluate.py", EvaluateOptions, _BASE["evaluate"]),
         Script("ImageNet-abcde/evaluate.py", EvaluateOptions, _BASE["evaluate"]),

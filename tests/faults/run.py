@@ -26,11 +26,15 @@ _MOST = 40  # cases per child
 
 @dataclass
 class Tally:
-    """What came of the cases of a kind: how many ended how, and (number, what was wrong) of the faults."""
+    """What came of the cases of a kind: how many ended how, and (number, what was wrong) of the faults.
+
+    seconds: that they took. processor: seconds of a core, of this process and all its children.
+    """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     faults: list[tuple[int, str]] = field(default_factory=list)
     seconds: float = 0.0
+    processor: float = 0.0
 
 
 def tell(seed: int, name: str, number: int) -> str:
@@ -40,7 +44,7 @@ def tell(seed: int, name: str, number: int) -> str:
 
 def run_kind(name: str, kind: Kind, numbers: Sequence[int], seed: int, folder: Path, jobs: int) -> Tally:
     """Run these cases, `jobs` at a time."""
-    begun, tally = time.monotonic(), Tally()
+    begun, used, tally = time.monotonic(), _processor(), Tally()
     prepared = kind.prepare(enter(folder / "prepared"), numbers)
     size = max(1, min(_MOST, len(numbers) // (4 * jobs)))
     waiting = [list(numbers[at : at + size]) for at in range(0, len(numbers), size)][::-1]
@@ -57,7 +61,7 @@ def run_kind(name: str, kind: Kind, numbers: Sequence[int], seed: int, folder: P
     finally:
         for batch in children.values():
             batch.kill()
-    tally.seconds = time.monotonic() - begun
+    tally.seconds, tally.processor = time.monotonic() - begun, _processor() - used
     return tally
 
 
@@ -156,6 +160,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
+
+
+def _processor() -> float:
+    """Seconds of a core that this process, and those of its children that have ended, have taken."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _virtual_memory() -> int:
