@@ -215,6 +215,7 @@ HANDLED = {
     "common/synset/file.py _read": "the tensors of a file",
     "common/synset/hub.py hub_errors": "the library huggingface_hub",
     "common/system/files.py check_regular": "a path with a null byte",
+    "kit/stages.py Kit._run": "whatever it is, it is raised again",
     "common/system/command.py _run_as_one_of_several": "a bug, whose traceback is printed",
     "common/system/devices.py can_compile": "the compiler",
     "common/system/devices.py lacks": "a device without float64",
