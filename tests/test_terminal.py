@@ -77,12 +77,30 @@ def test_grouping_changes_no_default_and_no_text():
     assert kind.__doc__ == dm.Options.__doc__
 
 
+def test_help_says_a_default_once_and_breaks_no_sentence():
+    text = " ".join(shown("DM/distill.py").split())
+    assert "threads that decode image files (default: by image size and CPU cores) --" in text
+    assert "(default: 0; 0.1 for folder:PATH and hf:... without --recipe) --" in text
+    lines = shown("DM/distill.py").splitlines()
+    assert not [line for line in lines if line.split() in (["the", "one"], ["all)"], ["folder"], ["value"])]
+    assert "(default: None)" not in " ".join(shown("compare.py").split())
+    assert "(default: )" not in " ".join(shown("reproduce.py report").split())
+
+
+def test_an_argument_without_a_flag_is_shown_by_its_name():
+    text = shown("common/report/__main__.py gallery")
+    assert text.splitlines()[0].endswith("FOLDER")
+    assert "(default: FOLDER/gallery.html)" in text
+    assert "None)" not in text
+
+
 def test_few_options_stay_as_they_are():
     @dataclasses.dataclass
     class Few:
         seed: int = 0
 
-    assert grouped(Few) is Few
+    assert [field.name for field in dataclasses.fields(grouped(Few))] == ["seed"]
+    assert grouped(Few)().seed == 0
     assert len(dataclasses.fields(EvaluateOptions)) > MANY
 
 

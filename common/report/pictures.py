@@ -175,10 +175,13 @@ def draw_sets(path: Path, evaluations: Mapping[int, Sequence[dict[str, Any]]]) -
 
 
 def _plot_losses(axis: Axes, losses: Sequence[tuple[int, float]]) -> None:
+    from matplotlib.ticker import LogFormatter
+
     if losses:
         axis.plot(*zip(*losses, strict=True), linewidth=0.8)
         if any(loss > 0 for _, loss in losses):
             axis.set_yscale("log")
+            axis.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))  # 2, where the default is 2 x 10^0
     _label_updates(axis, "matching loss (no unit)")
 
 

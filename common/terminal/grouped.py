@@ -6,17 +6,22 @@ import ast
 import dataclasses
 import inspect
 import os
+import re
 import shutil
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
 MANY = 20  # options: fewer are read at a glance, without groups
 _FIRST = 10
 _WIDEST = 120  # characters
+_BREAK_OF_A_LINE = re.compile(r"(?<![.;:])\n")  # of the source; behind one of these begins another thing
+_DEFAULT = re.compile(r"default: |\(default")
+_DEFAULT_LAST = re.compile(r"\s+(\(default: [^()]*\))$")
+(_POSITIONAL,) = get_args(tyro.conf.Positional[str])[1:]
 # Of these, in this order, the first ten that a command has.
 MATTER_FIRST = (
     "synset", "synset_path", "baseline", "table", "cells", "scale", "launcher", "target_dataset", "level", "objective",
@@ -69,35 +74,40 @@ _TOLD = {
 
 
 def grouped(kind: type, default: Any = None) -> type:
-    """A dataclass with the options of `kind` in groups, for its help; `kind` itself if it has few, or no source.
+    """A dataclass with the options of `kind` for its help, in groups if they are many.
 
-    Flags, types, help texts and defaults are the same. default: an instance that has the defaults.
+    It is `kind` itself if no option has a text below it, or there is no source. Flags, types, help texts and defaults
+    are the same. default: an instance that has the defaults.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    if len(fields) <= MANY:
-        return kind
     try:
         hints, texts = get_type_hints(kind, include_extras=True), _docstrings(kind)
     except OSError:  # there is no source to read the texts from, and tyro shows what it can
         return kind
+    if len(fields) <= MANY:
+        if not texts:
+            return kind
+        flat = [
+            (name, _told(name, hints[name], texts.get(name), field.default), _given(field, default))
+            for name, field in fields.items()
+        ]
+        return _made(kind.__name__, flat, kind.__doc__)
     members: dict[str, list[tuple[str, Any, Any]]] = {name: [] for name in _TOLD}
     main = [name for name in MATTER_FIRST if name in fields][:_FIRST]
     for name in (*main, *(name for name in fields if name not in main)):
-        field, hint = fields[name], hints[name]
-        if name in texts:
-            hint = Annotated[hint, tyro.conf.arg(help=texts[name])]
-        given = dataclasses.field(default=getattr(default, name)) if default is not None else _with_default(field)
+        field, hint = fields[name], _told(name, hints[name], texts.get(name), fields[name].default)
+        given = _given(field, default)
         group = "main" if name in main else group_of(name, experts="num_experts" in fields)
         members[group].append((name, hint, given))
     parts = []
     for name, of_group in members.items():
         if of_group:
             # tyro heads a box with the name of the option that holds the group.
-            made: Any = dataclasses.make_dataclass(name, of_group, namespace={"__doc__": _TOLD[name]}, kw_only=True)
+            made = _made(name, of_group, _TOLD[name])
             needed = any(field.default is field.default_factory for field in dataclasses.fields(made))  # both missing
             held = dataclasses.field() if needed else dataclasses.field(default_factory=made)
             parts.append((name, Annotated[made, tyro.conf.OmitArgPrefixes], held))
-    return dataclasses.make_dataclass(kind.__name__, parts, namespace={"__doc__": kind.__doc__}, kw_only=True)
+    return _made(kind.__name__, parts, kind.__doc__)
 
 
 @contextmanager
@@ -121,7 +131,37 @@ def group_of(name: str, experts: bool = False) -> str:
     return next((group for group, names in GROUPS.items() if name in names), "run")
 
 
-def _with_default(field: dataclasses.Field[Any]) -> Any:
+def _told(name: str, hint: Any, text: str | None, default: Any) -> Any:
+    """The annotation `hint` of an option, with its help text in whole paragraphs and its default said once.
+
+    An argument without a flag is shown by its name. text: from below the option in the source; None if the annotation
+    has the text. default: that of the class.
+    """
+    marks = getattr(hint, "__metadata__", ())
+    for each in marks:
+        text = getattr(each, "help", None) or text
+    if text is None:
+        return hint
+    whole = _BREAK_OF_A_LINE.sub(" ", text)
+    text, last, _ = _DEFAULT_LAST.split(whole) if _DEFAULT_LAST.search(whole) else (whole, "", "")
+
+    def said(label: str) -> str:
+        known = _DEFAULT.search(whole) and label in ("", "None", str(default))
+        return last if known else f"{last} (default: {label or 'none'})".strip()
+
+    if _POSITIONAL in marks:
+        hint = Annotated[hint, tyro.conf.arg(metavar=name.upper())]
+    return Annotated[hint, tyro.conf.arg(help=text, help_behavior_hint=said)]
+
+
+def _made(name: str, fields: list[tuple[str, Any, Any]], told: str | None) -> Any:
+    return dataclasses.make_dataclass(name, fields, namespace={"__doc__": told}, kw_only=True)
+
+
+def _given(field: dataclasses.Field[Any], default: Any) -> Any:
+    """A field with the default that `default` has, or without it with that of `field`."""
+    if default is not None:
+        return dataclasses.field(default=getattr(default, field.name))
     if field.default_factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=field.default_factory)
     return dataclasses.field(default=field.default)
