@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import common.system.start  # noqa: F401 (before torch is loaded)
+
 import importlib.metadata
 import re
 import sys
@@ -28,8 +30,6 @@ if missing := _missing():
         file=sys.stderr,
     )
     sys.exit(2)
-
-import common.system.start  # noqa: F401, E402 (before torch is loaded)
 
 from dataclasses import dataclass  # noqa: E402
 

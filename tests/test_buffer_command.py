@@ -123,11 +123,11 @@ def test_signals_leave_whole_experts(trained, tmp_path, monkeypatch, number):
     """In the second epoch of the second expert."""
     original, calls = experts.train_epoch, []
 
-    def counted(*positional):
+    def counted(*positional, **named):
         calls.append(None)
         if len(calls) == 4:
             os.kill(os.getpid(), number)
-        return original(*positional)
+        return original(*positional, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(experts, "train_epoch", counted)

@@ -43,8 +43,10 @@ class Limits(NamedTuple):
         """
         spread = spread.clamp(_NARROWEST, LARGEST)
         further = BIT / 2 / (math.log(2) * spread)  # what a further unit adds is 1 / (spread ln 2) bits
-        theta, rho = (-1 / spread).exp(), (-_MEANS_LIMIT / spread).exp()  # rho: the share of codes that are not 0
-        one = ((1 - rho) / (rho * (1 - theta) / 2)).log2()  # bits that a code of 1 has more than a 0
+        rho = (-_MEANS_LIMIT / spread).exp()  # the share of codes that are not 0
+        # expm1, for 1 - exp(-x) of a small x would be rounding, another one on each kind of CPU.
+        zero, last = -(-_MEANS_LIMIT / spread).expm1(), -(-1 / spread).expm1()
+        one = (zero / (rho * last / 2)).log2()  # bits that a code of 1 has more than a 0
         return cls((0.5 + BIT / 2 * one).clamp(0.5, _WIDEST[0]), (0.5 + further).clamp_max(_WIDEST[1]))
 
     def magnitudes(self, sizes: Tensor) -> Tensor:
