@@ -47,7 +47,7 @@ def test_a_coded_run_saves_what_it_evaluates_within_its_budget(tmp_path):
     assert config["options"]["ipc"]["source"] == "nearest to --bits_per_class"
     page = write_run_report(path).read_text(encoding="utf-8")
     assert "DM on digits, 1,500 bits per class, stored as coded" in page
-    assert f"<td>{len(synset.payload):,}</td>" in re.sub(r"\s*class=\"[^\"]*\"", "", page)
+    assert f"<dd>{len(synset.payload):,}</dd>" in re.sub(r"\s*class=\"[^\"]*\"", "", page)
     told = call("DM/evaluate.py", "--synset", path / "synset.safetensors", "--num_eval", "1")
     assert told.code == 0, told.err
     assert "is stored in the file" in told.out
