@@ -77,3 +77,29 @@ print(*(faults() for _ in range(20)))
     )
     counts = list(map(int, done.stdout.split()))
     assert max(counts[-5:]) < 100, counts
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+@pytest.mark.parametrize("program", [True, False])
+def test_kept_memory_is_given_back_where_a_script_keeps_it(program):
+    """Four freed blocks of 64 MB, of whose memory the process then holds nothing, or still all."""
+    code = f"""
+from pathlib import Path
+from common.system import start
+assert start.keep_freed_memory()
+start.keeps_memory = {program}
+import torch
+def resident():
+    line = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmRSS:"))
+    return int(line.split()[1]) // 1024
+blocks = [torch.ones(16 << 20) for _ in range(4)]
+last = torch.ones(1 << 20)  # above them: without it they would be the free end of the heap
+del blocks
+before = resident()
+start.give_back_memory()
+print(before - resident())
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    given = int(done.stdout)
+    assert given > 200 if program else given < 20
