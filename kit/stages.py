@@ -79,7 +79,8 @@ class Kit:
         self.plan = Plan(scale, str(output / "tables"), data_path, device=str(device))
         self._hardware = describe_hardware(device)
         self.records, self._order = self._read()
-        self.stages = [*self._first(), *map(self._cell, self._cells())]
+        self._cells = self._ordered()
+        self.stages = [*self._first(), *map(self._cell, self._cells.values())]
 
     def work(self, minutes: float) -> None:
         """Work through the stages for at most so many minutes. Raises Stopped after SIGINT or SIGTERM."""
@@ -135,8 +136,8 @@ class Kit:
         place = ("--save_path", str(self.output / "runs"), "--name", name, "--device", str(self.device))
         return Stage(name, what, script, (*some, *words, *place))
 
-    def _cells(self) -> list[Cell]:
-        """The cells of the tables: TM on CIFAR-10, then in the order of gain per minute.
+    def _ordered(self) -> dict[str, Cell]:
+        """The cells of the tables by name: TM on CIFAR-10, then in the order of gain per minute.
 
         Cells whose published accuracy is known and whose images are here come first, the quicker before the slower.
         """
@@ -145,7 +146,7 @@ class Kit:
         if not self._order:
             worth = {name: self._worth(cell) for name, cell in chosen.items()}
             self._order = sorted(chosen, key=lambda name: (name != names[0], worth[name]))
-        return [chosen[name] for name in self._order if name in chosen]
+        return {name: chosen[name] for name in self._order if name in chosen}
 
     def _worth(self, cell: Cell) -> tuple[bool, bool, float]:
         options, _ = listing.options_of(cell, self.plan)
@@ -228,9 +229,8 @@ class Kit:
         file = self.output / f"{stage.name}.json"
         if stage.name == "tests":
             return _tested(self.output / "tests.xml")
-        if stage.name in self._order:
-            (cell,) = (cell for cell in self._cells() if cell.name == stage.name)
-            ours = results.row_of(cell, self.plan).ours
+        if stage.name in self._cells:
+            ours = results.row_of(self._cells[stage.name], self.plan).ours
             return f"{ours} %" if ours else ""
         if file.is_file():
             return file.name
@@ -247,7 +247,7 @@ class Kit:
             "| stage | state | time | result |", "| --- | --- | --- | --- |",
             *("| " + " | ".join(each.replace("|", "\\|") for each in row) + " |" for row in self.table()), "",
         ]  # fmt: skip
-        rows = results.collect(self._cells(), [self.plan])
+        rows = results.collect(self._cells.values(), [self.plan])
         text = "\n".join([*lines, *([tabulate.as_markdown(rows)] if rows else [])])
         write_atomically(self.output / SUMMARY, lambda file: file.write_text(text, encoding="utf-8"))
 

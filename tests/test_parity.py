@@ -38,6 +38,10 @@ def network(kind, device):
     return made.to(device)
 
 
+def training_set(kind, device):
+    return Batches(images(12, kind).to(device), torch.arange(12, device=device) % CLASSES)
+
+
 def drawn(groups, device, kind, one=False):
     draws = generator(0, "augmentation")
     return augment.sample(DSA_STRATEGY, groups, draws, SIZE, one_strategy=one, device=device, dtype=kind)
@@ -103,10 +107,7 @@ def test_each_augmentation_forward_and_backward(where, kind, strategy):
 
 def test_a_network_that_is_trained_alone(where, kind):
     def compute(device):
-        made, data = (
-            network(kind, device),
-            Batches(images(12, kind).to(device), torch.arange(12, device=device) % CLASSES),
-        )
+        made, data = network(kind, device), training_set(kind, device)
         train(made, data, EvaluationProtocol(3, 0.05, 5, DSA_STRATEGY), generator(0, "draws"))
         return [*made.parameters(), made.eval()(data.images)]
 
@@ -115,10 +116,7 @@ def test_a_network_that_is_trained_alone(where, kind):
 
 def test_networks_that_are_trained_together(where, kind):
     def compute(device):
-        made, data = (
-            network(kind, device),
-            Batches(images(12, kind).to(device), torch.arange(12, device=device) % CLASSES),
-        )
+        made, data = network(kind, device), training_set(kind, device)
         weights, buffers = ensemble.initial(made, [derive(0, "one"), derive(0, "two")])
         each = [generator(0, "draws", number) for number in range(2)]
         protocol = EvaluationProtocol(3, 0.05, 5, DSA_STRATEGY)
