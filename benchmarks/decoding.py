@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import Versions, in_turns, peak, report
+from measure import Versions, check_report, in_turns, peak, report
 
 from common.codec.planes import Planes
 from common.config.command_line import parse_plain
@@ -51,6 +51,7 @@ class Options:
 
 def main() -> None:
     options = parse_plain(Options)
+    check_report(options.output)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for side in options.sides:

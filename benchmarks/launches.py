@@ -30,7 +30,7 @@ from tqdm import tqdm
 from common.config.command_line import parse_plain
 from common.system.command import run_command
 from common.system.errors import InputError
-from common.system.files import write_json
+from common.system.files import check_writable, write_json
 
 TABLE = Path(__file__).parent / "launches.json"
 BEGIN, END = "<!-- launches: begin -->", "<!-- launches: end -->"
@@ -70,6 +70,7 @@ def main() -> None:
         raise InputError(f"{why}, so nothing can be counted: use a newer version")
     authors = None if options.authors is None else check_checkout(options.authors)
     path = Path(options.output)
+    check_writable(path)
     before: Counts = json.loads(path.read_text(encoding="utf-8"))["cases"] if path.exists() else {}
     found: Counts = apart(counted, authors)  # the stand-in stays with a process until it ends
     merged = {name: before.get(name, {}) | each for name, each in found.items()}

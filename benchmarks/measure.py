@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from common.system.devices import describe_hardware, peak_memory, wait_for
 from common.system.errors import InputError
-from common.system.files import write_json
+from common.system.files import check_writable, write_json
 from common.system.progress import Progress
 from common.system.version import code_version
 
@@ -123,6 +123,12 @@ def _most_held() -> float:
             ) from None
         return peak / 2**20
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 2**10
+
+
+def check_report(path: str | None) -> None:
+    """Raise InputError now if `report` could not write the file after the measurements."""
+    if path:
+        check_writable(Path(path))
 
 
 def report(path: str | None, results: dict[str, Any], device: torch.device, **more: Any) -> None:

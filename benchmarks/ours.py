@@ -7,6 +7,7 @@ step sizes so small that the work stays the same from one call to the next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import count
@@ -28,6 +29,7 @@ from common.networks.graphs import graphed_forward
 from common.runs.pieces import Pieces
 from common.runs.setup import set_up
 from common.synset.selection import select
+from common.system import parallel
 from common.system.devices import can_compile, to_device, total_memory
 from common.system.seeds import derive, generator
 from common.training.pool import EvaluationNetwork, evaluate_pool
@@ -117,10 +119,13 @@ def augment_each(strategy: str, size: Size, device: torch.device) -> Run:
 # -- one update ----------------------------------------------------------------------------------------------------
 
 
-def step(run: Pieces, synthetic: Tensor, gradient: Tensor) -> None:
-    """What `Distillation.update` computes in one process."""
+def step(run: Pieces, synthetic: Tensor, gradient: Tensor, *also: Tensor, whole: bool = False) -> None:
+    """What `Distillation.update` computes: loss, gradients and `also` are those of the processes together."""
     run.synset.optim_zero_grad()
     synthetic.backward(gradient)
+    assert run.synset.coefficients.grad is not None
+    combine = parallel.copy_from_main_ if whole else lambda parts: parallel.sum_(*parts)
+    combine([*also, run.synset.coefficients.grad])
     run.synset.optim_step()
 
 
@@ -139,8 +144,8 @@ def dm(size: Size, device: torch.device, compile: bool) -> Run:
         real, synthetic = run.real(options.batch_real, draws), run.synthetic(options.batch_syn, draws)
         augmentation = run.augmentation(draws)
         with run.matching(network, draws):
-            _, to_images = distribution.match(embed, real, synthetic, run.share.count, augmentation, chunk)
-        step(run, synthetic, to_images)
+            loss, to_images = distribution.match(embed, real, synthetic, run.share.count, augmentation, chunk)
+        step(run, synthetic, to_images, loss)
 
     return update
 
@@ -159,44 +164,54 @@ def dc(size: Size, device: torch.device, compile: bool) -> Run:
         reinitialise(run.network, draws.seed("network"))
         real, synthetic = run.real(options.batch_real, draws), run.synthetic(options.batch_syn, draws)
         with run.matching(run.network, draws):
-            _, to_images = gradient.match(
+            loss, to_images = gradient.match(
                 run.network, real, synthetic, run.share.count, None, options.dis_metric, chunk, run.compiler
             )
-        step(run, synthetic, to_images)
+        step(run, synthetic, to_images, loss)
 
     return update
 
 
-def tm(size: Size, device: torch.device, compile: bool, graphs: bool = False) -> Run:
-    """One update of TM, as in TM/distill.py, with an expert in memory."""
+def tm(size: Size, device: torch.device, compile: bool, graphs: bool = False, experts: int = 1) -> Run:
+    """One update of TM, as in TM/distill.py, with an expert in memory, which is followed `experts` times."""
     options, sources = options_of(TMOptions, "TM", size, size.tm, device, compile)
     run = Pieces(set_up(options, sources))
     step_size = StepSize(options.lr_teacher, options.lr_lr, run.device)
     student = trajectory.build_student(run.network, run.compiler, device if graphs else None)
-    chunk = options.chunk or trajectory.default_chunk(run.device, run.train.im_size)
     labels, number = run.synset.labels, len(run.synset.labels)
+    dealt = experts % parallel.world() == 0
+    here = range(*(parallel.share(experts) if dealt else (0, experts)))
+    chunk = options.chunk or trajectory.default_chunk(run.device, run.train.im_size)
+    if not dealt:
+        chunk = min(chunk, math.ceil(number / parallel.world()))
     theta = trajectory.flatten(run.network.parameters()).cpu()
     target, iterations = theta * 0.99, count()
     memory = memory_of(options, run.device) * size.syn_steps // size.published_steps  # its share for these steps
 
     def update() -> None:
-        draws = run.draws(next(iterations))
-        synthetic = run.synset.decode()
-        steps = student_steps(options, number, number, run.train.im_size, run.device, draws.generator("trajectory"))
-        with run.matching(run.network, draws):
-            _, to_images, to_step_size = trajectory.match(
-                student,
-                to_device(theta, run.device),
-                to_device(target, run.device),
-                synthetic,
-                labels,
-                step_size.value,
-                steps,
-                chunk=chunk,
-                unroll=options.unroll,
-                memory=memory,
-            )
-        step(run, synthetic, to_images)
+        iteration, synthetic = next(iterations), run.synset.decode()
+        means: list[Tensor] = []
+        for expert in here:
+            draws = run.draws(iteration, expert) if expert else run.draws(iteration)
+            steps = student_steps(options, number, number, run.train.im_size, run.device, draws.generator("trajectory"))
+            with run.matching(run.network, draws):
+                matched = trajectory.match(
+                    student,
+                    to_device(theta, run.device),
+                    to_device(target, run.device),
+                    synthetic,
+                    labels,
+                    step_size.value,
+                    steps,
+                    chunk=chunk,
+                    unroll=options.unroll,
+                    team=None if dealt else parallel,
+                    memory=memory,
+                )
+            parts = [part / experts for part in matched]
+            means = [mean.add_(part) for mean, part in zip(means, parts, strict=True)] if means else parts
+        loss, to_images, to_step_size = means
+        step(run, synthetic, to_images, loss, to_step_size, whole=not dealt)
         step_size.update(to_step_size)
 
     return update

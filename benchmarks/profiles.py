@@ -21,7 +21,7 @@ from common.config.command_line import parse_plain
 from common.system.command import run_command
 from common.system.devices import can_compile, describe_hardware, resolve_device
 from common.system.errors import InputError
-from common.system.files import write_atomically
+from common.system.files import check_writable, write_atomically
 from common.system.version import code_version
 
 _ACTIVITIES = (ProfilerActivity.CUDA, ProfilerActivity.XPU)  # of accelerators that torch can profile
@@ -50,6 +50,8 @@ def main() -> None:
     options = parse_plain(Options)
     check_least(options, "rows", 1)
     check_least(options, "threads", 1)
+    if options.output is not None:
+        check_writable(Path(options.output) / "it.txt")
     chosen = [name.strip() for name in options.only.split(",")]
     for name in chosen:
         if name not in CASES or COMPILED not in CASES[name].ours:

@@ -17,7 +17,7 @@ import ours
 import torch
 import trajectory
 from matplotlib.figure import Figure
-from measure import in_turns, peak, report
+from measure import check_report, in_turns, peak, report
 from sizes import SMALL
 from tqdm import tqdm
 
@@ -57,6 +57,7 @@ class Options:
 def main() -> None:
     options = parse_plain(Options)
     device = resolve_device(options.device)
+    check_report(f"{options.output}.json")
     curves = {"memory": memory_curves(options, device), "time": time_curves(options, device)}
     report(f"{options.output}.json", {**curves, "options": vars(options)}, device)
     figure = draw(curves, options, device)

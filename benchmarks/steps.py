@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import Versions, in_turns, peak, report
+from measure import Versions, check_report, in_turns, peak, report
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
@@ -54,6 +54,7 @@ class Options:
 
 def main() -> None:
     options = parse_plain(Options)
+    check_report(options.output)
     device = resolve_device(options.device)
     chosen = {name: prepare for name, prepare in BENCHMARKS.items() if options.only in name}
     if not chosen:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from measure import apart, in_turns, peak, report
+from measure import apart, check_report, in_turns, peak, report
 from tqdm import tqdm
 
 from common.config.command_line import parse_plain
@@ -77,6 +77,7 @@ VERSIONS = {
 
 def main() -> None:
     options = parse_plain(Options)
+    check_report(options.output)
     device = resolve_device(options.device)
     compiles = options.compiled and apart(can_compile)
     names = [

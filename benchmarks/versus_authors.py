@@ -22,7 +22,7 @@ import table
 import torch
 from cases import AUTHORS, CASES, Case
 from checkout import check_checkout
-from measure import in_turns, peak, report
+from measure import check_report, in_turns, peak, report
 from tqdm import tqdm
 
 from common.config.checks import check_least
@@ -66,6 +66,7 @@ def main() -> None:
         table.renew(Path(options.table))
         return
     authors = check_checkout(options.authors)
+    check_report(options.output)
     check_least(options, "threads", 1)
     check_least(options, "repeats", 0)
     chosen = choose(options.only)

@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import launches
 import ours
+import several_gpus
 import standin
 from sizes import Size
 
@@ -428,6 +429,11 @@ def device():
 case("network")(launches.alone)
 for counted_name in launches.CASES:
     case(f"count: {counted_name}")(partial(lambda name: launches.counted(None, (name,))[name], counted_name))
+
+
+@case("several processes")
+def several():
+    return several_gpus.predicted((1, 2), ("DM", "TM, one expert"), TINY)
 
 
 def main():

@@ -45,6 +45,11 @@ def table():
     return json.loads((ROOT / "benchmarks" / "launches.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def predictions():
+    return json.loads((ROOT / "benchmarks" / "several_gpus.json").read_text())
+
+
 def of(results, kind):
     return {name.partition(": ")[2]: each for name, each in results.items() if name.startswith(f"{kind}: ")}
 
@@ -140,6 +145,34 @@ def test_the_readme_has_the_table(table):
     for name, versions in table["cases"].items():
         theirs = next(each for version, each in versions.items() if version not in ("ours", GRAPHS))
         assert f"| `{name}` | {theirs['launches']:,} | {versions['ours']['launches']:,} |" in text, REWRITE
+
+
+def test_processes_share_the_work_and_sum_what_a_run_sums(results):
+    """Of two classes, with 4 coefficients per image on each channel: see TINY."""
+    found = results["several processes"]
+    alone, one_of_two = found["DM"]["strong"].values()
+    assert alone["exchanges"] == alone["exchanged_bytes"] == 0
+    assert one_of_two["flops"] == alone["flops"] / 2
+    coefficients, loss, step_size, images = 2 * 4 * 3 * 64, 1, 1, 2 * 4 * 3 * 16 * 16
+    assert (one_of_two["exchanges"], one_of_two["exchanged_bytes"]) == (1, 4 * (coefficients + loss))
+    assert found["DM"]["weak"]["2"]["flops"] == alone["flops"]
+    assert found["DM"]["weak"]["2"]["exchanged_bytes"] == 4 * (2 * coefficients + loss)
+    weights = (3 * 9 + 1 + 2) * 8 + 8 * 8 * 8 * 2 + 2
+    team = found["TM, one expert"]["strong"]["2"]
+    # In both steps the weights on the way and on the way back; once the images and the step size; then the update's.
+    assert team["exchanged_bytes"] == 4 * (2 * 2 * weights + images + step_size + coefficients + loss + step_size)
+
+
+def test_the_readme_has_the_predictions(predictions, table):
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    assert set(predictions["work"]) == {"DM", "DC", "TM, one expert", "TM, 8 experts", "evaluation"}
+    for name, case in {"DM": "dm", "DC": "dc", "TM, one expert": "tm"}.items():
+        alone, *others = predictions["work"][name]["strong"].values()
+        assert alone["launches"] == table["cases"][case]["ours"]["launches"], name
+        for each in others:
+            ratios = f"{alone['launches'] / each['launches']:.2f} | {alone['flops'] / each['flops']:.2f} |"
+            assert f"| {each['launches']:,} | {each['flops'] / 1e9:,.1f} | {each['exchanges']} |" in text
+            assert ratios in text
 
 
 def test_what_is_not_counted_launches_nothing(bench):

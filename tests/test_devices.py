@@ -3,12 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import Backend
 
 from common.datasets import load_dataset
 from common.matching import augment
 from common.matching.distribution import match
 from common.networks import build_network, reinitialise
-from common.system import devices
+from common.runs import pieces
+from common.system import command, devices, parallel
 from common.system.errors import InputError
 from common.training.pool import EvaluationNetwork, train_and_test
 from common.training.train import Batches, EvaluationProtocol
@@ -166,3 +168,41 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(InputError, match="lower --nproc_per_node to 2, or give --device cpu"):
         devices.resolve_device("auto")
+
+
+def shows(monkeypatch, kind):
+    """This machine shows two accelerators of this kind; None for none."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: kind is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+
+
+def test_processes_exchange_by_the_accelerator_s_own_backend(monkeypatch):
+    monkeypatch.setattr(Backend, "default_device_backend_map", {"cpu": "gloo", "cuda": "nccl", "xpu": "xccl"})
+    known = {None: "gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl", "mps": "gloo"}
+    for kind, wanted in known.items():
+        with monkeypatch.context() as patch:
+            shows(patch, kind)
+            assert command.backends() == wanted, kind
+
+
+def test_several_processes_are_refused_where_devices_cannot_exchange(monkeypatch):
+    monkeypatch.setattr(Backend, "default_device_backend_map", {"cpu": "gloo", "cuda": "nccl"})
+    shows(monkeypatch, "mps")
+    assert devices.resolve_device("auto") == torch.device("mps")
+    for key, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(InputError, match="exchanges nothing between mps devices: start one process, or give"):
+        devices.resolve_device("auto")
+    assert devices.resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "mps", "cpu"])
+def test_batch_statistics_are_shared_where_torch_can(kind, monkeypatch, capsys):
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    network = build_network("ConvNetD1W8BN", 1, 4, (8, 8))
+    shared, share = pieces.share_statistics(network, 4, torch.device(kind), "ConvNetD1W8BN")
+    together = any(isinstance(each, torch.nn.SyncBatchNorm) for each in shared.modules())
+    assert (together, share.count) == ((True, 2) if kind in ("cuda", "xpu") else (False, 4))
+    told = f"is not shared on {'a CPU' if kind == 'cpu' else kind}: one of the 2 processes"
+    assert (told in capsys.readouterr().out) is not together

@@ -26,7 +26,7 @@ from common.schemas import door
 from common.synset.open import open_synset
 from common.system.command import exit_code
 from common.system.errors import InputError
-from common.system.files import check_regular, checksum, load_torch, opened_tensors, write_json
+from common.system.files import check_regular, check_writable, checksum, load_torch, opened_tensors, write_json
 from tests.command_line import SHORT, TINY, assert_refused, call, run_folder
 from tests.conftest import ROOT
 from tests.image_sets import make_folder
@@ -155,7 +155,28 @@ LONG = "n" * 300
     ],
 )
 def test_a_path_that_is_too_long_is_told(script, words):
-    assert_refused(call(script, *words), "File name too long")
+    """And before anything is trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("common.training.pool.train_and_test", None)
+        assert_refused(call(script, *words), "File name too long")
+
+
+def test_a_path_is_tried_before_it_is_written_to(tmp_path):
+    """And what was made for the trial is gone."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").touch()
+    check_writable(tmp_path / "there/a.json", tmp_path / "a/b/c.json", tmp_path / "file")
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "file", tmp_path / "there"]
+    refused = {
+        "file/a.json": "a file is in the place of its folder; choose another folder",
+        "there": "which is a directory",
+        f"a/{LONG}": "File name too long; give a shorter name",
+        f"a/b/{LONG}/c.json": "File name too long; give a shorter name",
+    }
+    for path, why in refused.items():
+        with pytest.raises(InputError, match=rf"{path}.*{why}"):
+            check_writable(tmp_path / path)
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "file", tmp_path / "there"]
 
 
 @pytest.mark.parametrize("where", ["train", "train/a"])

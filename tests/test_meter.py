@@ -72,3 +72,16 @@ def test_memory_of_an_argument_that_is_returned_is_counted_once():
         return [torch.ops.aten._unsafe_view(x, [10, 100]) for _ in range(3)]
 
     assert meter.weigh(views).bytes == meter.weigh(views).bytes == 4000
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("wanted", [1, 2])
+def test_each_gradient_of_a_convolution_takes_what_the_convolution_takes(groups, wanted):
+    images = torch.empty(2, 4, 6, 5, device="meta", requires_grad=wanted == 2)
+    weight = torch.empty(8, 4 // groups, 3, 3, device="meta", requires_grad=True)
+
+    def both():
+        torch.nn.functional.conv2d(images, weight, padding=1, groups=groups).sum().backward()
+
+    once = 2 * (2 * 6 * 5) * 8 * (4 // groups) * 3 * 3  # every pixel of 8 outputs sees 3 x 3 of its group's inputs
+    assert meter.weigh(both).flops == (1 + wanted) * once

@@ -21,7 +21,7 @@ from common.synset.authors import SUFFIXES
 from common.synset.hub import SUFFIX
 from common.synset.packed import check_shared
 from common.system.errors import InputError
-from common.system.files import check_not_read, table_beside
+from common.system.files import check_not_read, check_writable, table_beside
 
 
 def check(options: DistillOptions, objective: str, k_follows: bool = False) -> None:
@@ -203,16 +203,17 @@ def output_files(output: str, synset: str | None) -> tuple[Path, Path]:
     """Return the paths of the JSON file that --output names and of the CSV file beside it.
 
     synset: name of the set that is evaluated.
-    Raises InputError if one of the files would overwrite the other one or the set.
+    Raises InputError if one of the files would overwrite the other one or the set, or cannot be written.
     """
     check_json(output, synset)
     files = Path(output), table_beside(Path(output))
     check_not_read("--output", files, [synset])
+    check_writable(files[1])  # the longer name
     return files
 
 
 def check_json(output: str, *read: str | None) -> None:
-    """Raise InputError if --output has the suffix of another kind of file, or is one of the files that are read."""
+    """Raise InputError if --output has another kind of file's suffix, is a file that is read, or cannot be written."""
     suffix = Path(output).suffix.lower()
     if suffix in (".csv", SUFFIX, *SUFFIXES):
         kind = "the table, which is written beside it," if suffix == ".csv" else "a synthetic set"
@@ -220,3 +221,4 @@ def check_json(output: str, *read: str | None) -> None:
             f"--output {output} ends like {kind} and is to be a JSON file: give {Path(output).with_suffix('.json')}"
         )
     check_not_read("--output", [Path(output)], read)
+    check_writable(Path(output))

@@ -59,7 +59,7 @@ class _Scales(TorchDispatchMode):
         known = None if key is None else _known.get(key)
         if known is None:
             out = func(*args, **kwargs)
-            flops = _flops(func, args, kwargs, out)
+            flops = flops_of(func, args, kwargs, out)
             if key is not None and len(_known) < _MOST_KNOWN and (new := _remembered(flops, out, (args, kwargs))):
                 _known[key] = new
         else:
@@ -82,10 +82,19 @@ class _Scales(TorchDispatchMode):
         self.now -= size
 
 
-def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
-    from torch.utils.flop_counter import flop_registry  # not before it is needed: it imports triton
+def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """The FLOPs of an operation that a TorchDispatchMode sees: 0 unless it is a convolution or a matrix product.
 
-    formula = flop_registry.get(func.overloadpacket)
+    A gradient of a convolution takes as many as the convolution. Torch's own formula says so too if it has one group;
+    with more it counts the gradient of the weights once for every group.
+    """
+    from torch.utils.flop_counter import conv_flop_count, flop_registry  # not before it is needed: it imports triton
+
+    packet = getattr(func, "overloadpacket", None)
+    if packet is torch.ops.aten.convolution_backward:
+        gradient, images, weight, transposed, wanted = (args[i] for i in (0, 1, 2, 7, 10))
+        return (wanted[0] + wanted[1]) * conv_flop_count(images.shape, weight.shape, gradient.shape, transposed)
+    formula = flop_registry.get(packet)
     return 0 if formula is None else formula(*args, **kwargs, out_val=out)
 
 

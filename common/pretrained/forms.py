@@ -20,7 +20,7 @@ from common.disk.paths import is_file, kind_of
 from common.images.image_tree import is_hidden
 from common.images.pixel_values import PixelValues
 from common.system.errors import InputError
-from common.system.files import json_text, torch_bytes, write_atomically, write_json
+from common.system.files import json_text, torch_bytes, unwritable, write_atomically, write_json
 from common.system.text import shortened
 
 VALUES = {
@@ -230,9 +230,7 @@ def _new_folder(path: Path) -> Iterator[Path]:
         yield new
         new.replace(path)
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; choose another folder or free space"
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         with suppress(OSError):
             shutil.rmtree(new)

@@ -31,7 +31,7 @@ from common.robustness.targets import open_target
 from common.system.command import run_command
 from common.system.devices import can_compile, check_precision, describe_hardware, precision, resolve_device
 from common.system.errors import InputError
-from common.system.files import check_not_read, write_csv, write_json
+from common.system.files import check_not_read, check_writable, write_csv, write_json
 from common.system.progress import Progress
 from common.system.text import in_percent
 from common.system.version import code_version
@@ -56,11 +56,8 @@ def show(options: RobustnessOptions, folder: Path) -> None:
     """Measure and print the accuracies; with --output also write results.json, results.csv and heatmap.png."""
     output = None if options.output is None else Path(options.output)
     if output is not None:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:  # fails before the training, not after it
-            raise InputError(f"cannot write to the folder --output {output}: {error.strerror}") from error
         check_not_read("--output", [output / "results.json"], [options.relative_to])
+        check_writable(output / "results.json")
     result = measure(options, folder)
     if output is not None:
         write_json(output / "results.json", result)

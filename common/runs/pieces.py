@@ -50,18 +50,22 @@ class ClassShare:
         return slice(self.first, self.last)
 
 
+_SYNCHRONISED = ("cuda", "xpu")  # what nn.SyncBatchNorm takes of the devices that --device takes
+
+
 def share_statistics(network: Network, classes: int, device: torch.device, model: str) -> tuple[Network, ClassShare]:
     """The network for matching and this process's classes, if batch statistics have to cover all classes.
 
-    On GPUs the processes combine their batch statistics (SyncBatchNorm). On a CPU, or with more processes than classes,
-    rank 0 matches all classes, and one line with the name of the `model` reports it. A network without BatchNorm is
-    returned unchanged.
+    On GPUs the processes combine their batch statistics (SyncBatchNorm). Elsewhere, or with more processes than
+    classes, rank 0 matches all classes, and one line with the name of the `model` reports it. A network without
+    BatchNorm is returned unchanged.
     """
     if parallel.world() == 1 or not has_batchnorm(network):
         return network, ClassShare.of(classes)
-    if device.type == "cuda" and parallel.world() <= classes:
+    if device.type in _SYNCHRONISED and parallel.world() <= classes:
         return nn.SyncBatchNorm.convert_sync_batchnorm(network), ClassShare.of(classes)
-    reason = "on a CPU" if device.type != "cuda" else f"with more processes than the {classes} classes"
+    where = "a CPU" if device.type == "cpu" else device.type
+    reason = f"on {where}" if device.type not in _SYNCHRONISED else f"with more processes than the {classes} classes"
     tqdm.write(
         f"{model} normalises over the batch, which is not shared {reason}: "
         f"one of the {parallel.world()} processes matches all classes, and the others wait"

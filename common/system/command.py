@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from datetime import timedelta
 from typing import NoReturn, TextIO
 
-import torch
 import torch.distributed as dist
 
 from common.system import parallel
+from common.system.devices import accelerator
 from common.system.errors import InputError, ProcessLost, Stopped, disk_refusal, memory_refusal, printable
 
 # Long, because the other processes may wait hours while one process evaluates. No timeout is needed to notice a dead
@@ -113,10 +113,17 @@ def _run_as_one_of_several(main: Callable[[], None], rank: int) -> NoReturn:
     sys.exit(code)
 
 
+def backends() -> str:
+    """A backend for each type of device that is here. That of an accelerator connects only when it is first used."""
+    there = accelerator()
+    if there is None or (own := parallel.backend_of(there.type)) is None:
+        return "gloo"
+    return f"cpu:gloo,{there.type}:{own}"
+
+
 def _in_group(main: Callable[[], None]) -> None:
     try:
-        # One group with one backend for each device type. NCCL connects only when it is first used.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
+        dist.init_process_group(backends(), timeout=_TIMEOUT)
         main()
     except dist.DistError as error:  # from calls outside `parallel`: SyncBatchNorm, and joining the group
         raise parallel.lost(error) from error

@@ -70,6 +70,11 @@ def resolve_device(name: str) -> torch.device:
 
 def _own(kind: str, count: int) -> torch.device:
     """The accelerator of this process, which becomes the current one."""
+    if parallel.backend_of(kind) is None:
+        raise InputError(
+            f"torch {torch.__version__} exchanges nothing between {kind} devices: start one process, "
+            "or give --device cpu"
+        )
     index = parallel.launch().local_rank
     if index >= count:
         raise InputError(

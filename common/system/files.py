@@ -73,12 +73,44 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
         _fsync_folder(path.parent)
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; choose another folder or free space"
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         with suppress(OSError):  # either the file is gone, or the folder is unusable, which the error above reports
             temporary.unlink()
+
+
+def check_writable(*paths: Path) -> None:
+    """Raise InputError now if `write_atomically` could not write these files after a long computation.
+
+    Leaves nothing behind, neither files nor folders.
+    """
+    for path in paths:
+        refuse_directory(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        lacking: list[Path] = []
+        try:
+            lacking = [each for each in path.parents if not each.exists()]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+        except OSError as error:
+            raise unwritable(path, error) from error
+        finally:
+            for remove in (temporary.unlink, *(each.rmdir for each in lacking)):
+                with suppress(OSError):  # it was not made, or another process has put something there
+                    remove()
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The error to raise after a file could not be written: what is wrong, and the way out."""
+    reason = "a file is in the place of its folder" if isinstance(error, FileExistsError) else error.strerror or error
+    return InputError(f"cannot write {path}: {reason}; {_WAYS_OUT.get(error.errno or 0, 'choose another folder')}")
+
+
+_WAYS_OUT = {
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOSPC: "free space or choose another folder",
+    errno.EDQUOT: "free space or choose another folder",
+}
 
 
 def checksum(path: Path) -> str:

@@ -1,8 +1,8 @@
 """The processes of one job that torchrun starts: their ranks, and the exchange of values between them.
 
 In a job of one process, every function returns at once and changes nothing. In a job of several processes, all of them
-must call the same functions in the same order. NCCL sums the tensors that are on a GPU. Everything else is exchanged
-between the CPUs with gloo, so that no process waits for a GPU.
+must call the same functions in the same order. Tensors on an accelerator are summed by its own backend, such as NCCL.
+Everything else is exchanged between the CPUs with gloo, so that no process waits for an accelerator.
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ def _number(name: str, otherwise: int) -> int:
     if not text.isdecimal():
         raise InputError(f"the variable {name}={text} is no number of processes: start with torchrun, or {_UNSET}")
     return int(text)
+
+
+def backend_of(kind: str) -> str | None:
+    """What exchanges tensors between devices of this kind, such as nccl for cuda; None if torch has nothing."""
+    return dist.Backend.default_device_backend_map.get(kind)
 
 
 def rank() -> int:
