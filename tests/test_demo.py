@@ -5,24 +5,21 @@ import json
 import sys
 
 from common.system import scripts
-from tests.command_line import call
+from tests.command_line import InThisProcess, call
 from tests.conftest import ROOT
 
-QUICK = {
-    "DM/distill.py": ["--Iteration", "2", "--epoch_eval_train", "0", "--batch_real", "8"],
-    "DM/evaluate.py": ["--epoch_eval_train", "0"],
-}
+SMALL = ["--model", "ConvNetD1W16", "--epoch_eval_train", "0"]
+QUICK = {"DM/distill.py": [*SMALL, "--Iteration", "2", "--batch_real", "8"], "DM/evaluate.py": SMALL}
 
 
-def test_the_demo_compares_four_ways_at_one_budget(tmp_path, monkeypatch, capfd):
+def test_the_demo_compares_four_ways_at_one_budget(whole_run, tmp_path, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location("demo", ROOT / "demo.py")
     assert spec is not None
     assert spec.loader is not None
     demo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(demo)
-    quickly = scripts.Script
     monkeypatch.setattr(demo, "FOLDER", tmp_path)
-    monkeypatch.setattr(scripts, "Script", lambda script, words: quickly(script, [*words, *QUICK[script]]))
+    monkeypatch.setattr(scripts, "Script", lambda script, words: InThisProcess(script, [*words, *QUICK[script]]))
     monkeypatch.setattr(sys, "argv", ["demo.py"])
     demo.main()
     table = json.loads((tmp_path / "summary.json").read_text())
@@ -33,7 +30,7 @@ def test_the_demo_compares_four_ways_at_one_budget(tmp_path, monkeypatch, capfd)
         assert table[key]["n"] == demo.NETWORKS
     file = tmp_path / "DM" / "digits" / "ipc1" / "fred" / "synset.safetensors"
     assert table["bytes"] == file.stat().st_size < 5000
-    shown = capfd.readouterr().out
+    shown = capsys.readouterr().out
     assert "random real images, same budget" in shown
     assert str(file) in shown
     assert str(file.with_name("images_000002.png")) in shown

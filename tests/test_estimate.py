@@ -260,3 +260,15 @@ def test_each_expert_of_an_update_costs_the_same():
     )
     assert four.distill_flops == 4 * one.distill_flops
     assert four.memory_bytes == one.memory_bytes
+
+
+def test_images_that_an_accelerator_keeps_normalised_are_told(monkeypatch):
+    """In float32, which is 4 times their bytes; of the split that fits, and of a device of this machine."""
+    cuda, shape = torch.device("cuda"), estimate.SHAPES["CIFAR10"]
+    values = 3 * 32 * 32
+    kept = {"cuda": 4 * 10_000 * values, "cpu": 0}
+    for kind in ("cuda", "cpu"):
+        monkeypatch.setattr(estimate, "accelerator", lambda kind=kind: None if kind == "cpu" else cuda)
+        monkeypatch.setattr("common.images.image_data.total_memory", lambda device: 16 * 4 * 10_000 * values)
+        told = dict(estimated("DM", dm.Options(**CELL), shape, device="cuda").parts)
+        assert told["images"] == shape.data_bytes + kept[kind]

@@ -22,10 +22,11 @@ from common.config.sets import new_set
 from common.costs import costs
 from common.costs.meter import Cost
 from common.images.decoded import MAPPED_SHARE
+from common.images.image_data import kept_normalised
 from common.matching import distribution, gradient, trajectory
 from common.networks.pools import pool_names, principal
 from common.recipes.shapes import SHAPES, DataShape
-from common.system.devices import resolve_device, total_memory
+from common.system.devices import accelerator, resolve_device, total_memory
 from common.training.pool import networks_at_once
 from common.training.train import EvaluationProtocol, test_batch
 
@@ -139,9 +140,16 @@ def workload(options: DistillOptions, shape: DataShape) -> costs.Workload:
 
 
 def _held(shape: DataShape, zca: bool, device: torch.device) -> int:
-    """The bytes of images in memory: none on a CPU where they are mapped from a file."""
+    """The bytes of images in memory: none on a CPU where they are mapped from a file.
+
+    On an accelerator of this machine those that are kept normalised count, too; one that is elsewhere cannot be asked.
+    """
     data = shape.data_bytes * (4 // shape.value_bytes if zca else 1)
     mapped = device.type == "cpu" and not zca and data > MAPPED_SHARE * (total_memory(device) or math.inf)
+    there = accelerator()
+    if not zca and there is not None and there.type == device.type:
+        values = shape.channels * math.prod(shape.im_size)
+        data += sum(kept_normalised(count * values, device) for count in (shape.train_images, shape.test_images))
     return 0 if mapped else data
 
 

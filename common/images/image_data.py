@@ -27,6 +27,12 @@ _KEPT_SHARE = 1 / 16  # of an accelerator's memory, for the images of a split th
 _NORMALISED: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """images -> (mean, std) -> the same images normalised, or None: once for a dataset and all its subsets"""
 
+def kept_normalised(values: int, device: torch.device) -> int:
+    """The bytes that a split of so many pixel values takes once more on this device, where it is kept normalised."""
+    total = None if device.type == "cpu" else total_memory(device)
+    return 4 * values if total is not None and 4 * values <= _KEPT_SHARE * total else 0
+
+
 # In shapes: N images in the split, B images in a batch, C classes, ch channels; (H, W) or (D, H, W): an image's sides.
 
 
@@ -176,8 +182,7 @@ class ImageData:
         kept = _NORMALISED.setdefault(self.images, {})
         statistics = (self.mean, self.std)
         if statistics not in kept:
-            total = total_memory(self.device)
-            fits = total is not None and self.images.numel() * 4 <= _KEPT_SHARE * total
+            fits = kept_normalised(self.images.numel(), self.device) > 0
             kept[statistics] = self.normalise(self.images) if fits else None
         return kept[statistics]
 
