@@ -27,6 +27,7 @@ _KEPT_SHARE = 1 / 16  # of an accelerator's memory, for the images of a split th
 _NORMALISED: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """images -> (mean, std) -> the same images normalised, or None: once for a dataset and all its subsets"""
 
+
 def kept_normalised(values: int, device: torch.device) -> int:
     """The bytes that a split of so many pixel values takes once more on this device, where it is kept normalised."""
     total = None if device.type == "cpu" else total_memory(device)
