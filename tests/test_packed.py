@@ -1,7 +1,9 @@
 """Sets that are stored as bf16, int8 or coded, and their files."""
 
+import copy
 import json
 import struct
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +55,13 @@ def smooth(a, per_class=60):
 
 
 def packed(**changes):
-    a = PackedArgs(**(SMALL | {"num_per_class": 0} | changes))
+    """A set that has its start; a copy, for a start is sought once for each kind."""
+    return copy.deepcopy(_packed(tuple(changes.items())))
+
+
+@cache
+def _packed(changes):
+    a = PackedArgs(**(SMALL | {"num_per_class": 0} | dict(changes)))
     if a.storage == "coded" and not a.num_per_class:
         a.num_per_class = 12
     synset = PackedSet(a)
@@ -372,3 +380,16 @@ def test_options_follow_the_storage():
 def test_options_that_contradict_each_other_are_named(words, message):
     with pytest.raises(InputError, match=message):
         asked(*words)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_deep_copy_learns_by_itself_as_the_set_would(optimizer):
+    original = packed(storage="bf16", optimizer=optimizer)
+    twin = copy.deepcopy(original)
+    before = original.coefficients.detach().clone()
+    for each in (twin, original):
+        each.optim_zero_grad()
+        each.decode().square().sum().backward()
+        each.optim_step()
+        assert torch.equal(original.coefficients, before) == (each is twin)
+    assert torch.equal(twin.coefficients, original.coefficients)

@@ -21,7 +21,11 @@ class SpreadAdam(torch.optim.Optimizer):
 
     def __init__(self, parameter: Tensor, lr: float) -> None:
         super().__init__([parameter], {"lr": lr})
-        self._parameter = parameter
+
+    @property
+    def _parameter(self) -> Tensor:
+        parameter: Tensor = self.param_groups[0]["params"][0]  # of a copy, its own
+        return parameter
 
     def set_spread(self, spread: Tensor) -> None:
         """Begin anew, with these spreads, which broadcast against the tensor."""
