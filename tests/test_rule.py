@@ -104,6 +104,21 @@ def test_what_is_wrong_with_the_folder_is_said_first(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_folder_is_mended_before_the_settings(tmp_path):
+    commands = {
+        "DM/distill.py": (["--ipc", 0, "--lr_freq", -1], "--lr_freq -1.0 must be positive"),
+        "TM/buffer.py": (["--num_experts", 0], "--num_experts 0 is too small"),
+        "DM/evaluate.py": (["--baseline", "random", "--ipc", 0], "--ipc 0 is too small"),
+    }
+    nowhere, empty, images = tmp_path / "nowhere", tmp_path / "empty", make_folder(tmp_path / "images", count=4)
+    empty.mkdir()
+    said = {nowhere: f"{nowhere} is not a folder", empty: f"{empty} has no folder train/"}
+    for script, (wrong, setting) in commands.items():
+        for folder in (nowhere, empty, images):
+            result = call(script, *wrong, "--dataset", f"folder:{folder}")
+            assert_refused(result, said.get(folder, setting))
+
+
 def test_trajectory_matching_reads_the_curve_of_its_experts(tmp_path):
     images = make_folder(tmp_path / "images", count=20)
     data, buffers = ["--dataset", f"folder:{images}"], ["--buffer_path", tmp_path / "buffers"]

@@ -13,7 +13,7 @@ from common import recipes
 from common.config.evaluate_options import REFERENCES, EvaluateOptions
 from common.config.options import DistillOptions, EvaluationOptions, Sources
 from common.config.seeds import parse_seeds
-from common.datasets import check_dataset, folder
+from common.datasets import check_dataset
 from common.images.pixels import check_side
 from common.matching.augment import parse_strategy
 from common.schemas.door import LARGEST
@@ -57,8 +57,6 @@ def check(options: DistillOptions, objective: str, k_follows: bool = False) -> N
     if options.lr_freq == 0 or (options.msz_per_channel == 0 and not no_k):
         if not recipes.available(objective):
             raise InputError(f"{objective} has no recipes: give --msz_per_channel and --lr_freq")
-        if options.dataset.startswith(folder.PREFIX):
-            folder.check_folder(options.dataset.removeprefix(folder.PREFIX))
         ipcs = recipes.available(objective).get(options.recipe or options.dataset, [])
         have = f"recipes exist for ipc {', '.join(map(str, ipcs))}" if ipcs else "there is none for this dataset"
         raise InputError(

@@ -19,6 +19,7 @@ from common.config.checks import check, check_numbers, check_positive, refuse_fl
 from common.config.options import ALIASES, BufferOptions, DataOptions, DistillOptions, Sources
 from common.config.validation import OWN_SHARE, ValidationOptions
 from common.datasets import is_resizable
+from common.datasets.folder import said_first
 from common.datasets.imagenet_classes import canonical, resolve
 from common.disk.paths import expand_options
 from common.images.pixels import check_side
@@ -75,6 +76,11 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     """
     argv = _spell_out_booleans(kind, argv)
     cell = _cell(argv, kind)
+    with said_first(cell.dataset):
+        return _parse_cell(kind, objective, argv, cell)
+
+
+def _parse_cell(kind: type[Options], objective: str, argv: list[str], cell: _RecipeKey) -> tuple[Options, Sources]:
     flags = flags_of(argv)
     if "ipc" not in flags:
         cell.ipc = _nearest_ipc(cell, objective)

@@ -6,6 +6,7 @@ PATH/CLASS/FILE will do: a share of each class is then held out for tests.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -54,6 +55,20 @@ def check_folder(path: str | Path) -> None:
     """Raise `InputError` if what follows `folder:` is not a folder. Nothing in it is looked at."""
     if not is_folder(expanded(path)):
         raise InputError(f"{path} is not a folder: give folder:PATH the folder that holds train/ and test/ (or val/)")
+
+
+@contextmanager
+def said_first(dataset: str | None) -> Iterator[None]:
+    """Where the block refuses a setting, a fault of the folder or of its layout is raised in its place.
+
+    A person mends the folder first. dataset: any name; those that are not `folder:PATH` change nothing.
+    """
+    try:
+        yield
+    except InputError:
+        if dataset is not None and dataset.startswith(PREFIX):
+            read_tree(resolved(dataset.removeprefix(PREFIX)))
+        raise
 
 
 def read_tree(folder: Path) -> Tree:
