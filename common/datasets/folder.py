@@ -57,6 +57,15 @@ def check_folder(path: str | Path) -> None:
         raise InputError(f"{path} is not a folder: give folder:PATH the folder that holds train/ and test/ (or val/)")
 
 
+def class_names(dataset: str) -> list[str] | None:
+    """The classes of `folder:PATH` by the names of its folders, no image listed; None for others, and for no folder."""
+    if not dataset.startswith(PREFIX):
+        return None
+    folder = resolved(dataset.removeprefix(PREFIX))
+    split = next((each for each in (folder / "train", folder) if is_folder(each)), None)
+    return None if split is None else class_folders(split, LeftOut())
+
+
 @contextmanager
 def said_first(dataset: str | None) -> Iterator[None]:
     """Where the block refuses a setting, a fault of the folder or of its layout is raised in its place.

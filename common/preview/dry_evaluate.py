@@ -120,8 +120,12 @@ def _not_in_it(options: EvaluateOptions) -> str:
     """What the time does not include."""
     if options.stored_as is not None:
         return ", besides the search for files that fill the budget, whose number of images is not known before"
-    chosen = options.baseline in ("herding", "kcenter")
-    return f", besides {options.coreset_epochs} epochs on the whole training set to choose images" * chosen
+    besides = []
+    if options.baseline in ("herding", "kcenter"):
+        besides.append(f"{options.coreset_epochs} epochs on the whole training set to choose images")
+    if options.references_asked:
+        besides.append(f"the networks of --references {','.join(options.references_asked)} that are not in the cache")
+    return f", besides {' and '.join(besides)}" if besides else ""
 
 
 def _evaluation(options: EvaluateOptions, setup: EvaluationSetup, names: list[str], count: int) -> list[str]:
