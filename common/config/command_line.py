@@ -93,7 +93,8 @@ def _parse_cell(kind: type[Options], objective: str, argv: list[str], cell: _Rec
     for key in ("msz_per_channel", "lr_freq"):
         if key in flags:
             check_positive(options, key)
-    options, sources = rule.mark(*_as_stored(*_at_size(options, sources, recipe)), objective)
+    options, sources = rule.with_side(*_as_stored(*_at_size(options, sources, recipe)))
+    options, sources = rule.mark(options, sources, objective)
     check(options, objective, rule.is_left(sources, "msz_per_channel"))
     return options, sources
 
@@ -191,7 +192,7 @@ def parse_buffer_with_sources(
         usual, sources = dataclasses.replace(usual, **decided), dict.fromkeys(decided, rule.SOURCE)
     options, flags = _read(kind, argv, default=usual), flags_of(argv)
     given = _sources(options, flags, recipe)
-    return options, given | {key: source for key, source in sources.items() if given[key] == "default"}
+    return rule.with_side(options, given | {key: told for key, told in sources.items() if given[key] == "default"})
 
 
 def _cell(argv: Sequence[str], kind: type[DataOptions]) -> _RecipeKey:
