@@ -27,6 +27,7 @@ from common.config.rule import with_network
 from common.config.validation import ValidationOptions
 from common.costs.forecast import say_forecast_experts
 from common.costs.memory import check_memory
+from common.datasets.folder import said_first
 from common.experts.folder import buffer_folder, claimed, describe, filling, missing_experts, save_expert
 from common.experts.train import ExpertProtocol, expert_epochs
 from common.networks import build_network, has_dropout
@@ -48,13 +49,14 @@ def train_experts(options: BufferOptions) -> None:
 
     Raises InputError for options that cannot work, and Stopped after SIGINT or SIGTERM.
     """
-    for key, least in (("num_experts", 1), ("test_every", 0), ("image_size", 1), ("workers", 1)):
-        check_least(options, key, least)
-    options.check_validation()
-    protocol = ExpertProtocol.of(options)
-    device = resolve_device(options.device)
-    check_precision(options.precision, device)
-    options.check_images()
+    with said_first(options.dataset):
+        for key, least in (("num_experts", 1), ("test_every", 0), ("image_size", 1), ("workers", 1)):
+            check_least(options, key, least)
+        options.check_validation()
+        protocol = ExpertProtocol.of(options)
+        device = resolve_device(options.device)
+        check_precision(options.precision, device)
+        options.check_images()
     known = known_shape(options.dataset, options.image_size)
     if known is not None:
         check_memory("TM", options, known, device, loaded=False)

@@ -185,6 +185,10 @@ def test_batch_statistics_are_those_of_all_classes(tmp_path, monkeypatch):
             ["--recipe", "imagenet-imagewoof"],
             ["DM has no recipe for 'imagenet-imagewoof': use ImageNet-abcde/distill.py --objective DM, which has one"],
         ),
+        (
+            ["--dataset", "imagenet-imagewoof"],
+            ["no recipe for DM on imagenet-imagewoof", "use ImageNet-abcde/distill.py --objective DM, which has one"],
+        ),
         (["--batch_real", 0], ["--batch_real 0 is too small"]),
         (["--num_eval", 0], ["--num_eval 0 is too small"]),
         (["--Iteration", -1], ["--Iteration -1 is too small"]),
@@ -259,7 +263,7 @@ def test_a_folder_is_distilled_and_evaluated_elsewhere(tmp_path):
     assert result.code == 0, result.err
     other = make_folder(tmp_path / "other", names=("a", "c"))
     assert_refused(call(*evaluate, "--dataset", f"folder:{other}"), "was made for the classes")
-    larger = make_folder(tmp_path / "larger", size=(16, 16))
+    larger = make_folder(tmp_path / "larger", names=("a $_$ name", "b"), size=(16, 16))
     assert_refused(call(*evaluate, "--dataset", f"folder:{larger}"), "give the --dataset it was made from")
     assert_refused(call(*evaluate, "--dataset", "digits"), "mean has 3 values")
 
@@ -273,12 +277,13 @@ def test_folders_that_cannot_be_read(tmp_path):
     refused(make_folder(tmp_path / "one", names=("cat",)), "1 class folder(s), at least 2 are needed")
     mixed = make_folder(tmp_path / "mixed")
     Image.new("RGB", (20, 12)).save(mixed / "train" / "dog" / "9.png")
-    refused(mixed, "--image_size")
+    real = call("DM/evaluate.py", "--baseline", "random", "--dataset", f"folder:{mixed}", "--ipc", 1)
+    assert_refused(real, "--image_size")  # distill.py has a rule
     damaged = make_folder(tmp_path / "damaged")
     file = damaged / "test" / "cat" / "1.png"
     file.write_bytes(file.read_bytes()[:200])
     refused(damaged, str(file), "cannot be read as an image")
-    refused(make_folder(tmp_path / "one_each", count=1), "class 'cat' has 1 image,", "--validation_share 0")
+    refused(make_folder(tmp_path / "one_each", count=1), "class 'cat' has 1 training image,", "--validation_share 0")
     few = make_folder(tmp_path / "few", count=2)  # one of two images is held back
     refused(few, "class cat has 1 image,", "decodes 2")
 

@@ -169,6 +169,8 @@ def test_other_classes_are_refused_with_both_lists(tmp_path, names):
     assert distil(images, tmp_path / "runs").code == 0
     (file,) = (tmp_path / "runs").rglob("synset.safetensors")
     other = make_folder(tmp_path / "other", names)
+    for image in other.rglob("*.png"):
+        image.write_text("refused before any image is decoded")
     result = call("DM/evaluate.py", "--synset", file, "--device", "cpu", "--dataset", f"folder:{other}")
     listed = ", ".join(f"'{name}'" if name != name.strip() else name for name in sorted(names))
     assert_refused(result, f"was made for the classes cat, dog, and those of folder:{other} are {listed}", "--dataset")

@@ -152,12 +152,13 @@ def test_a_dry_run_of_experts(tmp_path):
 
 def test_a_dry_run_of_an_evaluation(tmp_path):
     words = ["--baseline", "herding", "--dataset", "digits", "--ipc", "2", "--num_eval", "3", "--device", "cpu"]
+    words += ["--references", "random,full"]
     result = call("DM/evaluate.py", *words, "--dry_run", "--output", tmp_path / "x.json")
     assert result.code == 0, result.err
     told = " ".join(result.out.split())
     assert "3 networks of each of ConvNetD3" in told
     assert "trained on 20 images of digits, tested on 360" in told
-    assert "besides 20 epochs on the whole training set" in told
+    assert "besides 20 epochs on the whole training set to choose images and the networks of --references " in told
     gone = call("DM/evaluate.py", "--synset", tmp_path / "no.safetensors", "--dry_run")
     assert f"- the synthetic set: there is no file {tmp_path / 'no.safetensors'}" in gone.out
     assert not list(tmp_path.iterdir())

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from common.config import rule
-from common.config.command_line import parse
-from common.config.options import ClassMatchingOptions
+from common.config.command_line import parse, parse_buffer
+from common.config.options import BufferOptions, ClassMatchingOptions
 from common.experts.curve import suggest_max_start_epoch
 from common.experts.folder import save_expert
 from common.system.errors import InputError
@@ -102,6 +102,51 @@ def test_what_is_wrong_with_the_folder_is_said_first(tmp_path):
     result = call("DM/distill.py", "--dataset", f"folder:{tmp_path / 'images'}", "--save_path", tmp_path / "runs")
     assert_refused(result, f"{tmp_path / 'images'} has no folder train/")
     assert not (tmp_path / "runs").exists()
+
+
+def test_images_of_several_sizes_become_squares(tmp_path):
+    images = make_folder(tmp_path / "images", count=20)
+    data = ["--dataset", f"folder:{images}"]
+    assert parsed(*data)[0].image_size is None
+    Image.new("RGB", (99, 50)).save(images / "train" / "dog" / "odd.png")
+    assert parsed(*data)[0].image_size == 12  # most images are that small
+    assert parsed(*data, "--image_size", 16)[0].image_size == 16
+    result = call("DM/distill.py", *data, *QUICK, "--save_path", tmp_path / "runs")
+    assert result.code == 0, result.err
+    assert "--lr_freq 0.03 --image_size 12" in result.out
+    (config,) = (tmp_path / "runs").rglob("config.json")
+    told = json.loads(config.read_text())["options"]["image_size"]
+    assert told == {"value": 12, "source": "rule: docs/recipes.md"}
+    result = call("DM/evaluate.py", "--synset", config.parent / "synset.safetensors", "--num_eval", 1)
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(("shorter", "side"), [(31, 31), (32, 32), (63, 32), (100, 64), (2000, 128)])
+def test_the_side_has_a_bound(tmp_path, shorter, side):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            photo = Image.new("L", (shorter + 10 * i, shorter))
+            exif = photo.getexif()
+            exif[0x0112] = 6 if i == 1 else 1  # turned: the shorter side is the same
+            photo.save(tmp_path / name / f"{i}.jpg", exif=exif)
+    assert parsed("--dataset", f"folder:{tmp_path}")[0].image_size == side
+    assert parse_buffer(BufferOptions, "TM", ["--dataset", f"folder:{tmp_path}"]).image_size == side
+
+
+def test_a_folder_is_mended_before_the_settings(tmp_path):
+    commands = {
+        "DM/distill.py": (["--ipc", 0, "--lr_freq", -1], "--lr_freq -1.0 must be positive"),
+        "TM/buffer.py": (["--num_experts", 0], "--num_experts 0 is too small"),
+        "DM/evaluate.py": (["--baseline", "random", "--ipc", 0], "--ipc 0 is too small"),
+    }
+    nowhere, empty, images = tmp_path / "nowhere", tmp_path / "empty", make_folder(tmp_path / "images", count=4)
+    empty.mkdir()
+    said = {nowhere: f"{nowhere} is not a folder", empty: f"{empty} has no folder train/"}
+    for script, (wrong, setting) in commands.items():
+        for folder in (nowhere, empty, images):
+            result = call(script, *wrong, "--dataset", f"folder:{folder}")
+            assert_refused(result, said.get(folder, setting))
 
 
 def test_trajectory_matching_reads_the_curve_of_its_experts(tmp_path):

@@ -56,7 +56,7 @@ def test_the_seed_decides_which():
 def test_at_least_one_image_remains():
     rest, held = hold_back(make_data((2, 3)), 0.99, 0)
     assert ([len(each) for each in rest.class_indices], len(held)) == ([1, 1], 3)
-    with pytest.raises(InputError, match=r"class 'class 1' has 1 image, .* give --validation_share 0"):
+    with pytest.raises(InputError, match=r"class 'class 1' has 1 training image, .* give --validation_share 0"):
         hold_back(make_data((5, 1)), 0.1, 0)
 
 

@@ -13,7 +13,7 @@ from common import recipes
 from common.config.evaluate_options import REFERENCES, EvaluateOptions
 from common.config.options import DistillOptions, EvaluationOptions, Sources
 from common.config.seeds import parse_seeds
-from common.datasets import check_dataset, folder
+from common.datasets import check_dataset
 from common.images.pixels import check_side
 from common.matching.augment import parse_strategy
 from common.schemas.door import LARGEST
@@ -57,13 +57,13 @@ def check(options: DistillOptions, objective: str, k_follows: bool = False) -> N
     if options.lr_freq == 0 or (options.msz_per_channel == 0 and not no_k):
         if not recipes.available(objective):
             raise InputError(f"{objective} has no recipes: give --msz_per_channel and --lr_freq")
-        if options.dataset.startswith(folder.PREFIX):
-            folder.check_folder(options.dataset.removeprefix(folder.PREFIX))
-        ipcs = recipes.available(objective).get(options.recipe or options.dataset, [])
+        lender = options.recipe or options.dataset
+        ipcs = recipes.available(objective).get(lender, [])
         have = f"recipes exist for ipc {', '.join(map(str, ipcs))}" if ipcs else "there is none for this dataset"
+        use = "" if ipcs else recipes.elsewhere(objective, lender)
         raise InputError(
-            f"no recipe for {objective} on {options.recipe or options.dataset} at ipc {options.ipc} ({have}): "
-            f"give --msz_per_channel and --lr_freq, or --recipe NAME to borrow another dataset's"
+            f"no recipe for {objective} on {lender} at ipc {options.ipc} ({have}): {use}give --msz_per_channel and "
+            "--lr_freq, or --recipe NAME to borrow another dataset's"
         )
     for key in ("msz_per_channel", "lr_freq", "lr_net"):
         if not (no_k and key == "msz_per_channel"):

@@ -19,6 +19,7 @@ from common.config.checks import check, check_numbers, check_positive, refuse_fl
 from common.config.options import ALIASES, BufferOptions, DataOptions, DistillOptions, Sources
 from common.config.validation import OWN_SHARE, ValidationOptions
 from common.datasets import is_resizable
+from common.datasets.folder import said_first
 from common.datasets.imagenet_classes import canonical, resolve
 from common.disk.paths import expand_options
 from common.images.pixels import check_side
@@ -75,6 +76,11 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     """
     argv = _spell_out_booleans(kind, argv)
     cell = _cell(argv, kind)
+    with said_first(cell.dataset):
+        return _parse_cell(kind, objective, argv, cell)
+
+
+def _parse_cell(kind: type[Options], objective: str, argv: list[str], cell: _RecipeKey) -> tuple[Options, Sources]:
     flags = flags_of(argv)
     if "ipc" not in flags:
         cell.ipc = _nearest_ipc(cell, objective)
@@ -87,7 +93,8 @@ def parse(kind: type[Options], objective: str, argv: Sequence[str] | None = None
     for key in ("msz_per_channel", "lr_freq"):
         if key in flags:
             check_positive(options, key)
-    options, sources = rule.mark(*_as_stored(*_at_size(options, sources, recipe)), objective)
+    options, sources = rule.with_side(*_as_stored(*_at_size(options, sources, recipe)))
+    options, sources = rule.mark(options, sources, objective)
     check(options, objective, rule.is_left(sources, "msz_per_channel"))
     return options, sources
 
@@ -185,7 +192,7 @@ def parse_buffer_with_sources(
         usual, sources = dataclasses.replace(usual, **decided), dict.fromkeys(decided, rule.SOURCE)
     options, flags = _read(kind, argv, default=usual), flags_of(argv)
     given = _sources(options, flags, recipe)
-    return options, given | {key: source for key, source in sources.items() if given[key] == "default"}
+    return rule.with_side(options, given | {key: told for key, told in sources.items() if given[key] == "default"})
 
 
 def _cell(argv: Sequence[str], kind: type[DataOptions]) -> _RecipeKey:

@@ -108,7 +108,8 @@ class DataOptions:
     no_download: NoDownload = False
     image_size: ImageSize = None
     """resize the images of imagenet-SUBSET, folder:PATH or hf:... to squares with this side in pixels.
-    None: 128 for imagenet-SUBSET; the others are not resized"""
+    None: 128 for imagenet-SUBSET; folder:PATH is distilled by rule if its images have several sizes; the others are
+    not resized"""
     resize: ResizeMode = "crop"
     """crop: scale the shorter side to image_size and cut out the centre square;
     squash: scale both sides to image_size"""

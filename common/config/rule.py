@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 from common.config.options import BufferOptions, DataOptions, DistillOptions, Sources
 from common.config.validation import OWN_SHARE
 from common.datasets import PREFIXES
+from common.datasets.folder import side_for_all
 from common.synset.adam import ADAM_STEP
 from common.system.errors import InputError
 from common.system.text import counted
 
 Options = TypeVar("Options", bound=DistillOptions)
 Buffers = TypeVar("Buffers", bound=BufferOptions)
+Sized = TypeVar("Sized", bound=DataOptions)
 
 SOURCE = "rule: docs/recipes.md"
 OBJECTIVES = ("DM", "DC", "TM")
@@ -53,6 +55,16 @@ def mark(options: Options, sources: Sources, objective: str) -> tuple[Options, S
         undecided += ["lr_freq", "optimizer"]
         options = dataclasses.replace(options, optimizer="adam", lr_freq=ADAM_STEP)
     return options, sources | {key: SOURCE for key in undecided if sources[key] != "flag"}
+
+
+def with_side(options: Sized, sources: Sources) -> tuple[Sized, Sources]:
+    """Options for images of one's own that have several sizes, with the side that makes them squares."""
+    if not is_own(options) or options.image_size is not None:
+        return options, sources
+    side = side_for_all(options.dataset, options.decoding)
+    if side is None:
+        return options, sources
+    return dataclasses.replace(options, image_size=side), sources | {"image_size": SOURCE}
 
 
 def steps_of_student(most: int, expert_epochs: int, images: int) -> int:
@@ -107,5 +119,7 @@ def decide(
     }
     found = {key: value for key, value in values.items() if is_left(sources, key)}
     told = [f"--{key} {value}" for key, value in found.items()]
-    told += [f"--{key} {getattr(options, key)}" for key in ("optimizer", "lr_freq") if is_left(sources, key)]
+    told += [
+        f"--{key} {getattr(options, key)}" for key in ("optimizer", "lr_freq", "image_size") if is_left(sources, key)
+    ]
     return dataclasses.replace(options, **found), told

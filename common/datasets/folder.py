@@ -6,12 +6,15 @@ PATH/CLASS/FILE will do: a share of each class is then held out for tests.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from common.disk.listing import entries, entry_kind
 from common.disk.paths import expanded, is_folder, resolved
+from common.images.encoded import size_shown
 from common.images.image_data import ImageData, Request
 from common.images.image_tree import (
     EXTENSIONS,
@@ -21,14 +24,19 @@ from common.images.image_tree import (
     class_folders,
     count_beside,
     image_files,
+    is_hidden,
     load_tree,
 )
+from common.images.pixels import Decoding
 from common.system.errors import InputError
 from common.system.seeds import generator
 from common.system.text import shortened, told_apart
 
 PREFIX = "folder:"
 TEST_FOLDERS = ("test", "val")  # the first that exists
+SIDES = (32, 64, 128)
+"""Pixels: the sides that images of several sizes get, if none is given. The last is the bound."""
+_LOOKED_AT = 1000  # images: their headers are read in a tenth of a second
 HELD_OUT = 0.2
 """The share of each class that is the test split where a folder has none."""
 
@@ -54,6 +62,56 @@ def check_folder(path: str | Path) -> None:
     """Raise `InputError` if what follows `folder:` is not a folder. Nothing in it is looked at."""
     if not is_folder(expanded(path)):
         raise InputError(f"{path} is not a folder: give folder:PATH the folder that holds train/ and test/ (or val/)")
+
+
+def class_names(dataset: str) -> list[str] | None:
+    """The classes of `folder:PATH` by the names of its folders, no image listed; None for others, and for no folder."""
+    if not dataset.startswith(PREFIX):
+        return None
+    folder = resolved(dataset.removeprefix(PREFIX))
+    split = next((each for each in (folder / "train", folder) if is_folder(each)), None)
+    return None if split is None else class_folders(split, LeftOut())
+
+
+def side_for_all(dataset: str, decoding: Decoding | None) -> int | None:
+    """The side in pixels to which images of `folder:PATH` are made squares; None if they are of one size already.
+
+    The largest of `SIDES` that the median shorter side reaches, or else that median. It goes by the headers of at most
+    `_LOOKED_AT` training images, spread evenly over the classes and their names, so that it is the same at every start.
+    None also for other datasets, and for folders that `load` refuses.
+    """
+    names = class_names(dataset)
+    if not names:
+        return None
+    folder = resolved(dataset.removeprefix(PREFIX))
+    split = folder / "train" if is_folder(folder / "train") else folder
+    sizes = []
+    for name in names:
+        files = sorted(
+            entry.path
+            for entry in entries(split / name)
+            if not is_hidden(entry.name) and entry.name.lower().endswith(EXTENSIONS) and entry_kind(entry) == "file"
+        )
+        step = max(1, -(-len(files) * len(names) // _LOOKED_AT))
+        sizes += [size for path in files[::step] if (size := size_shown(path, decoding or "shown"))]
+    if len(set(sizes)) < 2:
+        return None
+    median = sorted(map(min, sizes))[len(sizes) // 2]
+    return max((side for side in SIDES if side <= median), default=median)
+
+
+@contextmanager
+def said_first(dataset: str | None) -> Iterator[None]:
+    """Where the block refuses a setting, a fault of the folder or of its layout is raised in its place.
+
+    A person mends the folder first. dataset: any name; those that are not `folder:PATH` change nothing.
+    """
+    try:
+        yield
+    except InputError:
+        if dataset is not None and dataset.startswith(PREFIX):
+            read_tree(resolved(dataset.removeprefix(PREFIX)))
+        raise
 
 
 def read_tree(folder: Path) -> Tree:

@@ -159,6 +159,20 @@ def _orientation(stored: Any) -> Any:
         return 1
 
 
+def size_shown(path: str, decoding: Decoding) -> Size | None:
+    """Width and height of an image file by its header alone, as `read_image` would have it; None if it has none."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as stored:
+            # The reader of PNG looks for an orientation behind all pixels, which it would decode.
+            looked = decoding == "shown" and (stored.format != "PNG" or "exif" in stored.info)
+            turned = looked and _orientation(stored) in (5, 6, 7, 8)
+            return (stored.height, stored.width) if turned else stored.size
+    except (*_UNREADABLE, MemoryError, Image.DecompressionBombError):
+        return None
+
+
 def describe_remarks(remarks: Mapping[str, int], images: int, name: str, decoding: Decoding) -> str:
     """One line that says how many of `images` are shown otherwise than they are stored, or not completely; "" if none.
 

@@ -86,8 +86,8 @@ def hold_back(data: ImageData, share: float, seed: int) -> tuple[ImageData, Imag
     for label, rows in enumerate(data.class_indices):
         if len(rows) < 2:
             raise InputError(
-                f"class {data.class_names[label]!r} has {counted(len(rows), 'image')}, of which none can be held back: "
-                "add some, or give --validation_share 0"
+                f"class {data.class_names[label]!r} has {counted(len(rows), 'training image')}, of which none can be "
+                "held back: add some, or give --validation_share 0"
             )
         count = min(max(1, round(share * len(rows))), len(rows) - 1)
         drawn = torch.randperm(len(rows), generator=generator(seed, "validation", label))[:count]

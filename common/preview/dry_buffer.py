@@ -11,6 +11,7 @@ from common.config.rule import with_network
 from common.costs.estimate import estimate_experts
 from common.costs.forecast import forecast_experts
 from common.costs.memory import too_large
+from common.datasets.folder import said_first
 from common.experts.folder import buffer_folder, expert_files, missing_experts
 from common.experts.train import ExpertProtocol
 from common.networks import build_network
@@ -30,10 +31,12 @@ def dry_run(options: BufferOptions, sources: Sources) -> None:
 
     Raises InputError for options that cannot work; images that are missing are part of what is printed.
     """
-    for key, least in (("num_experts", 1), ("test_every", 0), ("image_size", 1), ("workers", 1)):
-        check_least(options, key, least)
-    epochs, device = ExpertProtocol.of(options).keep_epochs, resolve_device(options.device)
-    check_precision(options.precision, device)
+    with said_first(options.dataset):
+        for key, least in (("num_experts", 1), ("test_every", 0), ("image_size", 1), ("workers", 1)):
+            check_least(options, key, least)
+        options.check_validation()
+        epochs, device = ExpertProtocol.of(options).keep_epochs, resolve_device(options.device)
+        check_precision(options.precision, device)
     told = {key: {"value": value, "source": sources[key]} for key, value in vars(options).items() if key != "dry_run"}
     lacks, name, shape = missing_data(options), options.dataset, known_shape(options.dataset, options.image_size)
     if lacks is None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from common import recipes
-from common.config.checks import check_stored_as, check_training
+from common.config.checks import check_references, check_stored_as, check_training
 from common.config.command_line import flags_of, parse_plain
 from common.config.evaluate_options import EvaluateOptions
 from common.config.options import DataOptions
 from common.costs.estimate import estimate_evaluation
 from common.costs.forecast import forecast_evaluation
 from common.costs.memory import too_large
+from common.datasets.folder import said_first
 from common.preview.layout import cost_section, missing_section, options_told, section
 from common.preview.missing import missing_data
 from common.recipes.shapes import DataShape
@@ -48,8 +49,10 @@ def dry_run(options: EvaluateOptions, objective: str, defaults: dict[str, Any]) 
 
     Raises InputError for options that cannot work; what is missing is part of what is printed.
     """
-    check_training(options)
-    check_stored_as(options)
+    with said_first(options.dataset):
+        check_training(options)
+        check_stored_as(options)
+        check_references(options)
     missing = _missing(options, objective, defaults)
     flags = flags_of()
     unsaid = "of the synthetic set" if options.synset else "of the recipe, or the default"
@@ -117,8 +120,12 @@ def _not_in_it(options: EvaluateOptions) -> str:
     """What the time does not include."""
     if options.stored_as is not None:
         return ", besides the search for files that fill the budget, whose number of images is not known before"
-    chosen = options.baseline in ("herding", "kcenter")
-    return f", besides {options.coreset_epochs} epochs on the whole training set to choose images" * chosen
+    besides = []
+    if options.baseline in ("herding", "kcenter"):
+        besides.append(f"{options.coreset_epochs} epochs on the whole training set to choose images")
+    if options.references_asked:
+        besides.append(f"the networks of --references {','.join(options.references_asked)} that are not in the cache")
+    return f", besides {' and '.join(besides)}" if besides else ""
 
 
 def _evaluation(options: EvaluateOptions, setup: EvaluationSetup, names: list[str], count: int) -> list[str]:

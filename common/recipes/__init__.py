@@ -131,9 +131,15 @@ def check_dataset(objective: str, dataset: str) -> None:
         names = ", ".join(_datasets(objective))
         if not names:
             raise InputError(f"{objective} has no recipes: leave out --recipe")
-        others = [other for other in OBJECTIVES if other.endswith(f"/{objective}") and dataset in _datasets(other)]
-        elsewhere = f"use {' '.join(distill_script(others[0]))}, which has one, or " if others else ""
-        raise InputError(f"{objective} has no recipe for '{dataset}': {elsewhere}choose one of {names}")
+        raise InputError(
+            f"{objective} has no recipe for '{dataset}': {elsewhere(objective, dataset)}choose one of {names}"
+        )
+
+
+def elsewhere(objective: str, dataset: str) -> str:
+    """The script that has the recipe which the objective's own lacks, as the begin of a remedy; "" if none has it."""
+    others = [other for other in OBJECTIVES if other.endswith(f"/{objective}") and dataset in _datasets(other)]
+    return f"use {' '.join(distill_script(others[0]))}, which has one, or " if others else ""
 
 
 def _datasets(objective: str) -> list[str]:

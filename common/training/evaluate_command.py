@@ -8,6 +8,7 @@ from typing import Any
 
 from common.config.checks import check_references, check_stored_as, check_training, output_files
 from common.config.evaluate_options import EvaluateOptions
+from common.datasets.folder import said_first
 from common.networks import Network, build_network
 from common.networks.graphs import can_capture
 from common.networks.pools import build_pool, principal
@@ -59,11 +60,12 @@ def evaluate_file(
     stored: the content of the file options.synset, if the caller has read the file already.
     Raises InputError for options that cannot work, and if all networks diverge.
     """
-    check_training(options)
-    check_stored_as(options)
-    check_references(options)
-    device = resolve_device(options.device)
-    setup = prepare_evaluation(options, objective, defaults, device, stored)
+    with said_first(options.dataset):
+        check_training(options)
+        check_stored_as(options)
+        check_references(options)
+        device = resolve_device(options.device)
+        setup = prepare_evaluation(options, objective, defaults, device, stored)
     compiles = options.compile and can_compile()
     graphs = options.cuda_graphs and can_capture(device)
     with said_by(options.synset):

@@ -17,7 +17,7 @@ from common.config.command_line import find_recipe, with_recipe
 from common.config.evaluate_options import EvaluateOptions
 from common.config.options import DataOptions, DistillOptions
 from common.config.sets import bits_of_image
-from common.datasets import ImageData, check_dataset, has_image_files, is_resizable, load_dataset
+from common.datasets import ImageData, check_dataset, folder, has_image_files, is_resizable, load_dataset
 from common.images.image_data import content_of, different_content, same_classes, with_classes
 from common.images.pixel_values import as_normalised
 from common.images.pixels import Decoding, Resize, ResizeMode
@@ -121,6 +121,10 @@ def _of_file(options: EvaluateOptions, file: str, device: torch.device, stored: 
     with said_by(file):
         settings = _settings(options, file, synset, metadata)
         protocol = override(settings.protocol, options)
+    listed_names = folder.class_names(settings.dataset)
+    if listed_names is not None:  # told apart before any image is decoded
+        with folder.said_first(settings.dataset):
+            _same_classes(file, metadata.get("class_names"), synset.num_classes, listed_names, settings.dataset)
     with parallel.main_first():
         train, test = load_dataset(
             settings.dataset,
@@ -227,20 +231,32 @@ def _with_classes_of(
 
     Raises InputError if they have other classes.
     """
-    if test.num_classes == count and names in (None, list(test.class_names)):
+    same = _same_classes(file, names, count, test.class_names, test.name)
+    if names is None or names == list(test.class_names):
         return train, test
-    same = None if names is None else same_classes(test.class_names, names)
-    if names is None or same is None:
-        here = told_apart(test.class_names, names or [])
-        told = f"{count} classes" if names is None else f"the classes {shortened(told_apart(names, test.class_names))}"
-        raise InputError(
-            f"{file} was made for {told}, and those of {test.name} are {shortened(here)}: give its own --dataset"
-        )
     renamed = [f"{here} is {there}" for here, there in same.items() if here != there]
     how = f"by letters and digits: {shortened(renamed)}" if renamed else "in the order of the file"
     if parallel.is_main():
         tqdm.write(f"the classes of {test.name} are those of {file}, {how}")
     return with_classes(train, same, names), with_classes(test, same, names)
+
+
+def _same_classes(file: str, names: list[str] | None, count: int, there: Sequence[str], dataset: str) -> dict[str, str]:
+    """The name in a set's file of each class that is there. Raises InputError if they are other classes.
+
+    names: those of the file, which may say only their number.
+    """
+    if names is None:
+        same = {name: name for name in there} if len(there) == count else None
+    else:
+        same = same_classes(there, names)
+    if same is None:
+        here = told_apart(there, names or [])
+        told = f"{count} classes" if names is None else f"the classes {shortened(told_apart(names, there))}"
+        raise InputError(
+            f"{file} was made for {told}, and those of {dataset} are {shortened(here)}: give its own --dataset"
+        )
+    return same
 
 
 def _check_content(
