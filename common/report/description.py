@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from common.config.places import dataset_folder
+from common.frequency import number_of
 from common.system.text import counted, describe_bytes, in_percent
 
 UNKNOWN = "unknown"
@@ -65,9 +66,7 @@ def kept(metadata: dict[str, Any], then: str) -> str:
     """
     if "storage" in metadata:
         return _packed(metadata["storage"], metadata)
-    transform = metadata["transform"]
-    kind = "pixels" if transform == "identity" else f"{transform.upper()} coefficients"
-    of = f"{metadata['msz_per_channel']:,} of {math.prod(metadata['im_size']):,} {kind}"
+    of = f"{metadata['msz_per_channel']:,} of {math.prod(metadata['im_size']):,} {number_of(metadata['transform'])}s"
     return f"{of} {then.format(metadata['selection'])}"
 
 
