@@ -188,7 +188,7 @@ def test_a_line_and_a_row_say_what_is_stored():
     }  # fmt: skip
     assert describe_storage(storage) == (
         "4 real images per class as jpeg in quality 10 to 30: 900 to 1,000 bytes per class, without headers "
-        "300 to 400; 30.00 dB; the budget is 1,000 bytes per class"
+        "300 to 400; PSNR 30.00 dB; the budget is 1,000 bytes per class"
     )
     assert storage_columns(storage) == {
         "stored_as": "jpeg", "count_headers": True, "budget_bytes": 1000, "n": 4, "quality": 20, "bytes": 950,

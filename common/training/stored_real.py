@@ -131,7 +131,7 @@ def describe_storage(storage: dict[str, Any]) -> str:
     """One line about what `store_real` has stored, for people."""
     quality = "" if storage["quality"] is None else f" in quality {_range(storage['quality'])}"
     budget = Budget(storage["budget_bits"], storage["count_headers"])
-    of = "equal to the originals" if storage["psnr"] is None else f"{storage['psnr']:.2f} dB"
+    of = "equal to the originals" if storage["psnr"] is None else f"PSNR {storage['psnr']:.2f} dB"
     images = f"real image{'s' * (max(storage['n']) > 1)} per class"
     whole, own = _range(storage["bytes"]), _range(storage["bytes_without_headers"])
     return (
