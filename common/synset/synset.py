@@ -106,7 +106,7 @@ class SynSet(LearnedSet):
         return (
             f"{self.num_classes} classes x {counted(b['images_per_class'], 'image')} of "
             f"{counted(self.msz_per_channel, frequency.number_of(self.transform))} per channel (of {self.d:,}): "
-            f"{b['coefficients']:,} numbers, {b['coefficient_bytes'] / 1000:.1f} kB by the paper's count, "
+            f"{b['coefficients']:,} numbers, {b['coefficient_bytes'] / 1000:,.1f} kB by the paper's count, "
             f"{b['coefficient_bytes'] + b['position_bytes']:,} bytes with positions, "
             f"the budget of {counted(self.ipc, 'image')} per class"
         )
