@@ -45,6 +45,11 @@ def idct(x: Tensor, ndim: int) -> Tensor:
     return inverse(x, ndim, "dct")
 
 
+def number_of(transform: str) -> str:
+    """What a kept number is, for people: "DCT coefficient", "DFT coefficient", "DWT coefficient" or "pixel"."""
+    return "pixel" if transform == "identity" else f"{transform.upper()} coefficient"
+
+
 def forward(x: Tensor, ndim: int, transform: str = "dct") -> Tensor:
     """Transform images [..., H, W] (ndim 2) or [..., D, H, W] (ndim 3) to coefficients of the same shape.
 

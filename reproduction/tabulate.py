@@ -22,8 +22,8 @@ NOTES = (
     "rows on stand-in images.",
     "A difference is followed by its size in standard deviations (s.d.), sqrt(ours^2 + theirs^2): ours over sets if "
     "there are several, else over networks; theirs as published, over networks. Where none is published, ours is taken "
-    f"alone. Up to {WITHIN:g} of them a figure counts as reproduced. The time of a cell is that of all its commands, "
-    "experts included; of its distillation the updates and the evaluations are told apart.",
+    f"alone. A figure within {WITHIN:g} of them counts as reproduced. The time of a cell is that of all its commands, "
+    "experts included; updates and evaluations of its distillation are shown apart.",
 )
 _HEAD = (
     "cell",

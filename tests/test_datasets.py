@@ -18,7 +18,7 @@ from common.system.errors import InputError
     [
         ("mnist", "did you mean .*MNIST"),
         ("cifar-10", "did you mean CIFAR10"),
-        ("qqq", "'qqq', did you mean .* or .* or "),
+        ("qqq", "'qqq', did you mean .*, .* or "),
     ],
 )
 def test_unknown_name_is_answered_with_the_nearest_ones(name: str, guess: str) -> None:

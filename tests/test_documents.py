@@ -382,6 +382,16 @@ def test_measured_figures_are_among_the_results(file):
     assert all(figure in known for figure in found)
 
 
+def test_ratios_of_speed_are_those_of_the_benchmarks():
+    """Each row of results/README.md repeats the CPU ratios that the table of the benchmarks has, as shipped."""
+    rows = re.findall(r"^\| `(\w+)`: .* \| (\d\.\d\d) \| (\d\.\d\d) \|$", read("results/README.md"), flags=re.MULTILINE)
+    assert len(rows) == 6
+    table = [[cell.strip(" `*") for cell in line.split("|")] for line in read("benchmarks/README.md").splitlines()]
+    ratios = {(row[1], row[3]): row[7] for row in table if len(row) > 10 and row[2] == "as shipped"}
+    for case, *told in rows:
+        assert told == [ratios[case, "default"], ratios[case, "compiled"]], case
+
+
 def test_the_version_is_said_once_and_repeated_right():
     version = importlib.import_module("common").__version__
     assert PROJECT["project"]["dynamic"] == ["version"]

@@ -376,7 +376,7 @@ def test_a_folder_that_is_not_split_holds_a_share_of_each_class_out(
     again = load_folder(root)
     assert torch.equal(again[1].images, test.images)
     load_dataset(f"folder:{root}", progress=True)
-    told = f"{root} has no train/ and test/: 7 of its 33 images, 20% of each class, are held out for tests"
+    told = f"{root} has no train/ and test/: 7 of its 33 images, 20 % of each class, are held out for tests"
     assert told in capsys.readouterr().out
 
 

@@ -120,7 +120,7 @@ def test_the_command_writes_it(tmp_path):
     save(tmp_path / "s.safetensors", "digits")
     result = call("common/report/__main__.py", "gallery", tmp_path, "--stored_as", "png")
     assert (result.code, result.out.split()) == (0, [str(tmp_path / "gallery.html")])
-    assert "as png" in words(page(tmp_path / "gallery.html"))
+    assert "as PNG" in words(page(tmp_path / "gallery.html"))
     (tmp_path / "empty").mkdir()
     assert_refused(call("common/report/__main__.py", "gallery", tmp_path / "empty"), "holds no synthetic set")
     assert_refused(call("common/report/__main__.py", "gallery", tmp_path / "no"), "is not a folder")

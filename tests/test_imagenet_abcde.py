@@ -183,7 +183,7 @@ def test_3d_mnist_from_the_file_to_the_evaluated_set(tmp_path):
     flags += ["--eval_it", 0, "--device", "cpu", "--name", "run", "--save_path", tmp_path]
     result = call("3D-MNIST/distill.py", *flags)
     assert result.code == 0, result.err
-    assert "512 dct coefficients per channel (of 4096)" in result.out
+    assert "512 DCT coefficients per channel (of 4,096)" in result.out
     file = tmp_path / "DM" / "3D-MNIST" / "ipc1" / "run" / "synset.safetensors"
     synset, metadata = load_synset(file)
     assert synset.im_size == (16, 16, 16)

@@ -208,7 +208,7 @@ def test_dropout_of_nothing_draws_nothing() -> None:
         ("convnetd3", 3, (32, 32), "Did you mean ConvNetD3"),
         ("ConvNetD9", 3, (32, 32), "D1..D8"),
         ("ConvNetBND3", 3, (32, 32), "in this order"),
-        ("Perceiver", 3, (32, 32), "no network 'Perceiver'. Did you mean ConvNetAR or "),
+        ("Perceiver", 3, (32, 32), "no network 'Perceiver'. Did you mean ConvNetAR, "),
     ],
 )
 def test_what_cannot_be_built_is_explained(name: str, channels: int, im_size: tuple[int, ...], fragment: str) -> None:

@@ -303,7 +303,7 @@ def test_a_step_size_that_diverges_is_named(tmp_path, commands, monkeypatch):
 
     monkeypatch.setattr(trajectory, "match", diverging)
     result = call(*words, "--Iteration", 1, "--lr_lr", 1e30, "--save_path", tmp_path)
-    assert_refused(result, "the step size after 1 updates is not finite", "--lr_lr (1e+30) or --lr_teacher")
+    assert_refused(result, "the step size after 1 update is not finite", "--lr_lr (1e+30) or --lr_teacher")
 
 
 def test_a_budget_of_memory_changes_no_bit_and_belongs_to_no_run(tmp_path, commands, monkeypatch):

@@ -375,7 +375,7 @@ def test_convert_as_a_user(drive_folder, tmp_path):
     file, output = drive_folder / "FreD/digits/FreD_ipc1#images_best.pt", tmp_path / "set.safetensors"
     result = pretrained("convert", file, "--output", output)
     assert result.code == 0, result.err
-    assert "10 classes x 4 images of 16 dct coefficients" in result.out
+    assert "10 classes x 4 images of 16 DCT coefficients" in result.out
     assert "unknown in it: dataset, network, evaluation" in result.out
     result = pretrained("convert", file, "--output", output, "--dataset", "digits", "--epochs", 3)
     assert "unknown in it: step size of the networks (--lr_net)" in result.out

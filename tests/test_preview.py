@@ -82,7 +82,7 @@ def test_a_dry_run_lists_all_that_is_missing(tmp_path):
     assert result.code == 0, result.err
     missing = " ".join(result.out.partition("missing:")[2].split())
     assert f"- the images of CIFAR10 in {tmp_path}: a run would download them" in missing
-    assert f"- 0 experts in {tmp_path / 'buffers'}/CIFAR10/ConvNetD3; to train them: python TM/buffer.py" in missing
+    assert f"- experts in {tmp_path / 'buffers'}/CIFAR10/ConvNetD3; to train them: python TM/buffer.py" in missing
     assert "16 per class" in result.out  # known before the images are
     assert not list(tmp_path.iterdir())
 
@@ -91,7 +91,7 @@ def test_a_dry_run_of_trajectory_matching_needs_no_experts(tmp_path):
     words = ["--dataset", "digits", "--model", "ConvNetD1W32", "--dry_run", "--buffer_path", tmp_path / "buffers"]
     result = call("TM/distill.py", *words, "--save_path", tmp_path / "runs", "--device", "cpu")
     assert result.code == 0, result.err
-    assert "0 experts in" in result.out
+    assert "- experts in " in result.out
     assert "GFLOP/s" in result.out
     assert not list(tmp_path.iterdir())
 

@@ -362,7 +362,7 @@ def test_baselines_and_cifar101(source, tmp_path):
     assert result.code == 0, result.err
     storage = results(tmp_path / "out")["storage"]
     assert all(8 * each <= storage["budget_bits"] for each in storage["bytes"])
-    assert "as png" in result.out
+    assert "as PNG" in result.out
     assert [(each["kind"], each["level"]) for each in results(tmp_path / "out")["conditions"]] == [("v6", None)]
     assert (tmp_path / "out" / "heatmap.png").is_file()
 

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import shutil
 
 import pytest
@@ -108,7 +109,9 @@ def test_the_published_figure_stands_beside_ours(folder):
 
 def test_the_command_repeats_the_run(finished):
     command = read_run(finished).command()
-    assert f"<pre>{html.escape(command)}</pre>" in (finished / "report.html").read_text()
+    shown = re.search(r'<pre class="command">(.*?)</pre>', (finished / "report.html").read_text())[1]
+    assert re.sub("</?span>", "", shown) == html.escape(command, quote=False)
+    assert re.findall("<span>(.*?)</span>", shown) == html.escape(command, quote=False).split(" ")
     python, script, *flags = command.split()
     assert (python, script) == ("python", "DM/distill.py")
     options = json.loads((finished / "config.json").read_text())["options"]

@@ -70,7 +70,7 @@ def test_as_many_channels_borrow_as_ever(tmp_path, capsys):
     ],
 )  # fmt: skip
 def test_the_name_that_was_meant_comes_first(name, meant):
-    with pytest.raises(InputError, match=f"there is no dataset '{name}', did you mean {meant}[ ?]"):
+    with pytest.raises(InputError, match=f"there is no dataset '{name}', did you mean {meant}[ ,?]"):
         check_dataset(name)
 
 

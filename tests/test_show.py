@@ -133,7 +133,7 @@ def test_a_set_in_words():
     assert [label for label, text in rows.items() if text == "unknown"] == ["dataset", "network", "accuracy"]
     assert rows["budget"].startswith("2 images per class")
     assert rows["images"] == "2 per class, 8 x 8 pixels, 1 channel"
-    assert rows["coefficients"].startswith("64 of 64 pixels per channel")
+    assert rows["coefficients"].startswith("all 64 pixels per channel; ")
 
 
 def test_the_command_says_and_draws(tmp_path):

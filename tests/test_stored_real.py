@@ -187,15 +187,15 @@ def test_a_line_and_a_row_say_what_is_stored():
         "bytes": [900, 1000], "bytes_without_headers": [300, 400], "psnr": 30.0,
     }  # fmt: skip
     assert describe_storage(storage) == (
-        "4 real images per class as jpeg in quality 10 to 30: 900 to 1,000 bytes per class, without headers "
-        "300 to 400; 30.00 dB; the budget is 1,000 bytes per class"
+        "4 real images per class as JPEG of quality 10 to 30: 900 to 1,000 bytes per class, without headers "
+        "300 to 400; PSNR 30.00 dB; the budget is 1,000 bytes per class"
     )
     assert storage_columns(storage) == {
         "stored_as": "jpeg", "count_headers": True, "budget_bytes": 1000, "n": 4, "quality": 20, "bytes": 950,
         "bytes_without_headers": 350, "psnr": 30.0,
     }  # fmt: skip
     exact = describe_storage(storage | {"codec": "png", "quality": None, "psnr": None, "count_headers": False})
-    assert "as png: 900" in exact
+    assert "as PNG: 900" in exact
     assert exact.endswith("equal to the originals; the budget is 1,000 bytes per class without headers")
     assert storage_columns(None) == {}
 

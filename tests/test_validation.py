@@ -179,7 +179,7 @@ def test_the_best_set_is_the_best_on_them(tmp_path, monkeypatch, whole_run):
     assert metadata["accuracy"]["iteration"] == 1
     assert metadata["validation"] == {"validation_share": 0.2, "validation_seed": 0}
     assert load_synset(folder / "synset.safetensors")[1]["accuracy"]["iteration"] == 2
-    assert "best on validation: 60.00 +- 0.00 % (2 x ConvNetD1W32, 1 updates)" in result.out
+    assert "best on validation: 60.00 +- 0.00 % (2 x ConvNetD1W32, 1 update)" in result.out
     page = (folder / "report.html").read_text()
     for label, mean in {"last": "70.00", "best on validation": "60.00", "best on test": "70.00"}.items():
         assert re.search(rf'<dt>{label}</dt>\s*<dd><span class="mean">{mean}</span>', page), label
@@ -230,7 +230,7 @@ def test_images_of_ones_own_are_held_back_unless_a_recipe_is_borrowed(tmp_path):
     quick = ["--Iteration", 0, "--num_eval", 1, "--epoch_eval_train", 0, "--save_path", tmp_path / "runs"]
     result = call("DM/distill.py", "--dataset", f"folder:{images}", *quick)
     assert result.code == 0, result.err
-    assert "2 of the 20 training images, 10% of each class, are held back" in result.out + result.err
+    assert "2 of the 20 training images, 10 % of each class, are held back" in result.out + result.err
     (file,) = (tmp_path / "runs").rglob("config.json")
     options = json.loads(file.read_text())["options"]
     assert options["validation_share"] == {"value": 0.1, "source": "rule: docs/recipes.md"}

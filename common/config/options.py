@@ -312,7 +312,7 @@ class DistillOptions(DistillPreviewOptions, EvaluationOptions, ValidationOptions
     resume: Literal["auto", "never"] = "auto"
     """auto: continue the run that the run folder holds; never: delete that run and start from scratch"""
     checkpoint_every: int = 0
-    """updates between checkpoints (0: chosen so that checkpointing takes about 1% of the run time)"""
+    """updates between checkpoints (0: chosen so that checkpointing takes about 1 % of the run time)"""
     export: bool = False
     """also save the best synthetic set as images_best.pt and labels_best.pt, the authors' format"""
     track: TrackerName = "none"

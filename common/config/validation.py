@@ -36,8 +36,8 @@ class ValidationOptions:
         rest, held = hold_back(train, self.validation_share, self.validation_seed)
         if parallel.is_main():
             tqdm.write(
-                f"{len(held):,} of the {len(train):,} training images, {self.validation_share:.0%} of each class, are "
-                "held back to choose the best set (--validation_share)"
+                f"{len(held):,} of the {len(train):,} training images, {100 * self.validation_share:.0f} % of each "
+                "class, are held back to choose the best set (--validation_share)"
             )
         return rest, held
 

@@ -42,7 +42,7 @@ LIBRARIES = 300 * 2**20
 # Sustained TFLOP/s in fp32 and the source of the figure, by type of device.
 RATES: dict[str, tuple[float, str]] = {
     "cpu": (0.12, "measured on two cores of an AMD EPYC, eager: dm_cifar10 in results/steps_cpu.json"),
-    "cuda": (10.0, "assumed, not measured: 10 TFLOP/s for fp32 on an A100/H100"),
+    "cuda": (10.0, "assumed for fp32 on an A100 or H100, not measured"),
 }
 
 

@@ -52,8 +52,8 @@ def load(path: str, request: Request) -> tuple[ImageData, ImageData]:
     if tree.is_held_out and request.progress:
         total = len(tree.train) + len(tree.test)
         tqdm.write(
-            f"{folder} has no train/ and test/: {len(tree.test):,} of its {total:,} images, {HELD_OUT:.0%} of each "
-            f"class, are held out for tests ({len(tree.class_names)} classes: {shortened(tree.class_names)})"
+            f"{folder} has no train/ and test/: {len(tree.test):,} of its {total:,} images, {100 * HELD_OUT:.0f} % of "
+            f"each class, are held out for tests ({len(tree.class_names)} classes: {shortened(tree.class_names)})"
         )
     return load_tree(tree, folder, request, f"{PREFIX}{folder}")
 

@@ -24,10 +24,10 @@ from common.system.errors import InputError
 from common.system.files import checksum
 from common.system.progress import Progress
 from common.system.text import counted
+from common.training.stored_real import CODEC_NAMES
 
 _CLASSES, _IMAGES = 10, 8  # of each set, at most
 _SIDE = 48  # pixels: the larger side of a smaller image is scaled up to about this
-_KINDS = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "coded": "a coded set"}
 
 
 @dataclass
@@ -68,9 +68,8 @@ def write_gallery(options: GalleryOptions) -> Path:
         raise InputError(f"{folder} holds no synthetic set, of {counted(len(left_out), 'file')} *{SUFFIX}")
     path = Path(options.output) if options.output else folder / "gallery.html"
     title = f"{counted(len(sets), 'synthetic set')} in {folder.resolve().name}"
-    write_page(
-        path, TEMPLATES / "gallery.html", title=title, sets=sets, left_out=left_out, kind=_KINDS.get(options.stored_as)
-    )
+    kind = CODEC_NAMES.get(options.stored_as)
+    write_page(path, TEMPLATES / "gallery.html", title=title, sets=sets, left_out=left_out, kind=kind)
     return path
 
 

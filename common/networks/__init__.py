@@ -58,7 +58,8 @@ def build_network(name: str, channels: int, num_classes: int, im_size: Sequence[
         if network is not None:
             return network
     nearest = nearest_names(name, [known for family in FAMILIES for known in family.names])
-    accepted = next(family.accepts for family in FAMILIES if nearest.partition(" or ")[0] in family.names)
+    first = nearest.replace(" or ", ", ").split(", ")[0]
+    accepted = next(family.accepts for family in FAMILIES if first in family.names)
     raise InputError(f"There is no network '{name}'. Did you mean {nearest}? Names of that kind: {accepted}.")
 
 

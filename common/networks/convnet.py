@@ -2,7 +2,9 @@
 
 The networks follow the authors' networks.py and ImageNet-abcde/networks. A name is "ConvNet" followed by any of the
 suffixes in `ACCEPTS`, in the order given there: ConvNet, ConvNetD4, ConvNetW256, ConvNetD5BN or ConvNetD5_BN,
-ConvNetASwishBN, ConvNetD5GAP, ConvNetD3W64ALGNMP.
+ConvNetASwishBN, ConvNetD5GAP, ConvNetD3W64ALGNMP. D: blocks. W: width. AS, AR, AL, ASwish: sigmoid, ReLU, leaky ReLU,
+Swish. NN, BN, LN, IN, GN: no, batch, layer, instance, group norm. NP, MP, AP: no, max, average pooling. GAP: the width
+doubles with each block, then global average pooling. ConvNetKIP: width 1024, no norm.
 """
 
 from __future__ import annotations
@@ -19,11 +21,7 @@ from common.system.errors import InputError
 # Swish comes before S, because the first alternative that matches wins.
 _NAME = re.compile(r"ConvNet(?:D([1-8]))?(?:W([1-9]\d{0,4}))?(?:A(Swish|S|R|L))?(?:_?([NBLIG])N)?(?:([NMA])P)?(GAP)?")
 
-ACCEPTS = (
-    "ConvNet followed by any of D1..D8 (blocks), W<width>, AS|AR|AL|ASwish (sigmoid, relu, leaky relu, swish), "
-    "NN|BN|LN|IN|GN (no, batch, layer, instance, group norm; _BN is BN), NP|MP|AP (no, max, average pooling), "
-    "GAP (width doubles with each block, global average), in this order; ConvNetKIP (width 1024, no norm)"
-)
+ACCEPTS = "ConvNet[D1..D8][W32..][AS|AR|AL|ASwish][NN|BN|LN|IN|GN][NP|MP|AP][GAP], in this order, and ConvNetKIP"
 NAMES = (
     "ConvNet",
     "ConvNetKIP",

@@ -1,4 +1,4 @@
-"""Synthetic sets of others, and ours elsewhere: `python -m common.pretrained list|download|convert|...`.
+"""Synthetic sets made elsewhere, and ours for use elsewhere: `python -m common.pretrained list|download|convert|...`.
 
 list                          list the published accuracies, and which of the authors' sets are on this machine
 download                      download the authors' sets from their folder on Google Drive

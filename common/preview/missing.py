@@ -11,7 +11,6 @@ from common.disk.paths import expanded
 from common.experts.folder import expert_files
 from common.experts.open import find_buffer, training_command
 from common.experts.replay import replay_files
-from common.system.text import counted
 
 
 def missing_data(options: DataOptions) -> str | None:
@@ -25,7 +24,7 @@ def missing_data(options: DataOptions) -> str | None:
     if there is False:
         if options.dataset.startswith("folder:"):
             return f"the images: {options.dataset.removeprefix('folder:')} is not a folder"
-        fetched = "a run would download them" if _is_fetched(options) else "see README.md for where they come from"
+        fetched = "a run would download them" if _is_fetched(options) else "docs/datasets.md says where they come from"
         return f"the images of {options.dataset} in {place}: {fetched}"
     if is_unpacked(options.dataset, options.data_path) is False:
         return f"the images of {options.dataset} are an archive in {place}: a run would unpack it"
@@ -40,11 +39,9 @@ def _is_fetched(options: DataOptions) -> bool:
 def missing_experts(options: Any, objective: str) -> str | None:
     """Which experts trajectory matching lacks, with the command that trains them; None where there are some."""
     folder = find_buffer(options.buffer_path, options.dataset, options.model, options.zca)
-    found = expert_files(folder) or replay_files(folder)
-    wanted = options.experts_per_iteration
-    if len(found) >= min(wanted, 1):
+    if expert_files(folder) or replay_files(folder):
         return None
     start = options.max_start_epoch  # 0: the experts are to suggest it
     epochs = start - 1 + options.expert_epochs if start else None
     command = training_command(folder, options, options.model, epochs, objective)
-    return f"{counted(len(found), 'expert')} in {folder}; to train them: {command}"
+    return f"experts in {folder}; to train them: {command}"

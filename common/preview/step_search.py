@@ -179,7 +179,7 @@ def _marks(trial: Trial, best: Trial, options: DistillOptions) -> str:
 
 def _flatness(alike: list[float], best: Trial, trials: list[Trial]) -> str:
     """How much the step size matters near the lowest loss, and whether the search ended at its edge."""
-    flat = f"losses are within {_ALIKE - 1:.0%} of the lowest"
+    flat = f"losses are within {100 * (_ALIKE - 1):.0f} % of the lowest"
     told = f"{flat} from {alike[0]:.4g} to {alike[-1]:.4g}" if len(alike) > 1 else f"no other's {flat}"
     if best in (trials[0], trials[-1]):
         told += f"; it is the end of the range, so search on with --find_lr --lr_freq {best.lr_freq:.4g}"

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from common.config.places import dataset_folder
+from common.frequency import number_of
 from common.system.text import counted, describe_bytes, in_percent
 
 UNKNOWN = "unknown"
@@ -59,15 +60,17 @@ def describe_files(files: dict[str, Any]) -> str:
 
 
 def kept(metadata: dict[str, Any], then: str) -> str:
-    """Say what is stored, e.g. "64 of 1,024 DCT coefficients" or "64 of 64 pixels" of a channel, then `then`.
+    """Say what is stored, e.g. "64 of 1,024 DCT coefficients" or "all 64 pixels" of a channel, then `then`.
 
-    {} in `then` is the rule by which positions are chosen. Of sets with a payload it is said how they are stored.
+    {} in `then` is the rule by which positions are chosen; where all are kept, what follows a comma is left out. Of
+    sets with a payload it is said how they are stored.
     """
     if "storage" in metadata:
         return _packed(metadata["storage"], metadata)
-    transform = metadata["transform"]
-    kind = "pixels" if transform == "identity" else f"{transform.upper()} coefficients"
-    of = f"{metadata['msz_per_channel']:,} of {math.prod(metadata['im_size']):,} {kind}"
+    k, d, numbers = metadata["msz_per_channel"], math.prod(metadata["im_size"]), f"{number_of(metadata['transform'])}s"
+    if k == d:
+        return f"all {d:,} {numbers} {then.partition(',')[0]}"
+    of = f"{k:,} of {d:,} {numbers}"
     return f"{of} {then.format(metadata['selection'])}"
 
 

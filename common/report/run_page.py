@@ -154,7 +154,7 @@ def _details(run: RunRecord) -> list[tuple[str, str]]:
         details.append(("synthetic-set file", describe_bytes(run.summary["file_bytes"])))
         budget = run.summary["budget"]
         details.append(("bytes that a decoder needs", f"{needed_bytes(budget):,}"))
-        details.append(("paper's count, 4 bytes a number", f"{budget['coefficient_bytes']:,}"))
+        details.append(("paper's count, 4 bytes per number", f"{budget['coefficient_bytes']:,}"))
     return details
 
 

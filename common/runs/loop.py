@@ -244,7 +244,7 @@ class Distillation(Pieces):
         shown = {} if self._losses.last is None else {"loss": f"{self._losses.last:.4g}"}
         points = self._evaluations.points
         if points and points[-1]["mean"] is not None:
-            shown["acc"] = f"{100 * points[-1]['mean']:.1f}%"
+            shown["acc"] = f"{100 * points[-1]['mean']:.1f} %"
         return shown
 
     def _count_update(self, bar: Progress) -> None:
@@ -376,9 +376,9 @@ class Distillation(Pieces):
     def _save(self) -> None:
         self._losses.look(self._iteration)
         if not self.synset.coefficients.isfinite().all():
-            raise self._diverged(f"the coefficients after {self._iteration} updates are not finite")
+            raise self._diverged(f"the coefficients after {counted(self._iteration, 'update')} are not finite")
         if self._step_size is not None and not self._step_size.value.isfinite():
-            raise self._diverged(f"the step size after {self._iteration} updates is not finite")
+            raise self._diverged(f"the step size after {counted(self._iteration, 'update')} is not finite")
         if not parallel.is_main():
             return
         begun = time.monotonic()

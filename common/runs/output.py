@@ -82,7 +82,7 @@ class Output:
         data, images = setup.train, setup.synset.stored().get(need_copy=True)[0]
         bits, ipc = setup.options.bits_per_class, setup.options.ipc
         budget = f"ipc {ipc}" if bits is None else f"{bits:,} bits per class"
-        title = f"{run.dataset}, {budget}, {self._objective}, {iteration} updates: {text}"
+        title = f"{run.dataset}, {budget}, {self._objective}, {_updates(point)}: {text}"
         path = run.folder / f"images_{iteration:06d}.png"
         draw = pictures.draw_images if len(data.im_size) == 2 else pictures.draw_voxels
         pixels = data.denormalise(images, clamp=False)
@@ -241,13 +241,17 @@ def say(summary: dict[str, Any], run: Run) -> None:
         if point is None:
             run.log(f"{label:>20}: none, for in every evaluation a network diverged")
             continue
-        run.log(f"{label:>20}: {in_percent(point)} ({point['n']} x {point['network']}, {point['iteration']} updates)")
+        run.log(f"{label:>20}: {in_percent(point)} ({point['n']} x {point['network']}, {_updates(point)})")
     best = summary.get("best_on_test_by_network", {})
     last = summary["last"].get("networks", {})
     for name in dict.fromkeys([*best, *last]):
-        told = f"{in_percent(best[name])} ({best[name]['iteration']} updates)" if name in best else "none"
+        told = f"{in_percent(best[name])} ({_updates(best[name])})" if name in best else "none"
         run.log(f"{name:>20}: last {in_percent(last[name])}, best on test {told}")
     needed, count = needed_bytes(summary["budget"]), summary["budget"]["coefficient_bytes"]
     told = f"{summary['file_bytes']:,} bytes, {needed:,} bytes that a decoder needs, {count:,} by the paper's count"
     run.log(f"{'synthetic set':>20}: {summary['file']} ({told})")
     run.log(to_evaluate(summary["objective"], summary["file"]))
+
+
+def _updates(point: dict[str, Any]) -> str:
+    return counted(point["iteration"], "update")

@@ -133,7 +133,7 @@ class LearnedSet(ABC):
 
     @abstractmethod
     def describe_kept(self, by_rule: bool = False) -> str:
-        """Say what an image keeps, such as "64 of 1024 dct coefficients"; by_rule: and by which rule."""
+        """Say what an image keeps, such as "64 of 1,024 DCT coefficients"; by_rule: and by which rule."""
 
     @abstractmethod
     def file_contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -366,16 +366,16 @@ class PackedSet(LearnedSet):
         )
 
     def describe_kept(self, by_rule: bool = False) -> str:
-        """Say what an image keeps, such as "192 of 3,072 dct coefficients in opponent colours"; by_rule: and why."""
+        """Say what an image keeps, such as "192 of 3,072 DCT coefficients in opponent colours"; by_rule: and why."""
         blocks = f" of blocks of {self.planes.block}" if self.planes.block else ""
         colours = f" in {self.planes.colour} colours" if self.channel == 3 else ""
         if self.coded:
             used = "; black: coded in some image" if by_rule else ""
-            return f"dct coefficients{blocks}{colours}, entropy-coded{used}"
+            return f"DCT coefficients{blocks}{colours}, entropy-coded{used}"
         where = "chosen for all channels at once" if self.kept == "joint" else "the same in each channel"
         kept = self.coefficients.shape[2]
         rule = f", by {self.selection}" if by_rule else ""
-        return f"{kept:,} of {self.planes.size:,} dct coefficients{blocks}{colours}, {where}{rule}"
+        return f"{kept:,} of {self.planes.size:,} DCT coefficients{blocks}{colours}, {where}{rule}"
 
     def file_contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the payload, and how it was made."""

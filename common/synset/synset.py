@@ -105,15 +105,15 @@ class SynSet(LearnedSet):
         b = self.budget()
         return (
             f"{self.num_classes} classes x {counted(b['images_per_class'], 'image')} of "
-            f"{counted(self.msz_per_channel, f'{self.transform} coefficient')} per channel (of {self.d}): "
-            f"{b['coefficients']:,} numbers, {b['coefficient_bytes'] / 1000:.1f} kB by the paper's count, "
+            f"{counted(self.msz_per_channel, frequency.number_of(self.transform))} per channel (of {self.d:,}): "
+            f"{b['coefficients']:,} numbers, {b['coefficient_bytes'] / 1000:,.1f} kB by the paper's count, "
             f"{b['coefficient_bytes'] + b['position_bytes']:,} bytes with positions, "
             f"the budget of {counted(self.ipc, 'image')} per class"
         )
 
     def describe_kept(self, by_rule: bool = False) -> str:
-        """Say what a channel of an image keeps, such as "64 of 1024 dct coefficients"; by_rule: and by which rule."""
-        kept = f"{self.msz_per_channel} of {self.d} {self.transform} coefficients"
+        """Say what a channel of an image keeps, such as "64 of 1,024 DCT coefficients"; by_rule: and by which rule."""
+        kept = f"{self.msz_per_channel:,} of {self.d:,} {frequency.number_of(self.transform)}s"
         return f"{kept} kept, by {self.selection}" if by_rule else kept
 
     def file_contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -54,16 +54,20 @@ def memory_refusal(error: MemoryError | RuntimeError) -> str | None:
 
 
 def close_names(name: str, known: Iterable[str]) -> str:
-    """The known names that a misspelt name may mean, as "A or B"; "" if none is close. Case is ignored."""
-    by_lower_case = {each.lower(): each for each in known}
-    return " or ".join(by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case))
+    """The known names that a misspelt name may mean, as "A, B or C"; "" if none is close. Case is ignored."""
+    return _nearest(name, known, 0.6)
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:
     """The known names that a misspelt name may mean, as `close_names`; if none is close, the three nearest."""
+    known = list(known)
+    return close_names(name, known) or _nearest(name, known, 0)
+
+
+def _nearest(name: str, known: Iterable[str], cutoff: float) -> str:
     by_lower_case = {each.lower(): each for each in known}
-    nearest = get_close_matches(name.lower(), by_lower_case, cutoff=0)
-    return close_names(name, by_lower_case.values()) or " or ".join(by_lower_case[each] for each in nearest)
+    names = [by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case, cutoff=cutoff)]
+    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 class Stopped(Exception):

@@ -25,6 +25,8 @@ from common.system.text import counted
 from common.training.image_codecs import Codec, File, codec_of, decode_all, psnr
 from common.training.train import Batches
 
+CODEC_NAMES = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "coded": "a coded set"}
+
 BITS_PER_NUMBER = 0.25  # by default, beyond the lowest quality: 1/128 of float32
 _FIRST_PNGS = 16  # images per class that are tried first; twice as many as long as all of them fit
 
@@ -129,13 +131,13 @@ def largest_that_fits(qualities: range, fits: Callable[[int], bool], guess: int)
 
 def describe_storage(storage: dict[str, Any]) -> str:
     """One line about what `store_real` has stored, for people."""
-    quality = "" if storage["quality"] is None else f" in quality {_range(storage['quality'])}"
+    quality = "" if storage["quality"] is None else f" of quality {_range(storage['quality'])}"
     budget = Budget(storage["budget_bits"], storage["count_headers"])
-    of = "equal to the originals" if storage["psnr"] is None else f"{storage['psnr']:.2f} dB"
+    of = "equal to the originals" if storage["psnr"] is None else f"PSNR {storage['psnr']:.2f} dB"
     images = f"real image{'s' * (max(storage['n']) > 1)} per class"
     whole, own = _range(storage["bytes"]), _range(storage["bytes_without_headers"])
     return (
-        f"{_range(storage['n'])} {images} as {storage['codec']}{quality}: {whole} bytes per class, "
+        f"{_range(storage['n'])} {images} as {CODEC_NAMES[storage['codec']]}{quality}: {whole} bytes per class, "
         f"without headers {own}; {of}; the budget is {budget}"
     )
 
