@@ -19,6 +19,7 @@ from unittest import mock
 
 import ours
 import standin
+import standin_device
 import table
 import torch
 from cases import AS_SHIPPED, OURS, cases_of
@@ -65,7 +66,7 @@ class Options:
 
 def main() -> None:
     options = parse_plain(Options)
-    why = standin.can_stand_in()
+    why = standin_device.can_stand_in()
     if why:
         raise InputError(f"{why}, so nothing can be counted: use a newer version")
     authors = None if options.authors is None else check_checkout(options.authors)
@@ -114,7 +115,7 @@ def counted(authors: Path | None, names: tuple[str, ...] = tuple(CASES)) -> Coun
 
     It makes the stand-in the accelerator of this process.
     """
-    device = standin.register()
+    device = standin_device.register()
     found: Counts = {}
     for name in names:
         case = CASES[name]
@@ -127,7 +128,7 @@ def counted(authors: Path | None, names: tuple[str, ...] = tuple(CASES)) -> Coun
 
 def alone() -> dict[str, int]:
     """The launches of a network's own operations: of a training step, and of a batch of a test."""
-    device = standin.register()
+    device = standin_device.register()
     return {name: _watched(partial(make, SIZE, device))["launches"] for name, make in _ALONE.items()}
 
 

@@ -19,6 +19,7 @@ from unittest import mock
 
 import ours
 import standin
+import standin_device
 import table
 import torch
 import torch.distributed as dist
@@ -113,7 +114,7 @@ class Options:
 
 def main() -> None:
     options = parse_plain(Options)
-    if why := standin.can_stand_in():
+    if why := standin_device.can_stand_in():
         raise InputError(f"{why}, so nothing can be counted: use a newer version")
     if not options.processes or min(options.processes) < 1:
         raise InputError("--processes: give numbers of processes, 1 or more")
@@ -132,7 +133,7 @@ def predicted(processes: Sequence[int], names: Sequence[str] = tuple(WORK), size
 
     It makes the stand-in the accelerator of this process.
     """
-    device = standin.register()
+    device = standin_device.register()
     found: dict[str, Any] = {}
     for name in names:
         tqdm.write(f"{name}: {', '.join(map(str, processes))} processes")
@@ -181,7 +182,7 @@ def _as_one_of(world: int, counted: Counted) -> Iterator[None]:
 
     def exchange(function: object, *given: Any, **named: Any) -> None:
         if function in (dist.all_reduce, dist.broadcast) and isinstance(tensor := given[0], Tensor):
-            if tensor.device.type == standin.NAME:
+            if tensor.device.type == standin_device.NAME:
                 counted.exchanges += 1
                 counted.exchanged_bytes += tensor.numel() * tensor.element_size()
         elif function is dist.all_gather_object:

@@ -27,6 +27,7 @@ import launches
 import ours
 import several_gpus
 import standin
+import standin_device
 from sizes import Size
 
 from common import frequency
@@ -52,13 +53,13 @@ from DM import distill as dm
 from TM import buffer
 from TM import distill as tm
 
-DEVICE = standin.register()
+DEVICE = standin_device.register()
 TINY = Size(
     side=16, depth=1, width=8, dm=(1, 64), dc=(1, 64), tm=(1, 64), per_class=8, syn_steps=2, published_steps=50,
     expert_images=9, test_images=9, classes=2, batch_real=4, batch_train=8, evaluation_epochs=1,
 )  # fmt: skip
 DIGITS = [
-    "--dataset", "digits", "--model", "ConvNetD1W16", "--device", standin.NAME, "--eval_it", 0, "--num_eval", 1,
+    "--dataset", "digits", "--model", "ConvNetD1W16", "--device", standin_device.NAME, "--eval_it", 0, "--num_eval", 1,
 ]  # fmt: skip
 SCRIPTS = {"DM": dm, "DC": dc, "TM": tm}
 PRECISIONS = ("tf32", "fp32", "bf16")
@@ -250,7 +251,7 @@ def selection():
             for rule in RULES:
                 for transform in frequency.TRANSFORMS:
                     chosen = select(rule, [rows.split(2) for rows in there], 9, transform, generator(0, "rule"))
-                    assert chosen.device.type == standin.NAME
+                    assert chosen.device.type == standin_device.NAME
                     assert chosen.shape == (3, 9)
     return {}
 
