@@ -81,7 +81,7 @@ class CellJob:
         """Run the cell. Raises InputError if a command fails, and Stopped if it was stopped; the record says so too."""
         with self._held():
             if self.plan.resume == "auto" and is_finished(self.cell, self.plan):
-                write_record(self.cell, self.plan, state="finished")
+                self._note(state="finished", reason=None, script=None)  # it may have been stopped just before
                 print(f"{self.cell.name} is finished, and kept (--resume never would start it over)", flush=True)
                 return
             try:

@@ -27,7 +27,7 @@ from common.system.files import write_json
 from common.system.scripts import Script
 from reproduction import jobs, listing, results, sweep, tabulate
 from reproduction.cells import experts, folder_of, steps
-from reproduction.jobs import CellJob, is_finished, read_record, record_file
+from reproduction.jobs import CellJob, is_finished, read_record, record_file, write_record
 from reproduction.page import STATES
 from reproduction.plan import Plan, images_of, parse_images
 from reproduction.programs import program
@@ -328,7 +328,11 @@ def test_results_of_another_version_are_kept_and_labelled(here, tmp_path):
     plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
     CellJob(SMALL, plan)()
     change(folder_of(SMALL, plan), version="0.0.1-of-old")
+    finished = read_record(SMALL, plan)
+    # A signal after the results were written, and before the record said so.
+    write_record(SMALL, plan, state="interrupted", reason="stopped by SIGTERM", script=1234)
     CellJob(SMALL, plan)()
+    assert read_record(SMALL, plan) == finished
     row = results.row_of(SMALL, plan, "now")
     assert (row.state, row.version) == ("finished", "0.0.1-of-old")
     assert "made by another code version" in row.remarks
