@@ -20,23 +20,21 @@ from dataclasses import asdict, fields, replace
 import torch
 from tqdm import tqdm
 
-from common.config.checks import check_least
 from common.config.command_line import parse_buffer_with_sources
 from common.config.options import BufferOptions, DataOptions, Sources
 from common.config.rule import with_network
 from common.config.validation import ValidationOptions
 from common.costs.forecast import say_forecast_experts
 from common.costs.memory import check_memory
-from common.datasets.folder import said_first
 from common.experts.folder import buffer_folder, claimed, describe, filling, missing_experts, save_expert
-from common.experts.train import ExpertProtocol, expert_epochs
+from common.experts.train import check_experts, expert_epochs
 from common.networks import build_network, has_dropout
 from common.networks.graphs import can_capture, graphed_forward
 from common.preview.dry_buffer import dry_run
 from common.recipes.shapes import DataShape, known_shape
 from common.system import parallel
 from common.system.command import run_command
-from common.system.devices import can_compile, check_precision, precision, resolve_device
+from common.system.devices import can_compile, precision
 from common.system.progress import Progress
 from common.system.signals import Stoppable
 from common.system.text import counted, percent
@@ -49,14 +47,7 @@ def train_experts(options: BufferOptions) -> None:
 
     Raises InputError for options that cannot work, and Stopped after SIGINT or SIGTERM.
     """
-    with said_first(options.dataset):
-        for key, least in (("num_experts", 1), ("test_every", 0), ("image_size", 1), ("workers", 1)):
-            check_least(options, key, least)
-        options.check_validation()
-        protocol = ExpertProtocol.of(options)
-        device = resolve_device(options.device)
-        check_precision(options.precision, device)
-        options.check_images()
+    protocol, device = check_experts(options)
     known = known_shape(options.dataset, options.image_size)
     if known is not None:
         check_memory("TM", options, known, device, loaded=False)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from common.disk.locks import take_lock, wait_for_lock
 from common.schemas import door
 from common.system.errors import InputError, Stopped
-from common.system.files import write_json
+from common.system.files import json_checksum, write_json
 from common.system.scripts import Script
 from common.system.version import code_version
 from reproduction.cells import Command, check_target, folder_of, steps
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 State = Literal["not started", "queued", "running", "interrupted", "failed", "finished"]
 KEPT = "finished cells and the last checkpoint are kept, the same command continues"
 _OUTPUT = ("the folder", "--output")  # what `take_lock` calls the folder, and its flag, in error messages
+
+
+_REMEDY = "remove it; the results of its runs are kept"  # of a damaged record
 
 
 def record_file(cell: Cell, plan: Plan) -> Path:
@@ -55,13 +58,17 @@ def write_record(cell: Cell, plan: Plan, **entries: Any) -> None:
     """Change the given entries of a cell's record, and keep all others."""
     file = record_file(cell, plan)
     before = _read(file) if file.exists() else {}
-    write_json(file, {**before, "cell": cell.name, "scale": plan.scale, **entries})
+    record = {**before, "cell": cell.name, "scale": plan.scale, **entries}
+    write_json(file, record | {"checksum": json_checksum(record)})
 
 
 def _read(file: Path) -> dict[str, Any]:
     from common.schemas.results import Record
 
-    return door.read(file, Record, "remove it; the results of its runs are kept")
+    record = door.read(file, Record, _REMEDY)
+    if "checksum" in record and record.pop("checksum") != json_checksum(record):
+        raise InputError(f"{file} is damaged (wrong checksum): {_REMEDY}")
+    return record
 
 
 def is_finished(cell: Cell, plan: Plan) -> bool:

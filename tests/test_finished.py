@@ -101,6 +101,21 @@ def test_a_configuration_that_is_none_is_refused(copy, content):
     assert_refused(distil(copy), "config.json", "restore the file, give another --name")
 
 
+def test_a_configuration_with_a_flipped_bit_is_written_again(copy):
+    """One in what does not tell runs apart, such as a source."""
+    folder = run_folder(copy)
+    file = folder / "config.json"
+    text = file.read_text()
+    file.write_text(text.replace('"flag"', '"fmag"', 1))
+    assert file.read_text() != text
+    result = distil(copy)
+    assert result.code == 0, result.err
+    assert "config.json" in result.out
+    assert "damaged" in result.out
+    assert "fmag" not in file.read_text()
+    assert "is finished" in distil(copy).out
+
+
 def test_the_best_set_is_made_again_where_the_checkpoint_has_it(finished, copy):
     """Here with a single evaluation, which is the last and the best."""
     words = ["--Iteration", "0", "--save_path", copy, "--name", "one"]

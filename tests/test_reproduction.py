@@ -656,3 +656,22 @@ def test_a_summary_tells_the_seconds_of_its_parts(here, whole_run, tmp_path):
     assert (row.distillation_seconds, row.evaluation_seconds) == parts
     change(folder_of(SMALL, plan), distillation_seconds=None)  # of an older version
     assert results.row_of(SMALL, plan).distillation_seconds is None
+
+
+def test_a_record_with_a_flipped_bit_is_refused(tmp_path):
+    plan = Plan(scale="smoke", output=str(tmp_path), device="cpu")
+    write_record(SMALL, plan, state="failed", reason="out of memory", seconds=12.5)
+    assert read_record(SMALL, plan)["seconds"] == 12.5
+    file = record_file(SMALL, plan)
+    text = file.read_text()
+    for changed in (text.replace("12.5", "13.5"), text.replace("out of", "out nf")):
+        file.write_text(changed)
+        with pytest.raises(InputError, match=r"is damaged .* remove it; the results of its runs are kept"):
+            read_record(SMALL, plan)
+    # Those of versions that wrote no checksum are believed.
+    record = json.loads(text)
+    del record["checksum"]
+    file.write_text(json.dumps(record))
+    assert read_record(SMALL, plan) == record
+    write_record(SMALL, plan, state="finished")
+    assert read_record(SMALL, plan)["state"] == "finished"

@@ -13,14 +13,36 @@ from torch import Tensor, nn
 
 from common.config.checks import check_least, check_numbers, check_positive
 from common.config.options import BufferOptions
+from common.datasets.folder import said_first
 from common.matching.augment import parse_strategy
 from common.matching.trajectory import flatten
 from common.networks import reinitialise
 from common.networks.graphs import Gradients
+from common.system.devices import check_precision, resolve_device
 from common.system.errors import InputError
 from common.system.seeds import derive, generator, seeded
 from common.system.text import counted
 from common.training.train import TrainingSet, are_finite, sgd, slow_from, train_epoch
+
+MOST_EXPERTS = 1_000_000
+"""The authors train 100."""
+
+
+def check_experts(options: BufferOptions) -> tuple[ExpertProtocol, torch.device]:
+    """The protocol and the device of a buffer's options. Raises InputError for options that cannot work.
+
+    A fault of a folder of images is told first.
+    """
+    with said_first(options.dataset):
+        for key, least in (("num_experts", 1), ("test_every", 0), ("image_size", 1), ("workers", 1)):
+            check_least(options, key, least)
+        if options.num_experts > MOST_EXPERTS:
+            raise InputError(f"--num_experts {options.num_experts} is too large: give {MOST_EXPERTS:,} at most")
+        options.check_validation()
+        protocol, device = ExpertProtocol.of(options), resolve_device(options.device)
+        check_precision(options.precision, device)
+        options.check_images()
+    return protocol, device
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from common.config.checks import check_least
 from common.config.options import BufferOptions, Sources
 from common.config.rule import with_network
 from common.costs.estimate import estimate_experts
 from common.costs.forecast import forecast_experts
 from common.costs.memory import too_large
-from common.datasets.folder import said_first
 from common.experts.folder import buffer_folder, expert_files, missing_experts
-from common.experts.train import ExpertProtocol
+from common.experts.train import check_experts
 from common.networks import build_network
 from common.preview.layout import cost_section, missing_section, options_told, section
 from common.preview.missing import missing_data
 from common.recipes.shapes import DataShape, known_shape
 from common.system import parallel
-from common.system.devices import check_precision, resolve_device
+from common.system.devices import resolve_device
 from common.system.text import counted, describe_bytes, describe_seconds
 
 _SECONDS = 1.0  # of measuring this machine
@@ -31,12 +29,8 @@ def dry_run(options: BufferOptions, sources: Sources) -> None:
 
     Raises InputError for options that cannot work; images that are missing are part of what is printed.
     """
-    with said_first(options.dataset):
-        for key, least in (("num_experts", 1), ("test_every", 0), ("image_size", 1), ("workers", 1)):
-            check_least(options, key, least)
-        options.check_validation()
-        epochs, device = ExpertProtocol.of(options).keep_epochs, resolve_device(options.device)
-        check_precision(options.precision, device)
+    protocol, _ = check_experts(options)
+    epochs = protocol.keep_epochs
     told = {key: {"value": value, "source": sources[key]} for key, value in vars(options).items() if key != "dry_run"}
     lacks, name, shape = missing_data(options), options.dataset, known_shape(options.dataset, options.image_size)
     if lacks is None:

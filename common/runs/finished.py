@@ -24,7 +24,7 @@ def write_finished(folder: Path, summary: dict[str, Any], identity: dict[str, An
     identity: the run's, as in config.json; it says whose checksums these are.
     """
     write_json(folder / SUMMARY, summary)
-    sums = {name: checksum(folder / name) for name in (*_sets_of(summary), METRICS, SUMMARY)}
+    sums = {name: checksum(folder / name) for name in (*_sets_of(summary), METRICS, SUMMARY, CONFIG)}
     write_json(folder / CHECKSUMS, sums | {"identity": identity})
 
 
@@ -65,6 +65,8 @@ def read_finished(folder: Path, say: Callable[[str], None]) -> tuple[dict[str, A
                 f"{folder} has the results of another run than its {CONFIG} says: restore its own files, give another "
                 "--name, or --resume never to start over"
             )
+        if CONFIG in checksums and not is_whole(folder / CONFIG, checksums[CONFIG]):  # older versions left it out
+            broken.append(CONFIG)
     return (None if broken else summary), broken
 
 

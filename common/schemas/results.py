@@ -80,6 +80,7 @@ class Record(Table):
     images: Text = ""
     begun_by: Text = ""
     seeds: Annotated[Text, Field(pattern=r"^[0-9][0-9, -]*$")] | None = None
+    checksum: Text = absent()
 
 
 class Downloads(Table):
