@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from common.config.checks import check_least, check_numbers, check_positive
 from common.config.options import BufferOptions
 from common.datasets.folder import said_first
+from common.images.pixels import check_side
 from common.matching.augment import parse_strategy
 from common.matching.trajectory import flatten
 from common.networks import reinitialise
@@ -34,8 +35,10 @@ def check_experts(options: BufferOptions) -> tuple[ExpertProtocol, torch.device]
     A fault of a folder of images is told first.
     """
     with said_first(options.dataset):
-        for key, least in (("num_experts", 1), ("test_every", 0), ("image_size", 1), ("workers", 1)):
+        for key, least in (("num_experts", 1), ("test_every", 0), ("workers", 1)):
             check_least(options, key, least)
+        if options.image_size is not None:
+            check_side(options.image_size)
         if options.num_experts > MOST_EXPERTS:
             raise InputError(f"--num_experts {options.num_experts} is too large: give {MOST_EXPERTS:,} at most")
         options.check_validation()
