@@ -25,6 +25,7 @@ from common.images.image_tree import (
     count_beside,
     image_files,
     is_hidden,
+    is_image,
     load_tree,
 )
 from common.images.pixels import Decoding
@@ -66,11 +67,16 @@ def check_folder(path: str | Path) -> None:
 
 def class_names(dataset: str) -> list[str] | None:
     """The classes of `folder:PATH` by the names of its folders, no image listed; None for others, and for no folder."""
+    split = _training_split(dataset)
+    return None if split is None else class_folders(split, LeftOut())
+
+
+def _training_split(dataset: str) -> Path | None:
+    """The folder with the class folders of `folder:PATH`; None for others, and for no folder."""
     if not dataset.startswith(PREFIX):
         return None
     folder = resolved(dataset.removeprefix(PREFIX))
-    split = next((each for each in (folder / "train", folder) if is_folder(each)), None)
-    return None if split is None else class_folders(split, LeftOut())
+    return next((each for each in (folder / "train", folder) if is_folder(each)), None)
 
 
 def side_for_all(dataset: str, decoding: Decoding | None) -> int | None:
@@ -80,17 +86,15 @@ def side_for_all(dataset: str, decoding: Decoding | None) -> int | None:
     `_LOOKED_AT` training images, spread evenly over the classes and their names, so that it is the same at every start.
     None also for other datasets, and for folders that `load` refuses.
     """
-    names = class_names(dataset)
-    if not names:
+    split = _training_split(dataset)
+    if split is None:
         return None
-    folder = resolved(dataset.removeprefix(PREFIX))
-    split = folder / "train" if is_folder(folder / "train") else folder
-    sizes = []
+    names, sizes = class_folders(split, LeftOut()), []
     for name in names:
         files = sorted(
             entry.path
             for entry in entries(split / name)
-            if not is_hidden(entry.name) and entry.name.lower().endswith(EXTENSIONS) and entry_kind(entry) == "file"
+            if not is_hidden(entry.name) and is_image(entry.name) and entry_kind(entry) == "file"
         )
         step = max(1, -(-len(files) * len(names) // _LOOKED_AT))
         sizes += [size for path in files[::step] if (size := size_shown(path, decoding or "shown"))]

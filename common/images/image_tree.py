@@ -94,7 +94,7 @@ def class_folders(split: Path, left_out: LeftOut) -> list[str]:
         kind = entry_kind(entry)
         if kind == "folder":
             names.append(entry.name)
-        elif kind == "file" and _is_image(entry.name):
+        elif kind == "file" and is_image(entry.name):
             left_out.add("outside the class folders", entry.name)
         else:
             left_out.add(_told(entry, kind), entry.name)
@@ -110,8 +110,8 @@ def count_beside(folder: Path, read: Collection[str], left_out: LeftOut) -> None
         if kind == "folder":
             left_out.add("beside the splits", f"{entry.name}/")
         else:
-            is_image = kind == "file" and _is_image(entry.name)
-            left_out.add("outside the class folders" if is_image else _told(entry, kind), entry.name)
+            outside = kind == "file" and is_image(entry.name)
+            left_out.add("outside the class folders" if outside else _told(entry, kind), entry.name)
 
 
 def image_files(folder: Path, label: int, left_out: LeftOut, expected: tuple[str, ...] = ()) -> list[ImageFile]:
@@ -145,7 +145,7 @@ def _walk(folder: str, label: int, left_out: LeftOut, expected: tuple[str, ...])
                 left_out.add("linked to an enclosing folder", entry.name)
             else:
                 yield from _walk(entry.path, label, left_out, expected)
-        elif _is_image(entry.name) and kind in ("file", "dangling"):
+        elif is_image(entry.name) and kind in ("file", "dangling"):
             # Of a link that leads nowhere the link itself: the image is missing, which decoding it will say.
             status = entry.stat(follow_symlinks=kind == "file")
             yield ImageFile(entry.path, label, status.st_size, status.st_mtime_ns)
@@ -158,7 +158,8 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file of this name is read as an image."""
     return name.lower().endswith(EXTENSIONS)
 
 
